@@ -1,0 +1,36 @@
+# make demo: install, run the numbered notebooks on the embedded image set, name the figures.
+# make test: install, unit tests, then nbval over the notebooks. Both start from a bare clone.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test unit notebooks lock
+
+demo: .venv/installed
+	$(BIN)/dc3 run params/demo.yaml
+
+test: unit .venv/installed
+	rm -rf .nbval
+	DC3_HOME=$(CURDIR)/.nbval $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+
+unit: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest tests
+
+# Run the demo and keep its outputs in the committed notebooks.
+notebooks: demo
+	$(BIN)/dc3 keep-outputs demo
+
+# The exact versions that were tried, from a fresh environment of what pyproject.toml asks for.
+lock:
+	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/pip install --quiet -e '.[test]'
+	.lock-venv/bin/pip freeze --exclude-editable > constraints.txt
+	rm -rf .lock-venv
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "DC3 needs Python 3.11 or 3.12: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@

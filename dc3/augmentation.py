@@ -1,0 +1,192 @@
+"""Augmentation of whole batches on the device, from explicit generators.
+
+torchvision's v2 transforms draw ONE crop, ONE flip per call: given a batch they treat all its images alike, and they
+take no generator. Here every image gets its own draw. All functions take float images (n, C, H, W) and give the same
+shape; draws are made on the generator's device (a CPU generator gives the same draws on every device).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Box = tuple[int, int, int, int]  # top, left, bottom, right
+
+
+def mix_seed(*keys: int) -> int:
+    """One 63-bit seed out of several non-negative numbers, such as (run seed, epoch)."""
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def epoch_generator(seed: int, epoch: int) -> Iterator[torch.Generator]:
+    """The generator of one epoch; inside, torch's global one (dropout, stochastic depth) is seeded alike.
+
+    An epoch thus depends on (seed, epoch) only, and a resumed training repeats the undisturbed one.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(mix_seed(seed, epoch, 1))
+        yield torch.Generator().manual_seed(mix_seed(seed, epoch))
+
+
+def random_resized_crop(
+    images: Tensor, generator: torch.Generator, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> Tensor:
+    """RandomResizedCrop (Szegedy et al., 2015) with torchvision's sampling, one box per image, back to full size.
+
+    Bilinear, exactly crop-then-resize: samples never leave the box. Boxes are never larger than the image, so this
+    only ever enlarges and antialiasing has nothing to do.
+    """
+    height, width = images.shape[2:]
+    top, left, h, w = crop_boxes(len(images), height, width, generator, scale, ratio).to(images.device).unbind(1)
+    rows, columns = _sample_positions(top, h, height), _sample_positions(left, w, width)
+    grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), dim=-1)
+    return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=False)
+
+
+def crop_boxes(
+    n: int,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """(n, 4) int64 boxes (top, left, height, width) as torchvision's RandomResizedCrop draws them.
+
+    Area uniform in scale, log aspect ratio uniform; the first of ten tries that lies inside the image, else the
+    largest central box within the ratios. All ten tries of all images are drawn at once.
+    """
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"scale is {scale}: two fractions of the image's area, 0 < low ≤ high ≤ 1")
+    uniform = torch.rand((2, 10, n), generator=generator, dtype=torch.float64, device=generator.device)
+    corner = torch.rand((2, n), generator=generator, dtype=torch.float64, device=generator.device)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0])
+    low, high = np.log(ratio)
+    aspect = torch.exp(low + (high - low) * uniform[1])
+    w, h = torch.sqrt(area * aspect).round().long(), torch.sqrt(area / aspect).round().long()
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = fits.int().argmax(0, keepdim=True)  # 0 where no try fits, replaced next
+    h, w = h.gather(0, first)[0], w.gather(0, first)[0]
+    none = ~fits.any(0)
+    h[none], w[none] = _central_box(height, width, ratio)
+    top, left = (corner[0] * (height - h + 1)).long(), (corner[1] * (width - w + 1)).long()
+    top[none], left[none] = (height - h[none]) // 2, (width - w[none]) // 2
+    return torch.stack([top, left, h, w], dim=1)
+
+
+def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
+    if width / height < ratio[0]:
+        return round(width / ratio[0]), width
+    if width / height > ratio[1]:
+        return height, round(height * ratio[1])
+    return height, width
+
+
+def _sample_positions(start: Tensor, length: Tensor, side: int) -> Tensor:
+    """(n, side) positions in grid_sample's −1 … 1 that stretch [start, start + length) over `side` pixels."""
+    start, length = start[:, None].double(), length[:, None].double()
+    pixel = start + (torch.arange(side, device=start.device) + 0.5) * length / side - 0.5
+    pixel = torch.minimum(torch.maximum(pixel, start), start + length - 1)
+    return (2 * pixel + 1) / side - 1
+
+
+def random_flip(images: Tensor, generator: torch.Generator, probability: float = 0.5) -> Tensor:
+    """Mirrors each image left to right with its own coin."""
+    flip = torch.rand(len(images), generator=generator, device=generator.device) < probability
+    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
+
+
+def shuffle_patches(images: Tensor, factor: int, generator: torch.Generator) -> Tensor:
+    """RDED's ShufflePatches: the factor × factor patches of each image change places.
+
+    As published, the columns of patches are permuted, then the rows (factor 2: 4 arrangements, not 24); what does
+    not divide belongs to the last patch. A permutation of the pixels: nothing is resampled.
+    """
+    if not 1 <= factor <= min(images.shape[2:]):
+        raise ValueError(f"factor is {factor}: patches per side, 1 … {min(images.shape[2:])} at this image size")
+    if factor == 1:
+        return images
+    rows, columns = (_shuffled_pixels(len(images), side, factor, generator) for side in images.shape[2:])
+    return _gather_pixels(images, rows, columns)
+
+
+def _shuffled_pixels(n: int, side: int, factor: int, generator: torch.Generator) -> Tensor:
+    """(n, side) pixel numbers: each row lists the pixels of `factor` runs, the runs in random order."""
+    rank = torch.rand((n, factor), generator=generator, device=generator.device)
+    patch_of_pixel = (torch.arange(side, device=rank.device) // (side // factor)).clamp(max=factor - 1)
+    return rank[:, patch_of_pixel].argsort(dim=1, stable=True)
+
+
+def pad_crop_flip(images: Tensor, generator: torch.Generator, padding: int | None = None) -> Tensor:
+    """Random crop of the image padded by `padding` px (default: 4 at 32 px, in proportion) and a coin to mirror it.
+
+    The padding is the image reflected at its border.
+    """
+    n, _, height, width = images.shape
+    padding = 4 * height // 32 if padding is None else padding
+    if not 0 <= padding < min(height, width):
+        raise ValueError(f"padding is {padding}: it must be 0 … {min(height, width) - 1} px at this image size")
+    shift = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator, device=generator.device)
+    rows = _reflect(torch.arange(height, device=shift.device) + shift[0], height)
+    columns = _reflect(torch.arange(width, device=shift.device) + shift[1], width)
+    flip = torch.rand((n, 1), generator=generator, device=generator.device) < 0.5
+    return _gather_pixels(images, rows, torch.where(flip, columns.flip(1), columns))
+
+
+def _reflect(pixel: Tensor, side: int) -> Tensor:
+    pixel = pixel.abs()
+    return torch.where(pixel >= side, 2 * (side - 1) - pixel, pixel)
+
+
+def _gather_pixels(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """out[i, :, y, x] = images[i, :, rows[i, y], columns[i, x]], in channels_last memory."""
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def cutmix(images: Tensor, generator: torch.Generator, alpha: float = 1.0) -> tuple[Tensor, Tensor, float, Box]:
+    """CutMix (Yun et al., 2019): one box for the batch, filled from a permuted batch. λ ~ Beta(alpha, alpha).
+
+    The box has sides ⌊S·sqrt(1 − λ)⌋ around a uniform centre, clipped to the image. Returns the mixed images, the
+    partner of each, λ put right for rounding and clipping (1 − box area / image area), and the box.
+    v2.CutMix pairs each image with its neighbour and draws from the global generator.
+    """
+    height, width = images.shape[2:]
+    partner = _partners(images, generator)
+    cut = (1.0 - _beta(alpha, generator)) ** 0.5
+    top, bottom = _cut(height, cut, generator)
+    left, right = _cut(width, cut, generator)
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
+    lam = 1.0 - (bottom - top) * (right - left) / (height * width)
+    return mixed, partner, lam, (top, left, bottom, right)
+
+
+def _cut(side: int, fraction: float, generator: torch.Generator) -> tuple[int, int]:
+    half = int(side * fraction) // 2
+    centre = int(torch.randint(side, (), generator=generator, device=generator.device))
+    return max(centre - half, 0), min(centre + half, side)
+
+
+def mixup(images: Tensor, generator: torch.Generator, alpha: float = 0.8) -> tuple[Tensor, Tensor, float]:
+    """MixUp (Zhang et al., 2018): λ·image + (1 − λ)·partner, one λ ~ Beta(alpha, alpha) a batch.
+
+    Returns the mixed images, the partner of each and λ.
+    """
+    partner, lam = _partners(images, generator), _beta(alpha, generator)
+    return lam * images + (1 - lam) * images[partner], partner, lam
+
+
+def _partners(images: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    # torch.distributions.Beta draws from the global generator only
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    return float(np.random.default_rng(seed).beta(alpha, alpha))

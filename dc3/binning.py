@@ -1,0 +1,126 @@
+"""Bins: per class, PCA and K-means over the latents, so that the picks cover the class."""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from tqdm.auto import tqdm
+
+log = logging.getLogger(__name__)
+
+PCASolver = Literal["auto", "full", "randomized"]
+KMeansKind = Literal["full", "minibatch"]
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The bins of one class: 0 … bins_used - 1, none of them empty."""
+
+    labels: np.ndarray  # (n,) int64
+    components_used: int
+    bins_used: int
+    inertia: float  # sum of squared distances to the centres, in the PCA space
+    projected: np.ndarray  # (n, components_used) float32
+
+
+def bin_class(
+    latents: np.ndarray,
+    components: int = 50,
+    bins: int = 10,
+    *,
+    seed: int,
+    pca: PCASolver = "auto",
+    kmeans: KMeansKind = "full",
+) -> Bins:
+    """DC3's binning of one class: PCA to `components`, then K-means with K = `bins`, of latents (n, d), any float type.
+
+    components is reduced to min(components, n - 1, d), bins to the number of distinct images, which the log then says.
+    Equal rows share a bin. Raises ValueError for a wrong shape, values that are not finite or options out of range.
+    """
+    latents = _checked(latents)
+    _check_options(components, bins, pca, kmeans)
+    copies = _copies(latents)
+    distinct = int(copies.max()) + 1
+    if distinct == 1:
+        _note_reduction(bins, 1, len(latents))
+        return Bins(np.zeros(len(latents), np.int64), 0, 1, 0.0, np.zeros((len(latents), 0), np.float32))
+    used = min(components, len(latents) - 1, latents.shape[1])
+    projected = PCA(used, svd_solver=pca, random_state=seed).fit_transform(latents)
+    projected = projected[np.unique(copies, return_index=True)[1]][copies]  # rounding may have parted equal rows
+    clusters = min(bins, distinct)
+    _note_reduction(bins, clusters, len(latents))
+    model = {"full": KMeans, "minibatch": MiniBatchKMeans}[kmeans](clusters, random_state=seed).fit(projected)
+    filled, labels = np.unique(model.labels_, return_inverse=True)
+    return Bins(labels.astype(np.int64), used, len(filled), float(model.inertia_), projected)
+
+
+def bin_all(
+    latents: np.ndarray,
+    labels: np.ndarray,
+    components: int = 50,
+    bins: int = 10,
+    *,
+    seed: int,
+    pca: PCASolver = "auto",
+    kmeans: KMeansKind = "full",
+) -> np.ndarray:
+    """The bin of every image within its class, (n,) int64; one class of `latents` (a memory map will do) in memory."""
+    labels = np.asarray(labels)
+    if labels.shape != (len(latents),):
+        raise ValueError(f"labels: expected one for each of {len(latents)} latents, got shape {labels.shape}")
+    bin_numbers = np.empty(len(labels), np.int64)
+    for label in tqdm(np.unique(labels), desc="bins", unit="class", leave=False):
+        members = np.flatnonzero(labels == label)
+        binned = bin_class(latents[members], components, bins, seed=seed, pca=pca, kmeans=kmeans)
+        bin_numbers[members] = binned.labels
+    return bin_numbers
+
+
+def bin_table(labels: np.ndarray, bins: np.ndarray) -> pd.DataFrame:
+    """The table of the binning stage: columns index, label, bin, one row an image."""
+    return pd.DataFrame({"index": np.arange(len(labels)), "label": labels, "bin": bins})
+
+
+def embed_2d(latents: np.ndarray, *, seed: int, perplexity: float = 30, components: int = 50) -> np.ndarray:
+    """t-SNE of latents (n, d) after PCA, for figures: (n, 2) float32. The perplexity is bounded by (n - 1) / 3."""
+    latents = _checked(latents)
+    if np.ptp(latents, axis=0).max() == 0:  # one image, or copies of one
+        return np.zeros((len(latents), 2), np.float32)
+    used = min(components, len(latents) - 1, latents.shape[1])
+    projected = PCA(used, random_state=seed).fit_transform(latents)
+    bounded = min(perplexity, (len(latents) - 1) / 3)
+    init = "pca" if used >= 2 else "random"
+    return TSNE(perplexity=bounded, init=init, random_state=seed).fit_transform(projected)
+
+
+def _checked(latents: np.ndarray) -> np.ndarray:
+    latents = np.asarray(latents, np.float32)
+    if latents.ndim != 2 or 0 in latents.shape:
+        raise ValueError(f"latents: expected (n, d) with at least one image, got shape {latents.shape}")
+    if not np.isfinite(latents).all():
+        raise ValueError("latents: contain NaN or infinity; run the features stage again")
+    return latents
+
+
+def _check_options(components: int, bins: int, pca: str, kmeans: str) -> None:
+    for name, value in (("components", components), ("bins", bins)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+    if pca not in ("auto", "full", "randomized"):
+        raise ValueError(f"pca={pca!r}: expected 'auto', 'full' or 'randomized'")
+    if kmeans not in ("full", "minibatch"):
+        raise ValueError(f"kmeans={kmeans!r}: expected 'full' or 'minibatch'")
+
+
+def _copies(latents: np.ndarray) -> np.ndarray:
+    return pd.factorize(np.array([hash(row.tobytes()) for row in latents]))[0]
+
+
+def _note_reduction(asked: int, used: int, n: int) -> None:
+    if used < asked:
+        log.info("bins=%d reduced to %d for a class of %d images", asked, used, n)

@@ -1,0 +1,103 @@
+"""The dc3 command: run the notebooks, list their parameters, train the shipped editor."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dc3 import paths
+from dc3.parameters import ParameterError, all_declared, parse_value, read_file
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+REFUSED, FAILED = 2, 1
+
+
+@app.callback()
+def log_to_terminal() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    for library in ("papermill", "httpx", "httpx2", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+@app.command()
+def run(
+    params_file: Annotated[Path, typer.Argument(help="a file of params/, such as params/demo.yaml")],
+    p: Annotated[list[str], typer.Option("-p", metavar="KEY VALUE", help="set a parameter; may be repeated")] = [],  # noqa: B006
+    start: Annotated[str, typer.Option("--from", metavar="STAGE", help="redo from this stage on, such as 03")] = "",
+    force: Annotated[bool, typer.Option("--force", help="redo every stage")] = False,
+) -> None:
+    """Execute the notebooks of a run in order; stages that are up to date are skipped."""
+    from dc3.runner import StageFailed, run_notebooks
+
+    try:
+        given = dict(pair.split("=", 1) for pair in p)
+        values = {"run": params_file.stem} | read_file(params_file) | {k: parse_value(v) for k, v in given.items()}
+        figures = run_notebooks(values, start, force)
+    except ParameterError as error:
+        stop(f"refused, nothing was run:\n{error}", REFUSED)
+    except StageFailed as error:
+        stop(str(error), FAILED)
+    typer.echo(f"\nfigures and tables of run {values['run']}:")
+    for figure in figures:
+        typer.echo(f"  {paths.shown(figure)}")
+
+
+@app.command()
+def params() -> None:
+    """List every parameter with its type, default, notebooks and help."""
+    for parameter in all_declared().values():
+        stages = ", ".join(name[:2] for name in parameter.notebooks)
+        typer.echo(f"{parameter.name}: {parameter.type_name} = {parameter.default!r}  [{stages}]\n    {parameter.help}")
+
+
+@app.command()
+def keep_outputs(run_name: Annotated[str, typer.Argument(metavar="RUN")] = "demo") -> None:
+    """Put a run's outputs into the committed notebooks (the run must have the notebooks' defaults)."""
+    from dc3.notebooks import take_outputs
+    from dc3.parameters import notebook_names
+    from dc3.runner import executed_copy
+
+    for name in notebook_names():
+        take_outputs(executed_copy(run_name, name), paths.NOTEBOOKS / f"{name}.ipynb")
+
+
+@app.command()
+def train_editor(
+    recipe_file: Annotated[Path, typer.Argument(help="such as params/editor/tiny-instruct-pix2pix.yaml")],
+    out: Annotated[Path, typer.Option(help="folder of the trained pipeline")] = paths.SHIPPED_EDITOR,
+    work: Annotated[Path, typer.Option(help="folder of the checkpoints")] = paths.RUNS / "editor",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+) -> None:
+    """Train the editor that the package ships; killed and started again, it goes on from its last checkpoint."""
+    from dc3 import editor_training
+
+    recipe = editor_training.Recipe.model_validate(read_file(recipe_file))
+    editor_training.train_editor(recipe, work, out, device)
+
+
+def main() -> None:
+    """The entry point: `-p KEY VALUE` becomes `-p KEY=VALUE`, because typer has no repeated options of two values."""
+    app(args=joined_pairs(sys.argv[1:]))
+
+
+def joined_pairs(arguments: list[str]) -> list[str]:
+    """["-p", "ipc", "50"] → ["-p", "ipc=50"]; what already has an = stays."""
+    joined, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        joined.append(argument)
+        if argument == "-p" and rest:
+            pair = rest.pop(0)
+            joined.append(pair if "=" in pair else f"{pair}={rest.pop(0) if rest else ''}")
+    return joined
+
+
+def stop(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

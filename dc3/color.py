@@ -1,0 +1,162 @@
+"""Colour statistics of image sets, uint8 (n, H, W, 3). Per image where possible, to be bootstrapped."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import ConvexHull
+from skimage.color import lab2rgb, rgb2lab
+from sklearn.cluster import KMeans
+
+CHUNK_PIXELS = 1 << 20
+VISIBLE_CHROMA = 1.0  # CIELAB; below it a pixel is grey and its hue is rounding noise
+SMALLEST_BANDWIDTH = 1 / 255  # one grey level: pixels are known no finer
+
+
+class Interval(NamedTuple):
+    """A statistic with the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def colorfulness(images: np.ndarray) -> np.ndarray:
+    """Hasler & Süsstrunk 2003: sqrt(σ_rg² + σ_yb²) + 0.3·sqrt(μ_rg² + μ_yb²), rg = R − G, yb = (R + G)/2 − B.
+
+    images: uint8 (n, H, W, 3). Returns (n,) float64, 0 for grey and about 110 for the most colourful photographs.
+    """
+    return np.concatenate([_colorfulness(chunk.astype(np.float64)) for chunk in _chunks(images)])
+
+
+def _colorfulness(rgb: np.ndarray) -> np.ndarray:
+    red, green, blue = np.moveaxis(rgb.reshape(len(rgb), -1, 3), -1, 0)
+    opponents = np.stack([red - green, (red + green) / 2 - blue])
+    spread, offset = opponents.var(axis=2).sum(axis=0), (opponents.mean(axis=2) ** 2).sum(axis=0)
+    return np.sqrt(spread) + 0.3 * np.sqrt(offset)
+
+
+def mean_lab(images: np.ndarray) -> np.ndarray:
+    """The mean CIELAB colour of each image (D65, 2°): (n, 3) float64, L* 0…100."""
+    return np.concatenate([_lab(chunk).mean(axis=1) for chunk in _chunks(images)])
+
+
+def hue_histogram(images: np.ndarray, bins: int = 36) -> np.ndarray:
+    """The hue circle of each image: chroma per CIELAB hue angle atan2(b*, a*), averaged over its pixels, (n, bins).
+
+    Bin 0 starts at 0°, counter-clockwise. Lab rather than HSV because its chroma fades with darkness, as a colour does.
+    Pixels below VISIBLE_CHROMA count nothing. The sum over images is the set's histogram.
+    """
+    return np.concatenate([_hue_histogram(_lab(chunk), bins) for chunk in _chunks(images)])
+
+
+def _hue_histogram(lab: np.ndarray, bins: int) -> np.ndarray:
+    chroma = np.hypot(lab[..., 1], lab[..., 2])
+    chroma[chroma < VISIBLE_CHROMA] = 0
+    angle = np.arctan2(lab[..., 2], lab[..., 1]) / (2 * np.pi) % 1
+    cell = np.minimum((angle * bins).astype(np.int64), bins - 1) + bins * np.arange(len(lab))[:, None]
+    mass = np.bincount(cell.ravel(), chroma.ravel(), minlength=len(lab) * bins)
+    return mass.reshape(len(lab), bins) / lab.shape[1]
+
+
+def hue_entropy(histogram: np.ndarray) -> float:
+    """Shannon entropy in bits of a hue histogram, (bins,) or (n, bins) summed over its images: 0 … log2(bins).
+
+    0 for one hue and for a set without colour. Goes into `bootstrap_ci` as a statistic of per-image histograms.
+    """
+    total = histogram.reshape(-1, histogram.shape[-1]).sum(axis=0)
+    if total.sum() == 0:
+        return 0.0
+    share = total[total > 0] / total.sum()
+    return float(-(share * np.log2(share)).sum())
+
+
+def rgb_density(images: np.ndarray, grid: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian kernel density of the normalised R, G and B values: positions (grid,) over [0, 1], densities (3, grid).
+
+    Exact over all pixels, because there are only 256 levels; Scott's bandwidth, at least one level. As usual for KDE
+    curves there is no boundary correction: mass near 0 and 1 leaks out.
+    """
+    levels, positions = np.arange(256) / 255, np.linspace(0, 1, grid)
+    counts = np.zeros((3, 256))
+    for chunk in _chunks(images):
+        counts += [np.bincount(chunk[..., channel].ravel(), minlength=256) for channel in range(3)]
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ levels
+    deviation = np.sqrt(share @ levels**2 - mean**2 + 1e-18)
+    bandwidth = np.maximum(deviation * counts[0].sum() ** -0.2, SMALLEST_BANDWIDTH)[:, None, None]
+    kernel = np.exp(-0.5 * ((positions[:, None] - levels) / bandwidth) ** 2) / (bandwidth * np.sqrt(2 * np.pi))
+    return positions, np.einsum("cgl,cl->cg", kernel, share)
+
+
+def lab_gamut_area(images: np.ndarray) -> float:
+    """Area of the convex hull of all pixels in the (a*, b*) plane; 0 when they lie on a line.
+
+    It grows with the number of pixels: compare sets of equal size.
+    """
+    seen = np.zeros(1 << 24, bool)
+    for chunk in _chunks(images):
+        red, green, blue = np.moveaxis(chunk.astype(np.int32), -1, 0)
+        seen[red << 16 | green << 8 | blue] = True
+    code = np.flatnonzero(seen)
+    plane = _lab(np.stack([code >> 16, code >> 8 & 255, code & 255], axis=-1).astype(np.uint8)[None])[0, :, 1:]
+    on_a_line = len(plane) < 3 or np.linalg.matrix_rank(plane - plane[0], tol=1e-2) < 2
+    return 0.0 if on_a_line else float(ConvexHull(plane).volume)  # "volume" is the area in two dimensions
+
+
+def palette(images: np.ndarray, colors: int = 6, *, seed: int, pixels: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
+    """The set's main colours, K-means in CIELAB over a sample of pixels: uint8 (colors, 3), and shares, falling."""
+    images = _checked(images)
+    sample = np.random.default_rng(seed).integers(images[..., 0].size, size=pixels)
+    flat = images.reshape(-1, 3)[sample]
+    distinct = len(np.unique(flat, axis=0))
+    model = KMeans(min(colors, distinct), random_state=seed).fit(_lab(flat[None])[0])
+    share = np.bincount(model.labels_, minlength=model.n_clusters) / pixels
+    order = np.argsort(-share, kind="stable")
+    rgb = lab2rgb(model.cluster_centers_[order][None])[0]
+    return np.rint(rgb * 255).astype(np.uint8), share[order]
+
+
+def bootstrap_ci(
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    level: float = 0.95,
+    *,
+    seed: int,
+    resamples: int = 1000,
+) -> Interval:
+    """Percentile bootstrap (Efron 1979) of statistic(values), resampling `values` (n, …) along its first axis.
+
+    Raises ValueError for no values, NaN, or a level outside (0, 1).
+    """
+    values = np.asarray(values)
+    if values.ndim == 0 or len(values) == 0 or np.isnan(values).any():
+        raise ValueError(f"values: expected at least one number and no NaN, got shape {values.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: expected a fraction between 0 and 1, such as 0.95")
+    rng = np.random.default_rng(seed)
+    draws = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(statistic(values)), float(low), float(high))
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    return rgb2lab(rgb).reshape(len(rgb), -1, 3)
+
+
+def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    images = _checked(images)
+    step = max(1, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
+
+
+def _checked(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if np.issubdtype(images.dtype, np.floating) and np.isnan(images).any():
+        raise ValueError("images: contain NaN; expected uint8 (n, H, W, 3)")
+    if images.dtype != np.uint8:
+        raise ValueError(f"images: expected uint8 values 0…255, got {images.dtype}; round and convert them first")
+    if images.ndim != 4 or images.shape[-1] != 3 or images.size == 0:
+        raise ValueError(f"images: expected at least one image of shape (n, H, W, 3), got {images.shape}")
+    return images

@@ -1,0 +1,53 @@
+"""Image files of any kind to square RGB arrays."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class UnreadableImage(ValueError):
+    """An image file that cannot be decoded; the message names the file and what to do."""
+
+
+def read_image(path: str | Path, size: int) -> np.ndarray:
+    """Decode a file to uint8 (size, size, 3) RGB: centre crop, shorter side to `size`, antialiased bilinear.
+
+    Grey is replicated, palette and CMYK are converted, alpha is composited over white, 16-bit grey is scaled by 1/257
+    (not clipped), of an animation the first frame is taken. EXIF orientation is not applied, as in torchvision's
+    ImageFolder. An image of the right size is not resampled.
+    Raises UnreadableImage for a missing, truncated or undecodable file and for one of more than
+    PIL.Image.MAX_IMAGE_PIXELS pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{image.width}×{image.height} pixels, more than {Image.MAX_IMAGE_PIXELS} are refused")
+            return np.asarray(square(_to_rgb(image), size))
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
+        raise UnreadableImage(
+            f"cannot read image {path} ({error}): replace or remove the file, then run again"
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit PNG, TIFF and PGM; PIL's own conversion clips at 255
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit grey levels have no defined white: save it with 8 or 16 bits")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no defined white: save it with 8 or 16 bits")
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """Centre crop with the shorter side scaled to `size`; never builds more than that, however long the image is."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)

@@ -1,0 +1,225 @@
+"""Training of tiny-instruct-pix2pix, the instruction-following latent-diffusion editor that the package ships.
+
+The recipe is InstructPix2Pix's (arXiv 2211.09800): a U-Net denoises the latents of the edited image, given those of the
+source beside them and the instruction through cross-attention; source and instruction are dropped now and then so that
+both can be guided. Here the edits are colour grades (`dc3.grading`), and because at 16×16 latents the usual noise
+schedule still shows the mean colour at its last step, the schedule ends in pure noise and the U-Net predicts v
+(arXiv 2305.08891).
+
+    dc3 train-editor params/editor/tiny-instruct-pix2pix.yaml
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    EulerAncestralDiscreteScheduler,
+    StableDiffusionInstructPix2PixPipeline,
+    UNet2DConditionModel,
+)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dc3 import data
+from dc3.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
+from dc3.grading import GRADES, grade
+from dc3.networks import device as pick_device
+from dc3.tokenizer import build_tokenizer
+from dc3.training_loop import fit
+
+log = logging.getLogger(__name__)
+
+INSTRUCTION = "Adjust the color hue to be {p} and preserve all details and content"
+NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
+TEXT_WIDTH = 96
+TEXT_LENGTH = 32  # tokens; the instruction with the longest prompt takes 17
+
+
+class ImageSource(BaseModel):
+    """One image set to train on, at one size; the arguments of `data.load`."""
+
+    model_config = ConfigDict(extra="forbid")
+    dataset: str
+    data_dir: str = ""
+    image_size: PositiveInt
+    images_per_class: int = 0
+
+
+class Recipe(BaseModel):
+    """Everything that decides the weights."""
+
+    model_config = ConfigDict(extra="forbid")
+    sources: list[ImageSource] = Field(min_length=1)
+    seed: int = 0
+    batch_pixels: PositiveInt  # pixels a batch: larger images come in smaller batches
+    large_share: float = Field(ge=0, le=1)  # share of steps on the larger sizes
+    autoencoder_steps: PositiveInt
+    autoencoder_learning_rate: PositiveFloat
+    steps: PositiveInt
+    learning_rate: PositiveFloat
+    drop: float = Field(ge=0, le=0.3)  # each of: source, instruction, both
+    save_every: PositiveInt = 250
+
+
+class PairStream:
+    """Source, target and instruction of every training step, a pure function of (seed, step)."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.pools: dict[int, np.ndarray] = {}
+        for source in recipe.sources:
+            images = data.load(
+                source.dataset,
+                "train",
+                data_dir=source.data_dir or None,
+                image_size=source.image_size,
+                images_per_class=source.images_per_class,
+            ).images()
+            pool = self.pools.get(source.image_size)
+            self.pools[source.image_size] = images if pool is None else np.concatenate([pool, images])
+
+    def batch(self, step: int, stage: str) -> tuple[torch.Tensor, torch.Tensor, list[str], np.random.Generator]:
+        """Source and target, float32 (b, 3, S, S) in −1…1, b prompts, and a generator for the step's other draws."""
+        rng = np.random.default_rng([self.recipe.seed, len(stage), step])
+        smallest, *larger = sorted(self.pools)
+        size = int(rng.choice(larger)) if larger and rng.random() < self.recipe.large_share else smallest
+        count = max(self.recipe.batch_pixels // size**2, 1)
+        images = self.pools[size][np.sort(rng.integers(len(self.pools[size]), size=count))]
+        flipped = rng.random(count) < 0.5
+        images = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+        prompts = [list(GRADES)[k] for k in rng.integers(len(GRADES), size=count)]
+        return to_model_range(images), to_model_range(grade(images, prompts, rng)), prompts, rng
+
+
+def to_model_range(images: np.ndarray) -> torch.Tensor:
+    """uint8 (n, H, W, 3) → float32 (n, 3, H, W) in −1…1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text encoder of two layers."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TEXT_LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet(latent_channels: int) -> UNet2DConditionModel:
+    """6.7 million parameters; twice the latent channels come in (noisy target, source), once go out."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=2 * latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=(64, 128, 128),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+class DenoisingLoss:
+    """The v-prediction loss of one step: ‖v̂(z_t, z_source, instruction, t) − v‖², condition drop-out included."""
+
+    def __init__(self, stream: PairStream, vae: AutoencoderKL, model: nn.ModuleDict, tokenizer: CLIPTokenizer):
+        self.stream, self.vae, self.model = stream, vae, model
+        self.noising = DDPMScheduler(**NOISE_SCHEDULE)
+        texts = [INSTRUCTION.format(p=prompt) for prompt in GRADES] + [""]
+        tokens = tokenizer(texts, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt")
+        self.tokens = tokens.input_ids.to(vae.device)
+        self.row = {prompt: k for k, prompt in enumerate(GRADES)}
+
+    def __call__(self, step: int) -> torch.Tensor:
+        source, target, prompts, rng = self.stream.batch(step, "denoising")
+        device, drop = self.vae.device, self.stream.recipe.drop
+        fate = rng.random(len(source))
+        no_source, no_text = fate < 2 * drop, (fate >= drop) & (fate < 3 * drop)
+        rows = np.where(no_text, len(GRADES), [self.row[prompt] for prompt in prompts])
+        noise_seed = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                z_source = self.vae.encode(source.to(device)).latent_dist.mode().float()
+                z = self.vae.encode(target.to(device)).latent_dist.mode().float() * self.vae.config.scaling_factor
+            z_source[torch.from_numpy(no_source)] = 0
+            noise = torch.randn(z.shape, generator=noise_seed).to(device)
+            t = torch.randint(self.noising.config.num_train_timesteps, (len(z),), generator=noise_seed).to(device)
+            text = self.model["text_encoder"](self.tokens).last_hidden_state[torch.from_numpy(rows)]
+            noisy = torch.cat([self.noising.add_noise(z, noise, t), z_source], dim=1)
+            predicted = self.model["unet"](noisy, t, encoder_hidden_states=text).sample
+        return F.mse_loss(predicted.float(), self.noising.get_velocity(z, noise, t))
+
+
+def train_editor(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> None:
+    """Trains autoencoder, then U-Net and text encoder; writes a diffusers pipeline folder (fp16 safetensors) to `out`.
+
+    Checkpoints lie in `work`; a run that is killed goes on from them.
+    """
+    torch.manual_seed(recipe.seed)
+    device = pick_device(device)
+    stream = PairStream(recipe)
+    vae = build_autoencoder().to(device)
+    fit(
+        vae,
+        lambda step: reconstruction_loss(vae, stream, step),
+        work / "autoencoder.pt",
+        steps=recipe.autoencoder_steps,
+        learning_rate=recipe.autoencoder_learning_rate,
+        save_every=recipe.save_every,
+    )
+    set_scaling_factor(vae.requires_grad_(False), stream)
+    tokenizer = build_tokenizer([INSTRUCTION.format(p=prompt) for prompt in GRADES], TEXT_LENGTH)
+    model = nn.ModuleDict(
+        {"unet": build_unet(vae.config.latent_channels), "text_encoder": build_text_encoder(tokenizer)}
+    )
+    fit(
+        model.to(device),
+        DenoisingLoss(stream, vae, model, tokenizer),
+        work / "denoiser.pt",
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        save_every=recipe.save_every,
+    )
+    assemble(vae, model, tokenizer).to(torch.float16).save_pretrained(out, safe_serialization=True)
+    log.info("wrote %s", out)
+
+
+def assemble(
+    vae: AutoencoderKL, model: nn.ModuleDict, tokenizer: CLIPTokenizer
+) -> StableDiffusionInstructPix2PixPipeline:
+    """The trained parts as the pipeline that `from_pretrained` gives back."""
+    return StableDiffusionInstructPix2PixPipeline(
+        vae=vae,
+        text_encoder=model["text_encoder"],
+        tokenizer=tokenizer,
+        unet=model["unet"],
+        scheduler=EulerAncestralDiscreteScheduler(**NOISE_SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

@@ -1,0 +1,123 @@
+"""Images on the device in batches, and what a classifier makes of them: logits, top-1, top-5, accuracy per class."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dc3.data import normalise
+
+
+class Images(Protocol):
+    """What trains and tests a network: a uint8 (n, S, S, 3) array, or anything with this much of dc3.data.ImageSet."""
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass
+class InMemory:
+    """The pixels of an array, as one uint8 tensor on a device."""
+
+    pixels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, indices: Tensor) -> Tensor:
+        return self.pixels[indices.to(self.pixels.device)]
+
+
+def on_device(images: np.ndarray | Images, device: torch.device) -> Images:
+    """Arrays and sets in memory go to the device as a whole; other sets are read batch by batch."""
+    pixels = images if isinstance(images, np.ndarray) else getattr(images, "pixels", None)
+    if not isinstance(pixels, np.ndarray):
+        return images
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != 3:
+        raise ValueError(f"images: expected uint8 (n, S, S, 3), got {pixels.dtype} {pixels.shape}")
+    return InMemory(torch.tensor(pixels, device=device))
+
+
+def labels_tensor(labels: Sequence[int] | np.ndarray, images: Images, name: str = "labels") -> Tensor:
+    """int64 labels, one for each image; ValueError naming both counts otherwise, or for an empty set."""
+    labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+    if labels.shape != (len(images),) or not len(labels) or labels.min() < 0:
+        raise ValueError(f"{name}: expected a class number ≥ 0 for each of {len(images)} images, got {labels.shape}")
+    return labels
+
+
+def batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """`order` cut into batches. A last batch of one image joins the one before it: batch norm needs two."""
+    parts = list(order.split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def autocast(device: torch.device, amp: bool | None = None) -> AbstractContextManager:
+    """bfloat16 where `amp` says so; None means on a GPU only."""
+    wanted = device.type == "cuda" if amp is None else amp
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Fractions of right answers; per_class is (C,) float64, NaN for a class without images."""
+
+    top1: float
+    top5: float
+    per_class: np.ndarray
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: np.ndarray | Images, batch_size: int = 250, *, amp: bool | None = None) -> Tensor:
+    """Logits float32 (n, C) on the CPU, in eval mode; the model's mode is put back."""
+    device = next(model.parameters()).device
+    source, training = on_device(images, device), model.training
+    model.eval()
+    with autocast(device, amp):
+        logits = [
+            model(normalise(source.images(batch), device)) for batch in torch.arange(len(source)).split(batch_size)
+        ]
+    model.train(training)
+    return torch.cat(logits).float().cpu()
+
+
+def evaluate(
+    model: nn.Module,
+    images: np.ndarray | Images,
+    labels: Sequence[int] | np.ndarray,
+    batch_size: int = 250,
+    *,
+    amp: bool | None = None,
+) -> Evaluation:
+    """Top-1, top-5 (with fewer than five classes: any class) and top-1 per class of a classifier."""
+    labels = labels_tensor(labels, images)
+    logits = predict(model, images, batch_size, amp=amp)
+    classes = logits.shape[1]
+    if labels.max() >= classes:
+        raise ValueError(f"labels go up to {int(labels.max())}, the network tells {classes} classes apart")
+    hits = logits.topk(min(5, classes)).indices == labels[:, None]
+    counts = np.bincount(labels, minlength=classes)
+    with np.errstate(invalid="ignore"):
+        per_class = np.bincount(labels, weights=hits[:, 0].double(), minlength=classes) / counts
+    return Evaluation(hits[:, 0].double().mean().item(), hits.any(1).double().mean().item(), per_class)
+
+
+def accuracy(
+    model: nn.Module, images: np.ndarray | Images, labels: Sequence[int] | np.ndarray, batch_size: int = 250
+) -> float:
+    """Top-1 accuracy, a fraction."""
+    return evaluate(model, images, labels, batch_size).top1
+
+
+def confusion_matrix(logits: Tensor, labels: Sequence[int] | np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts (C, C) int64: row = true class, column = class of the highest logit."""
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (np.asarray(labels), logits.argmax(1).numpy()), 1)
+    return matrix

@@ -1,0 +1,152 @@
+"""Feature networks: what image sets are compared by. The run's teacher, torch-fidelity's Inception, torchvision's."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torchmetrics.image.fid import NoTrainInceptionV3
+
+from dc3.data import normalise
+from dc3.networks import last_linear
+
+Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (b, H, W, 3) -> features (b, d), logits (b, C)
+UNLOADABLE = (OSError, RuntimeError, UnpicklingError)
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """What images are compared by: uint8 (b, H, W, 3) on `device` to features (b, d) and logits (b, C)."""
+
+    name: str
+    extract: Extract
+    device: torch.device
+
+    def label(self, metric: str) -> str:
+        """The name under which to report a score, so that nobody takes FID-teacher for FID-inception."""
+        return f"{metric}-{self.name}"
+
+
+def feature_network(
+    name: str,
+    *,
+    teacher: nn.Module | None = None,
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+) -> FeatureNetwork:
+    """The network called `feature_network` in a params file.
+
+    "teacher": the given `teacher`. "inception": the Inception v3 of torch-fidelity. Any other name: torchvision's, with
+    its default ImageNet weights, at their image size. `weights`: a local file in place of the download, for those two.
+    Raises ValueError or FileNotFoundError naming the parameter and what to do.
+    """
+    device = torch.device(device)
+    if weights is not None and not Path(weights).is_file():
+        raise FileNotFoundError(f"feature_weights={str(weights)!r}: no such file; expected the weights of {name!r}")
+    if name == "teacher":
+        if teacher is None:
+            raise ValueError("feature_network='teacher' needs the teacher: pass teacher=, or name another network")
+        return classifier_network(teacher.to(device), "teacher")
+    if name == "inception":
+        return _inception(weights, device)
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(f"feature_network={name!r}: expected 'teacher', 'inception' or a torchvision classifier")
+    return _torchvision(name, weights, device)
+
+
+def classifier_network(model: nn.Module, name: str, size: int | None = None) -> FeatureNetwork:
+    """Features of a classifier: the input of its last linear layer, for normalised images of `size` px (None: as is).
+
+    Where that input is a flattened map (as in a ConvNet), the map is averaged over its area: 128 features instead of
+    128·4·4, of which a covariance can be estimated from a few hundred images, and in milliseconds.
+    """
+    model = model.eval()
+    device, linear = next(model.parameters()).device, last_linear(model)
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = normalise(images)
+        if size is not None:
+            pixels = interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+        with _recording(model, linear) as seen:
+            try:
+                logits = model(pixels)
+            except RuntimeError as error:
+                height, width = pixels.shape[-2:]
+                raise ValueError(
+                    f"feature_network={name!r} cannot take images of {height}×{width} px: {_first_line(error)}"
+                ) from error
+        return _pooled(seen["embedding"], seen.get("map")), logits
+
+    return FeatureNetwork(name, extract, device)
+
+
+@contextmanager
+def _recording(model: nn.Module, linear: nn.Linear) -> Iterator[dict[str, Tensor]]:
+    """The input of the last `linear` layer, and the last map (b, c, h, w) that any module put out before it."""
+    seen: dict[str, Tensor] = {}
+
+    def keep_map(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and "embedding" not in seen:
+            seen["map"] = output
+
+    def keep_embedding(_module: nn.Module, inputs: tuple) -> None:
+        seen["embedding"] = inputs[0]
+
+    handles = [module.register_forward_hook(keep_map) for module in model.modules()]
+    handles.append(linear.register_forward_pre_hook(keep_embedding))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pooled(embedding: Tensor, last_map: Tensor | None) -> Tensor:
+    if last_map is not None and torch.equal(last_map.flatten(1), embedding):
+        return embedding
+    return embedding
+
+
+def _inception(weights: str | Path | None, device: torch.device) -> FeatureNetwork:
+    try:
+        if weights is not None:
+            torch.load(weights, "cpu", weights_only=True)  # torch-fidelity would run code that hides in the file
+        path = None if weights is None else str(weights)
+        model = NoTrainInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], path).to(device)
+    except ModuleNotFoundError as error:
+        raise ValueError("feature_network='inception' needs torch-fidelity: pip install torch-fidelity") from error
+    except UNLOADABLE as error:
+        raise FileNotFoundError(
+            f"feature_network='inception': weights cannot be loaded ({_first_line(error)}): connect to the network, or "
+            "give feature_weights, the path of torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+        ) from error
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> tuple[Tensor, Tensor]:
+        return model._torch_fidelity_forward(images.permute(0, 3, 1, 2))
+
+    return FeatureNetwork("inception", extract, device)
+
+
+def _torchvision(name: str, weights: str | Path | None, device: torch.device) -> FeatureNetwork:
+    default = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        state = default.get_state_dict() if weights is None else torch.load(weights, "cpu", weights_only=True)
+        model = torchvision.models.get_model(name, weights=None)
+        model.load_state_dict(state)
+    except UNLOADABLE as error:
+        raise FileNotFoundError(
+            f"feature_network={name!r}: weights cannot be loaded ({_first_line(error)}): connect to the network, or "
+            f"give feature_weights, the path of {default.url.rsplit('/', 1)[1]}"
+        ) from error
+    return classifier_network(model.to(device), name, size=default.transforms().crop_size[0])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

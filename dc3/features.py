@@ -1,0 +1,127 @@
+"""Latents: the posterior means of a latent diffusion model's VAE, streamed to disk."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from huggingface_hub.errors import LocalEntryNotFoundError
+from torch import Tensor
+from torch.nn.functional import interpolate
+from tqdm.auto import tqdm
+
+from dc3.data import ImageSet, image_slice
+from dc3.files import replacing
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+VAE_EXPECTED = (
+    "expected a folder in diffusers format (a pipeline with vae/, or a VAE with config.json), "
+    "or the owner/name of a model on the Hugging Face Hub together with a network connection"
+)
+
+
+def load_vae(path_or_id: str | Path, revision: str | None = None, device: torch.device | str = "cpu") -> AutoencoderKL:
+    """The VAE of a diffusers pipeline (its "vae" subfolder) or a VAE on its own, from a folder or the Hugging Face Hub.
+
+    Raises FileNotFoundError naming the parameter `vae` when neither has it.
+    """
+    name = str(path_or_id)
+    local = Path(name).expanduser().is_dir()
+    if not local and not HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"vae={name!r} is not a folder: {VAE_EXPECTED}")
+    source = str(Path(name).expanduser()) if local else name
+    subfolders = ["vae", None] if not local or (Path(source) / "vae").is_dir() else [None]
+    offline, reason = local, ""
+    for subfolder in subfolders:
+        try:
+            vae = AutoencoderKL.from_pretrained(
+                source, subfolder=subfolder, revision=revision, local_files_only=offline
+            )
+            return vae.eval().requires_grad_(False).to(device)
+        except (OSError, ValueError) as error:
+            unreachable = isinstance(error.__context__, LocalEntryNotFoundError)  # half a minute of retries: not twice
+            offline = offline or unreachable
+            reason = reason or str(error.__context__ if unreachable else error).splitlines()[0]
+    raise FileNotFoundError(f"vae={name!r} cannot be loaded ({reason}): {VAE_EXPECTED}")
+
+
+def encode(
+    vae: AutoencoderKL,
+    images: ImageSet | np.ndarray,
+    out_path: str | Path,
+    *,
+    size: int,
+    batch_size: int = 16,
+    dtype: np.dtype | type = np.float16,
+    device: torch.device | str | None = None,
+) -> np.ndarray:
+    """Posterior means (not scaled, flattened) of all images, in index order, as a .npy of shape (n, d) at `out_path`.
+
+    images: an ImageSet or uint8 (n, H, W, 3); resized to `size` pixels a side by nearest neighbour. The network runs
+    in fp16 autocast on cuda, in fp32 elsewhere. The last batch is padded, so that a row depends on its image only.
+    Rows go straight into a memory map; the file has its name only when complete. Returns it, memory-mapped, read-only.
+    Raises ValueError for no images, a bad size or batch size and latents that are not finite, OSError for a full disk.
+    """
+    for parameter, value in (("images", len(images)), ("size", size), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{parameter}: expected at least 1, got {value}")
+    device = torch.device(device or next(vae.parameters()).device)
+    vae = vae.to(device)
+    with replacing(out_path) as partial:
+        latents = None
+        for start, rows in _latent_batches(vae, images, size, batch_size, device):
+            if latents is None:
+                latents = _allocate(partial, (len(images), rows.shape[1]), np.dtype(dtype))
+            latents[start : start + len(rows)] = _finite(rows, np.dtype(dtype), start)
+        latents.flush()
+    return np.load(out_path, mmap_mode="r")
+
+
+def _latent_batches(
+    vae: AutoencoderKL, images: ImageSet | np.ndarray, size: int, batch_size: int, device: torch.device
+) -> Iterator[tuple[int, np.ndarray]]:
+    for start in tqdm(range(0, len(images), batch_size), desc="latents", unit="batch", leave=False):
+        batch = image_slice(images, start, start + batch_size)
+        padded = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)), mode="edge")
+        yield start, posterior_mean(vae, torch.from_numpy(padded).to(device), size).cpu().numpy()[: len(batch)]
+
+
+@torch.inference_mode()
+def posterior_mean(vae: AutoencoderKL, images: Tensor, size: int) -> Tensor:
+    """The mean of q(z|x), without the scaling factor: uint8 (b, H, W, 3) to float32 (b, d)."""
+    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    if pixels.shape[-2:] != (size, size):
+        pixels = interpolate(pixels, size=(size, size), mode="nearest-exact")
+    half = torch.autocast("cuda", torch.float16) if images.device.type == "cuda" else nullcontext()
+    with half:
+        posterior = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist
+    return posterior.mode().float().flatten(1)
+
+
+def _allocate(path: Path, shape: tuple[int, int], dtype: np.dtype) -> np.memmap:
+    latents = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a memory map on a full disk is killed by SIGBUS: reserve the space now
+        size = path.stat().st_size
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            message = f"no room for {size / 1e9:.3f} GB of latents ({error.strerror}): free some space on this disk"
+            raise OSError(error.errno, message, str(path)) from error
+    return latents
+
+
+def _finite(rows: np.ndarray, dtype: np.dtype, start: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        stored = rows.astype(dtype)
+    broken = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+    if len(broken):
+        raise ValueError(
+            f"vae: the latents of image {start + broken[0]} are not finite in {dtype}: "
+            "the model does not stand half precision, or its weights are damaged"
+        )
+    return stored

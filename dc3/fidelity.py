@@ -1,0 +1,180 @@
+"""FID, KID, Inception Score and coverage through torchmetrics, on features that are computed once and kept per set."""
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
+from tqdm.auto import tqdm
+
+from dc3.data import ImageSet, image_slice
+from dc3.feature_networks import FeatureNetwork
+
+log = logging.getLogger(__name__)
+
+CHUNK = 4096  # rows of features held in float64 at a time
+
+
+class Embedded(NamedTuple):
+    """The features (n, d) and logits (n, C) of a set, float32: keep them, every score below is made of them."""
+
+    features: np.ndarray
+    logits: np.ndarray
+
+
+class Score(NamedTuple):
+    """Mean and standard deviation over subsets (KID) or splits (Inception Score); the deviation of one is NaN."""
+
+    mean: float
+    std: float
+
+
+def embedded_batches(
+    images: ImageSet | np.ndarray, network: FeatureNetwork, batch_size: int = 128
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Features and logits, batch by batch: for sets whose features do not fit in memory, `fid` takes the first of each.
+
+    Raises ValueError for fewer than two images, a network that gives a map instead of a vector, and NaN.
+    """
+    _require_two("images", len(images))
+    for start in tqdm(range(0, len(images), batch_size), desc=network.label("features"), leave=False):
+        batch = np.require(image_slice(images, start, start + batch_size), requirements=["C", "W"])
+        batch = torch.from_numpy(batch).to(network.device)
+        features, logits = (output.float().cpu().numpy() for output in network.extract(batch))
+        if features.ndim != 2 or len(features) != len(batch):
+            raise ValueError(
+                f"feature_network={network.name!r} gives features of shape {features.shape} for {len(batch)} images: "
+                "expected one vector an image, (n, d); pool the map first"
+            )
+        if not np.isfinite(features).all():
+            raise ValueError(f"feature_network={network.name!r} gives NaN or infinity for images from {start} on")
+        yield features, logits
+
+
+def embed(images: ImageSet | np.ndarray, network: FeatureNetwork, batch_size: int = 128) -> Embedded:
+    """Features and logits of a whole set; raises as `embedded_batches`."""
+    features, logits = zip(*embedded_batches(images, network, batch_size), strict=True)
+    return Embedded(np.concatenate(features), np.concatenate(logits))
+
+
+def fid(real: np.ndarray | Iterable[np.ndarray], fake: np.ndarray | Iterable[np.ndarray]) -> float:
+    """Fréchet distance (Heusel 2017), |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), of features (n, d) or batches of them.
+
+    Moments are streamed in float64. A set of fewer than d images has a singular covariance and its FID is biased
+    upwards: the log then warns, and `kid` is the score to read.
+    Raises ValueError for features that are not (n, d), not finite, of unequal d, or of a single image.
+    """
+    metric = None
+    for side, rows in (("real", real), ("fake", fake)):
+        for chunk in _row_chunks(rows, side):
+            metric = metric or FrechetInceptionDistance(_Given(chunk.shape[1]))
+            _require_width(metric.inception.num_features, chunk.shape[1])
+            metric.update(chunk, real=side == "real")
+    _check_count("real", int(metric.real_features_num_samples), metric.inception.num_features)
+    _check_count("fake", int(metric.fake_features_num_samples), metric.inception.num_features)
+    return max(0.0, float(metric.compute()))
+
+
+def kid(real: np.ndarray, fake: np.ndarray, *, seed: int, subsets: int = 100, subset_size: int = 1000) -> Score:
+    """Kernel distance (Bińkowski 2018), unbiased MMD² with (xᵀy/d + 1)³, over random subsets of features (n, d).
+
+    subset_size is lowered to the smaller set's size. Slightly negative values are usual for equal distributions.
+    Raises as `fid`.
+    """
+    real, fake = (torch.cat(list(_row_chunks(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
+    _require_width(real.shape[1], fake.shape[1])
+    _require_two("real", len(real))
+    _require_two("fake", len(fake))
+    metric = _quiet(KernelInceptionDistance, _Given(real.shape[1]), subsets, min(subset_size, len(real), len(fake)))
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    return _seeded(metric, seed)
+
+
+def inception_score(logits: np.ndarray, *, seed: int, splits: int = 10) -> Score:
+    """Inception Score (Salimans 2016), exp E KL(p(y|x) ‖ p(y)), of logits (n, C), over `splits` random parts: 1 … C."""
+    rows = torch.cat(list(_row_chunks(logits, "logits")))
+    _require_two("logits", len(rows))
+    metric = _quiet(InceptionScore, _Given(rows.shape[1]), min(splits, len(rows)))
+    metric.update(rows)
+    return _seeded(metric, seed)
+
+
+def coverage(real: np.ndarray, fake: np.ndarray, neighbours: int = 5) -> float:
+    """Coverage (Naeem 2020): the share of real images with a fake one inside the ball to their k-th real neighbour.
+
+    Features (n, d); 0 … 1. Unlike FID it is meaningful for a handful of fake images. Raises as `fid`, and ValueError
+    for neighbours that the real set does not have.
+    """
+    real, fake = (torch.cat(list(_row_chunks(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
+    _require_width(real.shape[1], fake.shape[1])
+    if not 1 <= neighbours < len(real):
+        raise ValueError(f"neighbours={neighbours}: expected 1 to {len(real) - 1}, below the size of the real set")
+    covered = 0
+    for rows in real.split(CHUNK // 4):
+        radius = torch.cdist(rows, real).kthvalue(neighbours + 1, dim=1).values  # the first is the image itself
+        covered += int((torch.cdist(rows, fake).min(dim=1).values <= radius).sum())
+    return covered / len(real)
+
+
+class _Given(nn.Module):
+    """Stands for the feature network in torchmetrics: the features are computed already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def _row_chunks(rows: np.ndarray | Iterable[np.ndarray], name: str) -> Iterator[Tensor]:
+    if isinstance(rows, np.ndarray):
+        chunks: Iterable[np.ndarray] = (rows[start : start + CHUNK] for start in range(0, max(1, len(rows)), CHUNK))
+    else:
+        chunks = rows
+    for chunk in chunks:
+        if chunk.ndim != 2 or 0 in chunk.shape:
+            raise ValueError(f"{name}: expected features (n, d) of at least one image, got shape {chunk.shape}")
+        if not np.isfinite(chunk).all():
+            raise ValueError(f"{name}: the features contain NaN or infinity")
+        yield torch.from_numpy(np.asarray(chunk, np.float64))
+
+
+def _require_width(real: int, fake: int) -> None:
+    if real != fake:
+        raise ValueError(f"fake: {fake} features an image, real: {real}; embed both sets with one network")
+
+
+def _require_two(name: str, count: int) -> None:
+    if count < 2:
+        raise ValueError(f"{name}: expected at least 2 images to compare distributions, got {count}")
+
+
+def _check_count(side: str, count: int, dimension: int) -> None:
+    _require_two(side, count)
+    if count <= dimension:
+        log.warning("FID of %d %s images in %d dimensions is biased upwards: read KID instead", count, side, dimension)
+
+
+def _quiet(metric: type, *arguments: object) -> KernelInceptionDistance | InceptionScore:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*extracted features in buffer")  # they are in memory anyway
+        return metric(*arguments)
+
+
+def _seeded(metric: KernelInceptionDistance | InceptionScore, seed: int) -> Score:
+    """torchmetrics draws its subsets from the global generator."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="std.*degrees of freedom"
+        )  # of a single split it is NaN, as documented
+        torch.manual_seed(seed)
+        mean, std = metric.compute()
+    return Score(float(mean), float(std))

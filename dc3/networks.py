@@ -1,0 +1,252 @@
+"""Teacher and student networks: ConvNet-D and torchvision's, with the stems that small images need."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import resnet18, resnet101, swin_transformer, vision_transformer
+
+
+class ConvNet(nn.Sequential):
+    """ConvNet-D (Gidaris & Komodakis, 2018; the condensation literature's default): D blocks, then one linear layer.
+
+    A block is 3×3 convolution, batch norm, ReLU, 2×2 average pool. Takes (n, 3, S, S) with S ≥ 2^D, gives (n, classes).
+    """
+
+    def __init__(self, depth: int, num_classes: int, image_size: int, width: int = 128):
+        side = image_size // 2**depth
+        if side == 0:
+            fits = ", ".join(f"conv{d}" for d in range(3, 7) if image_size >= 2**d) or "none of conv3 … conv6"
+            raise ValueError(
+                f"network conv{depth} halves the image {depth} times and needs image_size ≥ {2**depth}, "
+                f"got {image_size}; at this size fits: {fits}"
+            )
+        blocks = [self._block(3 if d == 0 else width, width) for d in range(depth)]
+        super().__init__(*blocks, nn.Flatten(), nn.Linear(width * side * side, num_classes))
+        self.depth, self.width = depth, width
+
+    @staticmethod
+    def _block(inputs: int, outputs: int) -> nn.Sequential:
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), nn.AvgPool2d(2))
+
+
+@dataclass(frozen=True)
+class Network:
+    """How to build a network, `build(num_classes, image_size, width)`, and the rates it learns with."""
+
+    build: Callable[[int, int, int], nn.Module]
+    lr: float  # AdamW, student (published)
+    teacher_lr: float = 0.1  # peak of SGD's one cycle; networks without batch norm diverge at 0.1
+    pretrained: bool = True  # torchvision has weights for exactly this layout
+
+
+def _convnet(depth: int) -> Callable[[int, int, int], nn.Module]:
+    return lambda classes, size, width: ConvNet(depth, classes, size, width)
+
+
+def _torchvision(name: str) -> Callable[[int, int, int], nn.Module]:
+    return lambda classes, size, width: torchvision.models.get_model(name, weights=None, num_classes=classes)
+
+
+def _modified(resnet: Callable) -> Callable[[int, int, int], nn.Module]:
+    """RDED's ResNet for small images: 3×3 stem of stride 1, no max-pool."""
+
+    def build(classes: int, size: int, width: int) -> nn.Module:
+        model = resnet(num_classes=classes)
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+        return model
+
+    return build
+
+
+def _mobile(name: str) -> Callable[[int, int, int], nn.Module]:
+    """Five halvings leave one pixel of a 32 px image: up to 64 px the first convolution keeps the size."""
+
+    def build(classes: int, size: int, width: int) -> nn.Module:
+        model = torchvision.models.get_model(name, weights=None, num_classes=classes)
+        if size <= 64:
+            model.features[0][0].stride = (1, 1)
+        return model
+
+    return build
+
+
+def _vgg11(classes: int, size: int, width: int) -> nn.Module:
+    model = torchvision.models.vgg11(weights=None, num_classes=classes)
+    return _unstretched(model, size, classifier_index=0)
+
+
+def _alexnet(classes: int, size: int, width: int) -> nn.Module:
+    """A stem of stride 4 is made for 224 px and collapses at 32: it shrinks with the image (32: 1, 64: 2, 128: 4)."""
+    model = torchvision.models.alexnet(weights=None, num_classes=classes)
+    model.features[0].stride = (min(4, max(1, size // 32)),) * 2
+    return _unstretched(model, size, classifier_index=1)
+
+
+def _unstretched(model: nn.Module, image_size: int, classifier_index: int) -> nn.Module:
+    """The head on the final map as it is: torchvision blows a 1×1 map up to 7×7 copies, each with its own weights."""
+    channels, side = _final_map(model.features, image_size)
+    if side >= model.avgpool.output_size[0]:
+        return model
+    old = model.classifier[classifier_index]
+    new = nn.Linear(channels * side * side, old.out_features)
+    if isinstance(model, torchvision.models.VGG):  # as its constructor does
+        nn.init.normal_(new.weight, 0, 0.01)
+        nn.init.zeros_(new.bias)
+    model.avgpool = nn.AdaptiveAvgPool2d(side)
+    model.classifier[classifier_index] = new
+    return model
+
+
+@torch.no_grad()
+def _final_map(features: nn.Module, image_size: int) -> tuple[int, int]:
+    return tuple(features(torch.zeros(1, 3, image_size, image_size)).shape[1:3])
+
+
+def _vit_b_16(classes: int, size: int, width: int) -> nn.Module:
+    """ViT-B with 16 px patches from 128 px on; below, patches of an eighth of the side: 64 tokens instead of 4."""
+    patch = min(16, max(1, size // 8))
+    if size % patch:
+        raise ValueError(f"network vit_b_16 cuts {patch} px patches at image_size {size}: use a multiple of {patch}")
+    return vision_transformer.VisionTransformer(size, patch, 12, 12, 768, 3072, num_classes=classes)
+
+
+def _swin_v2_t(classes: int, size: int, width: int) -> nn.Module:
+    """Swin V2-T; below 128 px patches of a sixteenth of the side (at most 4 px) and windows of 4 tokens, not 8."""
+    patch = min(4, max(1, size // 16))
+    window = 8 if size >= 128 else 4
+    return swin_transformer.SwinTransformer(
+        patch_size=[patch, patch],
+        embed_dim=96,
+        depths=[2, 2, 6, 2],
+        num_heads=[3, 6, 12, 24],
+        window_size=[window, window],
+        stochastic_depth_prob=0.2,
+        num_classes=classes,
+        block=swin_transformer.SwinTransformerBlockV2,
+        downsample_layer=swin_transformer.PatchMergingV2,
+    )
+
+
+NETWORKS = {
+    "conv3": Network(_convnet(3), 1e-3, pretrained=False),
+    "conv4": Network(_convnet(4), 1e-3, pretrained=False),
+    "conv5": Network(_convnet(5), 1e-3, pretrained=False),
+    "conv6": Network(_convnet(6), 1e-3, pretrained=False),
+    "resnet18": Network(_torchvision("resnet18"), 1e-3),
+    "resnet18_modified": Network(_modified(resnet18), 1e-3, pretrained=False),
+    "resnet50": Network(_torchvision("resnet50"), 1e-3),
+    "resnet101": Network(_torchvision("resnet101"), 1e-3),
+    "resnet101_modified": Network(_modified(resnet101), 1e-3, pretrained=False),
+    "efficientnet_b0": Network(_mobile("efficientnet_b0"), 2e-3),
+    "mobilenet_v2": Network(_mobile("mobilenet_v2"), 2.5e-3),
+    "vgg11": Network(_vgg11, 5e-4, teacher_lr=0.01),
+    "alexnet": Network(_alexnet, 1e-4, teacher_lr=0.01),
+    "vit_b_16": Network(_vit_b_16, 1e-4, teacher_lr=0.01),
+    "swin_v2_t": Network(_swin_v2_t, 1e-4, teacher_lr=0.01),
+}
+
+
+def find(name: str) -> Network:
+    """The entry of NETWORKS; ValueError listing the allowed names when there is none."""
+    if name not in NETWORKS:
+        raise ValueError(f"network {name!r} is unknown; allowed: {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def create(
+    name: str, num_classes: int, image_size: int, width: int = 128, weights: str | None = None, *, seed: int = 0
+) -> nn.Module:
+    """A network of NETWORKS for (n, 3, image_size, image_size) images, giving (n, num_classes) logits.
+
+    `weights` names torchvision weights ("IMAGENET1K_V1"): they come with torchvision's own layout at every image
+    size, with a new last layer unless num_classes is 1000. Random weights depend on `seed` only. `width` is the
+    channels of conv3 … conv6. ValueError: unknown name or weights, an image size the network cannot take.
+    """
+    network = find(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if weights is None:
+            with _size_errors(f"network {name}", image_size):
+                model = network.build(num_classes, image_size, width)
+        else:
+            model = _pretrained(name, network, num_classes, weights)
+    check_takes(model, image_size, num_classes, f"network {name}")
+    return model
+
+
+@contextmanager
+def _size_errors(what: str, image_size: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{what} does not take image_size {image_size}: {error}") from error
+
+
+def _pretrained(name: str, network: Network, num_classes: int, weights: str) -> nn.Module:
+    if not network.pretrained:
+        raise ValueError(f"weights={weights!r}: torchvision has none for {name}; use weights=None or a checkpoint")
+    known = torchvision.models.get_model_weights(name)
+    if weights not in known.__members__:
+        raise ValueError(f"weights={weights!r} is unknown for {name}; allowed: {', '.join(known.__members__)}")
+    try:
+        model = torchvision.models.get_model(name, weights=weights)
+    except OSError as error:
+        raise OSError(f"weights={weights!r} of {name} could not be downloaded ({error}): use a checkpoint") from error
+    if num_classes != 1000:
+        replace_last_linear(model, num_classes)
+    return model
+
+
+@torch.no_grad()
+def check_takes(model: nn.Module, image_size: int, num_classes: int, what: str) -> None:
+    """Runs one black image through `model`; ValueError when it does not take the size or has other classes."""
+    training = model.training
+    device = next(model.parameters()).device
+    with _size_errors(what, image_size):
+        shape = tuple(model.eval()(torch.zeros(1, 3, image_size, image_size, device=device)).shape)
+    model.train(training)
+    if shape != (1, num_classes):
+        raise ValueError(f"{what} tells {shape[-1]} classes apart, {num_classes} are needed")
+
+
+def last_linear(model: nn.Module) -> nn.Linear:
+    """The last linear layer of a classifier: its input is the embedding, its output the logits.
+
+    Raises ValueError when the model has no linear layer.
+    """
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise ValueError(f"{type(model).__name__} has no linear layer: gradients are taken at the last one")
+    return linears[-1]
+
+
+def replace_last_linear(model: nn.Module, num_classes: int) -> None:
+    """Puts a fresh last linear layer with `num_classes` outputs in the place of the old one."""
+    old = last_linear(model)
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, nn.Linear(old.in_features, num_classes))
+
+
+def embedding_dim(model: nn.Module) -> int:
+    """Width of the features that the last linear layer reads."""
+    return last_linear(model).in_features
+
+
+def device(name: str = "auto") -> torch.device:
+    """The torch device of that name; "auto" takes cuda before mps before cpu. ValueError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, available in there.items() if available))
+    if not there.get(name.split(":")[0], False):
+        allowed = ", ".join(kind for kind, available in there.items() if available)
+        raise ValueError(f"device {name!r} is not available here; allowed: auto, {allowed}")
+    return torch.device(name)

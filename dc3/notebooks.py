@@ -1,0 +1,49 @@
+"""Executed notebooks as documents: noise out of their outputs, outputs back into the committed notebooks."""
+
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from dc3.files import replacing
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def strip_noise(executed: Path, target: Path) -> None:
+    """Writes `executed` to `target` without progress bars, widget state, timings and log lines of libraries."""
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_noise(output, cell)]
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata["kernelspec"] = KERNELSPEC
+    with replacing(target) as partial:
+        nbformat.write(notebook, partial)
+
+
+def _is_noise(output: NotebookNode, cell: NotebookNode) -> bool:
+    """Progress bars, in both forms; a widget that the author tagged `keep-widget` stays."""
+    if "keep-widget" in cell.metadata.get("tags", []):
+        return False
+    return WIDGET in output.get("data", {}) or (output.output_type == "stream" and output.name == "stderr")
+
+
+def take_outputs(executed: Path, source: Path) -> None:
+    """Puts the outputs of an executed copy into the committed notebook it came from.
+
+    ValueError when the copy is of another version of the notebook, or was run with parameters other than the defaults.
+    """
+    copy, notebook = nbformat.read(executed, as_version=4), nbformat.read(source, as_version=4)
+    if [cell.source for cell in copy.cells] != [cell.source for cell in notebook.cells]:
+        raise ValueError(f"{executed.name}: the executed copy is not of the notebook as it stands, with its defaults")
+    for cell, ran in zip(notebook.cells, copy.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+    notebook.metadata = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    with replacing(source) as partial:
+        nbformat.write(notebook, partial)

@@ -1,0 +1,151 @@
+"""Parameters: declared in the notebooks' `parameters` cells, typed here, checked before anything runs.
+
+A notebook declares `name: Type = default  # help`, one to a line. Its types are Python's, pydantic's, or the choices
+below, so that what is allowed stands in one place and a message can name it.
+"""
+
+import ast
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import papermill
+import yaml
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import create_model as create_pydantic_model
+
+from dc3.paths import NOTEBOOKS
+
+Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Selection = Literal["dc3", "submodular", "random", "herding", "kcenter", "dq"]
+Function = Literal["GraphCut", "FacilityLocation", "LogDeterminant", "DisparitySum", "DisparityMin"]
+Greedy = Literal["NaiveGreedy", "LazyGreedy", "StochasticGreedy", "LazierThanLazyGreedy"]
+GradientLoss = Literal["softmax_ce", "ce"]
+Allocation = Literal["proportional", "equal"]
+BlendMode = Literal["gradient", "random", "grid", "fourfold_view", "warm", "cold", "none"]
+Mix = Literal["cutmix", "mixup", "none"]
+Network = Literal[
+    "conv3", "conv4", "conv5", "conv6", "resnet18", "resnet18_modified", "resnet50", "resnet101", "resnet101_modified",
+    "efficientnet_b0", "mobilenet_v2", "vgg11", "alexnet", "vit_b_16", "swin_v2_t",
+]  # fmt: skip
+PCASolver = Literal["auto", "full", "randomized"]
+KMeansKind = Literal["full", "minibatch"]
+SelectionList = Annotated[list[Selection], Field(min_length=1)]
+BaselineList = list[Selection]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ImageSize = Annotated[int, Field(ge=8)]
+RunName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+Seed = NonNegativeInt
+PromptList = Annotated[list[str], Field(min_length=1)]
+SeedList = Annotated[list[int], Field(min_length=1)]
+
+TYPES = {name: value for name, value in globals().items() if name[0].isupper()} | {
+    kind.__name__: kind for kind in (int, float, str, bool, list)
+}
+
+
+class ParameterError(ValueError):
+    """Parameters that are refused; the message names each one and what is allowed."""
+
+
+class FloatLoader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as a string; people mean a number."""
+
+
+FloatLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One declared parameter: its type's name as written, its default, its help, the notebooks that declare it."""
+
+    name: str
+    type_name: str
+    default: Any
+    help: str
+    notebooks: tuple[str, ...]
+
+
+def notebook_names(folder: Path = NOTEBOOKS) -> list[str]:
+    """Stage names in order: 00_teacher, 01_features …"""
+    return sorted(path.stem for path in folder.glob("[0-9][0-9]_*.ipynb"))
+
+
+def declared(notebook: str, folder: Path = NOTEBOOKS) -> dict[str, Parameter]:
+    """What one notebook's parameters cell declares."""
+    inspected = papermill.inspect_notebook(str(folder / f"{notebook}.ipynb"))
+    return {
+        name: Parameter(
+            name, entry["inferred_type_name"], ast.literal_eval(entry["default"]), entry["help"], (notebook,)
+        )
+        for name, entry in inspected.items()
+    }
+
+
+def all_declared(folder: Path = NOTEBOOKS) -> dict[str, Parameter]:
+    """Every parameter of every notebook. ParameterError when two notebooks declare one name differently."""
+    found: dict[str, Parameter] = {}
+    for notebook in notebook_names(folder):
+        for name, new in declared(notebook, folder).items():
+            known = found.get(name)
+            if known and (known.type_name, known.default, known.help) != (new.type_name, new.default, new.help):
+                raise ParameterError(f"{name} is declared differently in {known.notebooks[0]} and {notebook}")
+            notebooks = (*known.notebooks, notebook) if known else (notebook,)
+            found[name] = Parameter(name, new.type_name, new.default, new.help, notebooks)
+    return found
+
+
+def check(values: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
+    """`values` over the defaults, typed. ParameterError naming every unknown key, wrong type and value out of range."""
+    problems = [_unknown(key, parameters) for key in values if key not in parameters]
+    fields = {name: (TYPES[parameter.type_name], parameter.default) for name, parameter in parameters.items()}
+    model = create_pydantic_model("Parameters", __config__=ConfigDict(strict=True), **fields)
+    try:
+        checked = model(**{key: value for key, value in values.items() if key in parameters}).model_dump()
+    except ValidationError as error:
+        problems += [_refusal(detail, parameters) for detail in error.errors()]
+    if problems:
+        raise ParameterError("\n".join(problems))
+    return checked
+
+
+def _unknown(key: str, parameters: dict[str, Parameter]) -> str:
+    near = difflib.get_close_matches(key, parameters, n=1)
+    hint = f"did you mean {near[0]}?" if near else "`dc3 params` lists them all"
+    return f"{key}: no notebook declares this parameter; {hint}"
+
+
+def _refusal(detail: dict, parameters: dict[str, Parameter]) -> str:
+    name = detail["loc"][0]
+    allowed = detail["msg"].replace("Input should be", "must be")
+    return f"{name} = {detail['input']!r} is not allowed: {allowed} ({parameters[name].help})"
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """A params file: flat keys, data only. ParameterError when it is missing, not YAML, or not flat."""
+    try:
+        values = yaml.load(path.read_text(), FloatLoader) or {}
+    except FileNotFoundError:
+        raise ParameterError(f"{path}: there is no such params file; params/ holds the ones that come along") from None
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{path}: expected `key: value` lines, got {type(values).__name__}")
+    return values
+
+
+def parse_value(text: str) -> Any:
+    """The value of `-p KEY VALUE` as a params file would read it."""
+    return yaml.load(text, FloatLoader)
+
+
+__all__ = [  # what the notebooks' parameter cells import
+    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "Fraction", "Function", "GradientLoss", "Greedy",
+    "ImageSize", "KMeansKind", "Mix", "Network", "NonNegativeFloat", "NonNegativeInt", "PCASolver", "PositiveFloat",
+    "PositiveInt", "PromptList", "RunName", "Seed", "SeedList", "Selection", "SelectionList",
+]  # fmt: skip

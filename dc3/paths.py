@@ -1,0 +1,28 @@
+"""Where things lie. DC3_HOME moves what runs write (runs/, figures/) away from the repository; nothing else moves."""
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NOTEBOOKS = REPOSITORY / "notebooks"
+SHIPPED_EDITOR = Path(__file__).resolve().parent / "tiny-instruct-pix2pix"
+HOME = Path(os.environ.get("DC3_HOME", REPOSITORY)).resolve()
+RUNS = HOME / "runs"  # one folder a run, one folder in it a stage
+FIGURES = HOME / "figures"  # one folder a run: pictures, and tables as .csv and .md
+
+
+def resolve(path: str) -> Path:
+    """An absolute path as it is; a relative one as it is meant in parameters: relative to the repository."""
+    return REPOSITORY / Path(path).expanduser()
+
+
+def model_location(name: str) -> str:
+    """What `from_pretrained` takes: the shipped editor's folder, a path that exists, or the hub id as it stands."""
+    if name == SHIPPED_EDITOR.name:
+        return str(SHIPPED_EDITOR)
+    return str(resolve(name)) if resolve(name).exists() else name
+
+
+def shown(path: Path) -> str:
+    """A path for people: relative to the home of the runs where it lies inside."""
+    return str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)

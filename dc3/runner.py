@@ -1,0 +1,104 @@
+"""The runner: executes the notebooks of a run in order through papermill, skipping the stages that are current."""
+
+import logging
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from dc3 import paths
+from dc3.notebooks import strip_noise
+from dc3.parameters import Parameter, ParameterError, all_declared, check, notebook_names
+from dc3.preflight import check_inputs
+from dc3.runs import read_manifest, why_not_current
+
+log = logging.getLogger(__name__)
+
+
+class StageFailed(RuntimeError):
+    """A cell of a stage's notebook raised; the message has the notebook, the cell, and the traceback."""
+
+
+def run_notebooks(values: dict[str, Any], start: str = "", force: bool = False) -> list[Path]:
+    """Runs every stage that is not current; returns the paths of the run's figures and tables.
+
+    `start` ("03") redoes from that stage on and takes the earlier ones as they are; `force` redoes all. ParameterError
+    before anything runs when a value is refused or data or a model is not there; StageFailed when a cell raises.
+    """
+    parameters = all_declared()
+    checked = check(values, parameters)
+    names = _from(start, notebook_names())
+    check_inputs(checked)
+    for name in names:
+        own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
+        reason = "asked for" if force or start else _reason_to_run(checked["run"], name, own)
+        if reason is None:
+            log.info("%-18s up to date", name)
+            continue
+        log.info("%-18s running (%s)", name, reason)
+        _execute(name, checked["run"], _given(values, own, parameters))
+        manifest = read_manifest(checked["run"], name)
+        if manifest is None:
+            raise StageFailed(f"{name}.ipynb ran to its end without finishing its stage: it never calls stage.finish()")
+        log.info("%-18s done in %.0f s", name, manifest["wall_seconds"])
+    return sorted((paths.FIGURES / checked["run"]).iterdir())
+
+
+def _from(start: str, names: list[str]) -> list[str]:
+    if not start:
+        return names
+    found = [k for k, name in enumerate(names) if name.startswith(start)]
+    if not found:
+        raise ParameterError(f"--from {start}: no such stage; there are {', '.join(names)}")
+    return names[found[0] :]
+
+
+def _reason_to_run(run: str, name: str, params: dict[str, Any]) -> str | None:
+    if not executed_copy(run, name).exists():
+        return "no executed notebook"
+    return why_not_current(run, name, params)
+
+
+def _given(values: dict[str, Any], own: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
+    """What papermill injects: the values that somebody set; a notebook's defaults stay where they stand."""
+    return {key: own[key] for key in values if key in own and own[key] != parameters[key].default}
+
+
+def executed_copy(run: str, name: str) -> Path:
+    """Where the executed notebook of a stage lies."""
+    return paths.RUNS / run / "notebooks" / f"{name}.ipynb"
+
+
+def _execute(name: str, run: str, params: dict[str, Any]) -> None:
+    """One notebook in a fresh kernel; its executed copy stays in the run, a failed one too."""
+    target = executed_copy(run, name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial.ipynb")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    started = time.time()
+    try:
+        papermill.execute_notebook(
+            str(paths.NOTEBOOKS / f"{name}.ipynb"),
+            str(partial),
+            params,
+            kernel_name="python3",
+            cwd=str(paths.NOTEBOOKS),
+            progress_bar=True,
+            autosave_cell_every=0,
+        )
+    except PapermillExecutionError as error:
+        raise StageFailed(_failure(name, error)) from None
+    finally:
+        if partial.exists():
+            strip_noise(partial, target)
+            partial.unlink()
+    log.debug("%s: %.1f s with the kernel's start", name, time.time() - started)
+
+
+def _failure(name: str, error: PapermillExecutionError) -> str:
+    trace = "\n".join(error.traceback) if error.traceback else "".join(traceback.format_exception(error))
+    return f"{trace}\n\n{name}.ipynb, cell [{error.exec_count}]: {error.ename}: {error.evalue}"

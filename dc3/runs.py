@@ -1,0 +1,183 @@
+"""Runs: one folder a run, one folder a stage, a manifest that says the stage is complete and what it depends on.
+
+A stage is begun by its notebook, reads files of earlier stages through `Stage.input`, writes its own, and ends with
+`Stage.finish`, which writes the manifest last. A stage is current when its manifest's parameters, code and inputs are
+those of now and its outputs are the bytes it wrote. What a stage reads is recorded while it runs, so nobody has to keep
+a table of dependencies: a stage whose inputs come out the same byte for byte is not redone.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dc3 import paths
+from dc3.code_fingerprint import notebook_fingerprint
+from dc3.files import replacing, sha256
+from dc3.parameters import check, declared
+
+MANIFEST = "manifest.json"
+BEGUN = "begun.json"  # what a stage under way was begun with: the key to going on after a kill
+LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "scikit-learn", "submodlib-py", "numpy")
+
+
+class StageMissing(RuntimeError):
+    """A stage needs another that has not been completed in this run; the message says what to run."""
+
+
+@dataclass
+class Stage:
+    """A stage under way: its folder, its parameters, and what it has read."""
+
+    name: str
+    run: str
+    params: dict[str, Any]
+    code: str
+    inputs: dict[str, str] = field(default_factory=dict)  # "02_binning/bins.parquet" → SHA-256
+    external: dict[str, str] = field(default_factory=dict)  # files and folders outside the run → listing fingerprint
+    started: float = field(default_factory=time.time)
+
+    @property
+    def folder(self) -> Path:
+        return paths.RUNS / self.run / self.name
+
+    @property
+    def figures(self) -> Path:
+        return paths.FIGURES / self.run
+
+    def input(self, name: str) -> Path:
+        """The path of an earlier stage's file, such as "02_binning/bins.parquet". StageMissing when it is not there."""
+        stage, file = name.split("/", 1)
+        manifest = read_manifest(self.run, stage)
+        if manifest is None or file not in manifest["outputs"]:
+            raise StageMissing(f"run {self.run!r} has no finished {stage}: run notebooks/{stage}.ipynb first")
+        self.inputs[name] = manifest["outputs"][file]
+        return paths.RUNS / self.run / name
+
+    def use(self, path: Path | str) -> Path:
+        """Records that the stage depends on a file or folder outside the run (data, weights); returns its path."""
+        path = paths.resolve(str(path))
+        self.external[str(path)] = listing(path)
+        return path
+
+    def output(self, name: str) -> Path:
+        """The path for one of the stage's own files; write it through `dc3.files.replacing`."""
+        return self.folder / name
+
+    def finish(self, **facts: Any) -> None:
+        """Writes the manifest, with facts that a reader wants at hand (accuracies, counts): the stage is done."""
+        outputs = {
+            path.relative_to(self.folder).as_posix(): sha256(path)
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and path.name not in (MANIFEST, BEGUN) and not path.name.startswith(".")
+        }
+        noun = self.name.split("_", 1)[1]
+        figures = {p.name: sha256(p) for p in sorted(self.figures.glob(f"{noun}_*")) if p.is_file()}
+        manifest = {
+            "stage": self.name,
+            "run": self.run,
+            "params": self.params,
+            "code": self.code,
+            "inputs": self.inputs,
+            "external": self.external,
+            "outputs": outputs,
+            "figures": figures,
+            "facts": facts,
+            "wall_seconds": round(time.time() - self.started, 2),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "git_commit": git_commit(),
+            "versions": {"python": platform.python_version()}
+            | {library: importlib.metadata.version(library) for library in LIBRARIES},
+        }
+        write_json(self.folder / MANIFEST, manifest)
+
+
+def begin(name: str, namespace: dict[str, Any]) -> Stage:
+    """Begins a stage with the parameters its notebook declares, taken from the notebook's `globals()`.
+
+    What an interrupted stage of the same parameters and code left is kept, for the stage to go on from; anything else
+    in its folder is removed. ParameterError when a value is not allowed.
+    """
+    parameters = declared(name)
+    params = check({key: namespace[key] for key in parameters}, parameters)
+    stage = Stage(name, params["run"], params, notebook_fingerprint(name))
+    begun = {"params": params, "code": stage.code}
+    if read_json(stage.folder / BEGUN) != begun:
+        shutil.rmtree(stage.folder, ignore_errors=True)
+    (stage.folder / MANIFEST).unlink(missing_ok=True)
+    write_json(stage.folder / BEGUN, begun)
+    stage.figures.mkdir(parents=True, exist_ok=True)
+    return stage
+
+
+def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
+    """None when the stage need not be redone, else the reason in a few words."""
+    manifest = read_manifest(run, name)
+    if manifest is None:
+        return "not done yet"
+    changed = [key for key in params if manifest["params"].get(key) != params[key]]
+    if changed or manifest["params"].keys() != params.keys():
+        return "changed: " + (", ".join(changed) or "the declared parameters")
+    if manifest["code"] != notebook_fingerprint(name):
+        return "its code changed"
+    for key, digest in manifest["inputs"].items():
+        stage, file = key.split("/", 1)
+        if ((read_manifest(run, stage) or {}).get("outputs", {})).get(file) != digest:
+            return f"its input {key} changed"
+    for path, digest in manifest["external"].items():
+        if not Path(path).exists() or listing(Path(path)) != digest:
+            return f"{path} changed"
+    return _damage(paths.RUNS / run / name, manifest["outputs"]) or _damage(paths.FIGURES / run, manifest["figures"])
+
+
+def _damage(folder: Path, files: dict[str, str]) -> str | None:
+    for file, digest in files.items():
+        if not (folder / file).exists():
+            return f"{file} is missing"
+        if sha256(folder / file) != digest:
+            return f"{file} is not what the stage wrote"
+    return None
+
+
+def listing(path: Path) -> str:
+    """A fingerprint of a file or folder outside the run: names, sizes and modification times below it."""
+    digest = hashlib.sha256()
+    for file in sorted([path] if path.is_file() else (p for p in path.rglob("*") if p.is_file())):
+        status = file.stat()
+        digest.update(
+            f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+        )
+    return digest.hexdigest()
+
+
+def read_manifest(run: str, stage: str) -> dict[str, Any] | None:
+    """A finished stage's manifest, or None."""
+    return read_json(paths.RUNS / run / stage / MANIFEST)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None when it is not there."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, complete or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, default=str))
+
+
+def git_commit() -> str | None:
+    """The repository's commit, with + when the work tree differs from it; None outside a git checkout."""
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+        cwd=paths.REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    return answer.stdout.strip() or None

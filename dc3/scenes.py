@@ -1,0 +1,66 @@
+"""scenes10: random crops of ten photographs that scikit-image and scikit-learn carry in their wheels."""
+
+from importlib.resources import files
+
+import numpy as np
+from PIL import Image
+
+PHOTOGRAPHS = {  # class: (package, file); sorted, so that exported class folders load in the same order
+    "astronaut": ("skimage", "data/astronaut.png"),
+    "chelsea": ("skimage", "data/chelsea.png"),
+    "china": ("sklearn", "datasets/images/china.jpg"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "hubble_deep_field": ("skimage", "data/hubble_deep_field.jpg"),
+    "immunohistochemistry": ("skimage", "data/ihc.png"),
+    "motorcycle_left": ("skimage", "data/motorcycle_left.png"),
+    "retina": ("skimage", "data/retina.jpg"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+}
+CLASSES = tuple(PHOTOGRAPHS)
+TILE = 96
+SMALLEST_CROP = 32
+DEFAULT_COUNTS = {"train": 250, "test": 100}
+SPLIT_PARITY = {"train": 0, "test": 1}  # (row + column) % 2 of the split's tiles: the checkerboard
+
+
+def photograph(name: str) -> Image.Image:
+    """The RGB photograph of class `name`. Raises FileNotFoundError when the installed package does not carry it."""
+    package, path = PHOTOGRAPHS[name]
+    file = files(package).joinpath(path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"dataset='scenes10': {package} carries no {path}; reinstall it as pyproject.toml has it"
+        )
+    with file.open("rb") as stream:
+        return Image.open(stream).convert("RGB")
+
+
+def crop_box(width: int, height: int, class_number: int, split: str, index: int, seed: int = 0) -> tuple[int, ...]:
+    """(left, top, right, bottom) of one example, a square of 32 to 96 px inside one whole tile of its split.
+
+    A pure function of its arguments: example `index` does not depend on how many are asked for. Drawn from
+    SeedSequence, whose output numpy promises not to change.
+    """
+    parity = SPLIT_PARITY[split]
+    rows, columns = height // TILE, width // TILE
+    tiles = [(row, column) for row in range(rows) for column in range(columns) if (row + column) % 2 == parity]
+    words = np.random.SeedSequence([seed, class_number, parity, index]).generate_state(4).tolist()
+    row, column = tiles[words[0] % len(tiles)]
+    side = SMALLEST_CROP + words[1] % (TILE - SMALLEST_CROP + 1)
+    left = column * TILE + words[2] % (TILE - side + 1)
+    top = row * TILE + words[3] % (TILE - side + 1)
+    return left, top, left + side, top + side
+
+
+def crops(split: str, per_class: int, image_size: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The first `per_class` examples of every class: uint8 (10·per_class, S, S, 3), class by class, and labels."""
+    pixels = np.empty((len(CLASSES) * per_class, image_size, image_size, 3), np.uint8)
+    for class_number, name in enumerate(CLASSES):
+        photo = photograph(name)
+        for index in range(per_class):
+            box = crop_box(*photo.size, class_number, split, index, seed)
+            crop = photo.crop(box)  # resize(box=…) would also read pixels next to the box: the other split's
+            crop = crop.resize((image_size, image_size), Image.Resampling.BILINEAR)
+            pixels[class_number * per_class + index] = crop
+    return pixels, np.repeat(np.arange(len(CLASSES)), per_class)

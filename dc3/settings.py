@@ -1,0 +1,58 @@
+"""What 00_teacher settles for the whole run and later stages read: the seed, the device, the image set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dc3 import data, networks
+from dc3.data import ImageSet
+from dc3.runs import Stage, read_json, write_json
+
+FILE = "settings.json"
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The run's seed, device and image set; `load` holds the arguments of `data.load`."""
+
+    seed: int
+    device: torch.device
+    load: dict[str, Any]
+    classes: list[str]
+    fingerprints: dict[str, str]
+
+    def image_set(self, split: str) -> ImageSet:
+        """The run's "train" or "test" images. ValueError when they are not the ones the run began with."""
+        images = data.load(split=split, **self.load)
+        if images.fingerprint() != self.fingerprints[split]:
+            raise ValueError(f"the {split} images of {self.load} have changed since 00_teacher ran: run it again")
+        return images
+
+
+def settle(stage: Stage, seed: int, device: str, **load: Any) -> Settings:
+    """Opens both splits once, so that a bad data_dir is refused here, and writes what the other stages read."""
+    if load["data_dir"]:
+        load["data_dir"] = str(stage.use(load["data_dir"]))
+    opened = {split: data.load(split=split, **load) for split in SPLITS}
+    content = {
+        "seed": seed,
+        "device": device,
+        "load": load,
+        "classes": list(opened["train"].classes),
+        "fingerprints": {split: images.fingerprint() for split, images in opened.items()},
+    }
+    write_json(stage.output(FILE), content)
+    return _settings(stage.output(FILE))
+
+
+def settings(stage: Stage) -> Settings:
+    """What 00_teacher settled for this stage's run."""
+    return _settings(stage.input(f"00_teacher/{FILE}"))
+
+
+def _settings(path: Path) -> Settings:
+    content = read_json(path)
+    return Settings(**content | {"device": networks.device(content["device"])})

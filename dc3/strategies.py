@@ -1,0 +1,231 @@
+"""The ways to choose ipc images of every class, DC3's and the baselines it is compared with, all giving one table."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dc3.greedy import Array, accumulator, as_tensor, check_count, check_options
+from dc3.sampling import Selection, allocate_budget, gradient_kernel, select
+
+DQ_BINS = 10  # Dataset Quantization's N
+NO_BIN = -1
+
+
+@dataclass(frozen=True, eq=False)
+class ClassImages:
+    """One class, its images numbered from 0: bins (n,), logit_grad (n, C), embedding (n, d), and how to select."""
+
+    label: int
+    bins: np.ndarray
+    logit_grad: Tensor | None
+    embedding: Tensor | None
+    seed: int
+    function: str
+    greedy: str
+    lam: float
+    allocation: str
+
+    def __len__(self) -> int:
+        return len(self.bins)
+
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.label])
+
+    def greedy_picks(self, members: np.ndarray, budget: int, function: str, part: int = 0) -> Selection:
+        """The picks among `members`, by a kernel of these only; `part` tells the class's several draws apart."""
+        rows = torch.from_numpy(members).to(self.logit_grad.device)
+        kernel = gradient_kernel(self.logit_grad[rows], self.embedding[rows])
+        seed = int(np.random.SeedSequence([self.seed, self.label, part]).generate_state(1)[0])
+        chosen = select(kernel, budget, function, self.greedy, self.lam, seed)
+        return Selection(members[chosen.indices], chosen.gains)
+
+
+def dc3(images: ClassImages, ipc: int) -> Selection:
+    """DC3: greedy submodular picks in every bin; ranked bin after bin in turns, first picks of all bins first."""
+    names, sizes = np.unique(images.bins, return_counts=True)
+    shares = allocate_budget(sizes, ipc, images.allocation)
+    chosen = [
+        images.greedy_picks(np.flatnonzero(images.bins == name), share, images.function, part)
+        for part, (name, share) in enumerate(zip(names, shares, strict=True))
+        if share
+    ]
+    turn = np.concatenate([np.arange(len(picks.indices)) for picks in chosen])
+    order = np.argsort(turn, kind="stable")
+    return Selection(*(np.concatenate([getattr(picks, f) for picks in chosen])[order] for f in ("indices", "gains")))
+
+
+def submodular(images: ClassImages, ipc: int) -> Selection:
+    """The same greedy over the whole class, without bins."""
+    return images.greedy_picks(np.arange(len(images)), ipc, images.function)
+
+
+def random(images: ClassImages, ipc: int) -> Selection:
+    """Uniform without replacement."""
+    return _without_gains(images.rng().choice(len(images), ipc, replace=False))
+
+
+def herding(images: ClassImages, ipc: int) -> Selection:
+    """Welling 2009, as in iCaRL: the image that brings the mean of the picks closest to the mean of the class."""
+    features = images.embedding.to(accumulator(images.embedding.device))
+    lengths, mean = features.square().sum(1), features.mean(0)
+    picks, missing = [], mean.clone()  # missing: what the next pick should be, (k + 1)·mean − Σ picks
+    for _ in range(ipc):
+        distances = lengths - 2 * features @ missing
+        distances[picks] = torch.inf
+        picks.append(int(distances.argmin()))
+        missing += mean - features[picks[-1]]
+    return _without_gains(picks)
+
+
+def kcenter(images: ClassImages, ipc: int) -> Selection:
+    """k-Center greedy (Sener & Savarese 2018): from a random first image, the one farthest from all picks."""
+    features = images.embedding
+    picks = [int(images.rng().integers(len(images)))]
+    nearest = torch.full_like(features[:, 0], torch.inf)
+    while len(picks) < ipc:
+        nearest = torch.minimum(nearest, (features - features[picks[-1]]).square().sum(1))
+        nearest[picks] = -1  # duplicates of a pick, at 0, come before the picks themselves
+        picks.append(int(nearest.argmax()))
+    return _without_gains(picks)
+
+
+def dq(images: ClassImages, ipc: int) -> Selection:
+    """Dataset Quantization (Zhou et al. 2023): GraphCut bins of what earlier bins left, then random picks of each."""
+    left, sizes = np.arange(len(images)), [len(part) for part in np.array_split(np.arange(len(images)), DQ_BINS)]
+    rng, picks = images.rng(), []
+    for part, share in enumerate(allocate_budget(sizes, ipc, "equal")):
+        if not share:
+            continue
+        quantized = images.greedy_picks(left, sizes[part], "GraphCut", part).indices
+        left = np.setdiff1d(left, quantized)
+        picks.extend(rng.choice(quantized, share, replace=False))
+    return _without_gains(picks)
+
+
+def _without_gains(picks: Sequence[int]) -> Selection:
+    return Selection(np.array(picks, dtype=np.int64), np.full(len(picks), np.nan))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    choose: Callable[[ClassImages, int], Selection]
+    needs: tuple[str, ...] = ()
+
+
+STRATEGIES = {
+    "dc3": Strategy(dc3, ("bins", "logit_grad", "embedding")),
+    "submodular": Strategy(submodular, ("logit_grad", "embedding")),
+    "random": Strategy(random),
+    "herding": Strategy(herding, ("embedding",)),
+    "kcenter": Strategy(kcenter, ("embedding",)),
+    "dq": Strategy(dq, ("logit_grad", "embedding")),
+}
+
+
+def choose(
+    selection: str,
+    *,
+    labels: Sequence[int] | np.ndarray,
+    ipc: int,
+    bins: Sequence[int] | np.ndarray | None = None,
+    logit_grad: Array | None = None,
+    embedding: Array | None = None,
+    seed: int = 0,
+    function: str = "GraphCut",
+    greedy: str = "NaiveGreedy",
+    lam: float = 1.0,
+    allocation: str = "proportional",
+    device: torch.device | str | None = None,
+) -> pd.DataFrame:
+    """The selection table: ipc images of every class, by one of STRATEGIES.
+
+    labels, bins (n,) integers; logit_grad (n, C) and embedding (n, d) of gradient_factors, arrays or memory maps, of
+    which one class at a time is read, to `device`; one kernel at a time is held. Herding and kcenter work on the
+    embedding; bins, logit_grad and embedding may be absent where the strategy does not need them. Draws depend on
+    (seed, class) only.
+    Returns columns index (position in the image set), label, bin (of `bins`; −1 without), rank (pick order in the
+    class, from 0; dc3 takes the first picks of all bins, then the second ones, …), gain (NaN for the baselines that
+    have none), sorted by label and rank. Raises ValueError naming an unknown strategy, a missing or mismatched
+    array, and a class of fewer than ipc images.
+    """
+    if selection not in STRATEGIES:
+        raise ValueError(f"selection: {selection!r} is not one of {', '.join(STRATEGIES)}")
+    strategy = STRATEGIES[selection]
+    labels, bins, factors = _checked(labels, bins, {"logit_grad": logit_grad, "embedding": embedding}, strategy.needs)
+    check_options(function, greedy, lam, seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    for label, count in zip(classes, counts, strict=True):
+        check_count("ipc", ipc, int(count), f"the number of images of class {label}")
+    options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
+    tables = []
+    for label in tqdm(classes, leave=False, unit="class"):
+        members = np.flatnonzero(labels == label)
+        rows = {name: _rows(name, factor, members, device) for name, factor in factors.items()}
+        picks = strategy.choose(ClassImages(int(label), bins[members], **rows, **options), int(ipc))
+        index = members[picks.indices]
+        columns = {"index": index, "label": label, "bin": bins[index], "rank": np.arange(ipc), "gain": picks.gains}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _checked(
+    labels: Sequence[int] | np.ndarray,
+    bins: Sequence[int] | np.ndarray | None,
+    factors: dict[str, Array | None],
+    needs: tuple[str, ...],
+) -> tuple[np.ndarray, np.ndarray, dict[str, Array | None]]:
+    labels = _integers("labels", labels)
+    for name, array in {"bins": bins, **factors}.items():
+        if array is None and name in needs:
+            raise ValueError(f"{name}: missing, and the strategy needs it")
+        if array is not None and len(array) != len(labels):
+            raise ValueError(f"{name}: {len(array)} rows for {len(labels)} labels")
+    bins = np.full(len(labels), NO_BIN) if bins is None else _integers("bins", bins)
+    return labels, bins, {name: array if name in needs else None for name, array in factors.items()}
+
+
+def _integers(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu" or (name == "labels" and array.min() < 0):
+        raise ValueError(f"{name}: expected (n,) integers, n ≥ 1, labels from 0; got {array.dtype} {array.shape}")
+    return array.astype(np.int64)
+
+
+def _rows(name: str, factor: Array | None, members: np.ndarray, device: torch.device | str | None) -> Tensor | None:
+    if factor is None:
+        return None
+    rows = as_tensor(np.asarray(factor[members]) if not isinstance(factor, Tensor) else factor[members])
+    if not torch.isfinite(rows).all():
+        raise ValueError(f"{name}: NaN or infinite values")
+    return rows.to(device=device, dtype=torch.float32)
+
+
+def coverage(
+    table: pd.DataFrame,
+    *,
+    labels: Sequence[int] | np.ndarray,
+    bins: Sequence[int] | np.ndarray,
+    logit_grad: Array,
+    embedding: Array,
+    device: torch.device | str | None = None,
+) -> pd.DataFrame:
+    """How well each class's picks cover it; no (n, n) kernel is formed, only (class size, picks).
+
+    table: of `choose`; the rest as there. Returns columns label, bins (share of the class's bins with a pick, 0 to 1)
+    and similarity (mean over the class of the similarity to the closest pick: the facility location of the picks / n).
+    """
+    factors = {"logit_grad": logit_grad, "embedding": embedding}
+    labels, bins, factors = _checked(labels, bins, factors, ("bins", *factors))
+    rows = []
+    for label, picks in table.groupby("label")["index"]:
+        members = np.flatnonzero(labels == label)
+        columns = np.searchsorted(members, picks.to_numpy())
+        kernel = gradient_kernel(*(_rows(name, factors[name], members, device) for name in factors), columns=columns)
+        bin_share = len(np.unique(bins[picks])) / len(np.unique(bins[members]))
+        rows.append({"label": label, "bins": bin_share, "similarity": float(kernel.amax(1).mean())})
+    return pd.DataFrame(rows)

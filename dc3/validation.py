@@ -1,0 +1,286 @@
+"""What a condensed set is worth: the student training of RDED (arXiv 2312.03526) and DC3, on any images and labels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import trange
+
+from dc3 import networks
+from dc3.augmentation import (
+    cutmix,
+    epoch_generator,
+    mix_seed,
+    mixup,
+    random_flip,
+    random_resized_crop,
+    shuffle_patches,
+)
+from dc3.data import normalise
+from dc3.evaluation import Evaluation, Images, autocast, batches, evaluate, labels_tensor, on_device
+
+TEMPERATURE = {"cutmix": 20.0, "mixup": 4.0, "none": 20.0}  # published; "none" is ours
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a student is trained; the defaults are the published settings. ValueError for a value out of range."""
+
+    network: str
+    epochs: int  # 300, CIFAR 2000
+    factor: int = 1  # patches per side that are shuffled, and least crop area 1/factor: with 1 neither does anything
+    mix: str = "cutmix"  # cutmix, mixup, none
+    soft: bool = True  # the teacher's answer to the mixed images; False: the mixed labels
+    temperature: float | None = None  # None: 20 with cutmix, 4 with mixup
+    lr: float | None = None  # None: the network's
+    batch_size: int | None = None  # None: by batch_size()
+    weight_decay: float = 0.01
+    width: int = 128  # of conv3 … conv6
+    evaluate_every: int | None = None  # epochs; None: ten times, 0: only after the last
+    amp: bool | None = None  # bfloat16; None: on a GPU
+    compile: bool = False
+    ema: float | None = None  # decay of averaged weights, which are then the ones tested
+
+    def __post_init__(self):
+        networks.find(self.network)
+        if self.mix not in TEMPERATURE:
+            raise ValueError(f"mix is {self.mix!r}; allowed: {', '.join(TEMPERATURE)}")
+        for name, low in {"epochs": 1, "factor": 1, "batch_size": 2, "width": 1, "evaluate_every": 0}.items():
+            if (value := getattr(self, name)) is not None and value < low:
+                raise ValueError(f"{name} is {value}: it must be at least {low}")
+        for name in ("temperature", "lr"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} is {value}: it must be above 0")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}: a decay from 0 to below 1")
+
+
+def lr_factor(epoch: int, epochs: int) -> float:
+    """The published half cosine, 0.5·(1 + cos(π·epoch / (2·epochs))): from 1 to 0.5."""
+    return 0.5 * (1 + math.cos(math.pi * epoch / (2 * epochs)))
+
+
+def batch_size(num_classes: int, ipc: int) -> int:
+    """The published batch sizes: IPC 1 10, IPC 10 50, IPC 50 100; twice that from 100 classes on; never above the set.
+
+    The Tiny-ImageNet exception is kept: 100 with 200 classes. An IPC in between takes the size of the next lower one.
+    """
+    size = 100 if ipc >= 50 else 50 if ipc >= 10 else 10
+    if num_classes == 200:
+        size = 100
+    elif num_classes >= 100:
+        size *= 2
+    return min(size, num_classes * ipc)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """AdamW's two groups: weights of more than one dimension decay, biases, norms and embeddings of position do not."""
+    groups = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
+    for name, parameter in model.named_parameters():
+        decays = "weight" in name and parameter.ndim > 1
+        groups[0 if decays else 1]["params"].append(parameter)
+    return groups
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(teacher/T) ‖ softmax(student/T)), mean over the batch of logits (n, C).
+
+    As published without Hinton's factor T²: AdamW does not see it.
+    """
+    answer, target = F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
+    return F.kl_div(answer, target, reduction="batchmean", log_target=True)
+
+
+def augment(images: Tensor, factor: int, generator: torch.Generator) -> Tensor:
+    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip. Published on pixels, here on normalised ones: the
+    same, for all three only move or average pixels. With factor 1 torchvision's crop always takes the whole image.
+    """
+    if factor > 1:
+        images = shuffle_patches(images, factor, generator)
+        images = random_resized_crop(images, generator, (1 / factor, 1.0))
+    return random_flip(images, generator)
+
+
+def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """Mixed images, the partner of each, and the share λ of its own label."""
+    if kind == "cutmix":
+        return cutmix(images, generator)[:3]
+    if kind == "mixup":
+        return mixup(images, generator)
+    return images, torch.arange(len(images), device=images.device), 1.0
+
+
+def check_set(images: np.ndarray, labels: np.ndarray, num_classes: int, *, allow_unequal: bool = False) -> None:
+    """ValueError unless every class 0 … num_classes − 1 has images, and (without allow_unequal) equally many."""
+    if len(labels) < 2 or not 0 <= np.min(labels) <= np.max(labels) < num_classes:
+        raise ValueError(f"labels: expected at least two, within 0 … {num_classes - 1}, got {np.unique(labels)[:10]}")
+    counts = np.bincount(labels, minlength=num_classes)
+    if not counts.all():
+        missing = np.flatnonzero(counts == 0)
+        raise ValueError(f"the condensed set has no image of {len(missing)} classes: {missing[:10].tolist()}")
+    if counts.min() != counts.max() and not allow_unequal:
+        raise ValueError(
+            f"the condensed set has {counts.min()} images of class {counts.argmin()} and {counts.max()} of class "
+            f"{counts.argmax()}: expected one number for all (allow_unequal=True takes it as it is)"
+        )
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """A trained student. `history` has a row per epoch: epoch (1 …), loss, lr, and where tested top1, top5 (fractions).
+
+    The headline is `final`, the test after the last epoch; `best` is the best epoch ON THE TEST SET and flatters.
+    """
+
+    model: nn.Module
+    history: list[dict]
+    final: Evaluation
+
+    @property
+    def best(self) -> dict:
+        return max((row for row in self.history if "top1" in row), key=lambda row: row["top1"])
+
+
+def train_student(
+    images: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    teacher: nn.Module | None,
+    *,
+    test_images: np.ndarray | Images,
+    test_labels: Sequence[int] | np.ndarray,
+    seed: int,
+    allow_unequal: bool = False,
+    device: str | torch.device | None = None,
+    **protocol,
+) -> StudentResult:
+    """Trains a student from scratch on uint8 images (n, S, S, 3) as `protocol` (fields of Protocol) says, and tests it.
+
+    On the teacher's device; without a teacher (soft=False) on `device`. The number of classes is the teacher's, or the
+    test labels'. Everything is drawn from (seed, epoch). ValueError, before any training: a class without images,
+    unequal images per class, other image sizes or classes than the test set or the teacher.
+    """
+    protocol = Protocol(**protocol)
+    test_labels = np.asarray(test_labels)
+    classes = networks.last_linear(teacher).out_features if teacher else int(test_labels.max()) + 1
+    check_set(images, np.asarray(labels), classes, allow_unequal=allow_unequal)
+    device = next(teacher.parameters()).device if teacher else networks.device(str(device or "cpu"))
+    source, test = on_device(images, device), on_device(test_images, device)
+    labels = labels_tensor(labels, source).to(device)
+    size, test_size = (s.images(torch.arange(1)).shape[1] for s in (source, test))
+    if size != test_size:
+        raise ValueError(f"the condensed images are {size} px, the test images {test_size} px: one size is needed")
+    if protocol.soft and teacher is None:
+        raise ValueError("soft=True needs a teacher; soft=False trains on hard labels")
+    if labels_tensor(test_labels, test, "test_labels").max() >= classes:
+        raise ValueError(f"test_labels go up to {test_labels.max()}, the teacher tells {classes} classes apart")
+    if teacher:
+        networks.check_takes(teacher, size, classes, "the teacher")
+    student = _Student(protocol, teacher, classes, size, len(labels), seed, device)
+    return student.fit(source, labels, test, test_labels)
+
+
+class _Student:
+    """A student, its optimiser, and the steps of the protocol."""
+
+    def __init__(
+        self, protocol: Protocol, teacher: nn.Module | None, classes: int, size: int, n: int, seed: int, device
+    ):
+        self.protocol, self.teacher, self.seed, self.device = protocol, teacher, seed, torch.device(device)
+        model = networks.create(protocol.network, classes, size, protocol.width, seed=mix_seed(seed))
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.forward = torch.compile(self.model) if protocol.compile else self.model
+        self.average = None
+        if protocol.ema is not None:
+            decay = get_ema_multi_avg_fn(protocol.ema)
+            self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
+        self.lr = protocol.lr or networks.find(protocol.network).lr
+        groups = parameter_groups(self.model, protocol.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, self.lr, betas=(0.9, 0.999))
+        self.temperature = protocol.temperature or TEMPERATURE[protocol.mix]
+        self.batch_size = protocol.batch_size or batch_size(classes, n // classes)
+
+    def fit(self, source: Images, labels: Tensor, test: Images, test_labels: np.ndarray) -> StudentResult:
+        if self.teacher:
+            self.teacher.eval()
+        epochs, history = self.protocol.epochs, []
+        every = max(1, epochs // 10) if self.protocol.evaluate_every is None else self.protocol.evaluate_every
+        for epoch in trange(epochs, desc=f"student {self.protocol.network}, seed {self.seed}", leave=False):
+            row = self._epoch(epoch, source, labels)
+            if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
+                final = evaluate(self._tested(), test, test_labels, amp=self.protocol.amp)
+                row |= {"top1": final.top1, "top5": final.top5}
+            history.append(row)
+        return StudentResult(self._tested().eval(), history, final)
+
+    def _tested(self) -> nn.Module:
+        return self.average.module if self.average else self.model
+
+    def _epoch(self, epoch: int, source: Images, labels: Tensor) -> dict:
+        self.model.train()
+        lr = self.lr * lr_factor(epoch, self.protocol.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        total = torch.zeros((), device=self.device)
+        with epoch_generator(self.seed, epoch) as generator:
+            for batch in batches(torch.randperm(len(labels), generator=generator), self.batch_size):
+                images = normalise(source.images(batch), self.device)
+                total += len(batch) * self._step(images, labels[batch.to(self.device)], generator)
+        return {"epoch": epoch + 1, "loss": total.item() / len(labels), "lr": lr}
+
+    def _step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        mixed, partner, lam = mix(augment(images, self.protocol.factor, generator), self.protocol.mix, generator)
+        with autocast(self.device, self.protocol.amp):
+            logits = self.forward(mixed).float()
+            if self.protocol.soft:
+                with torch.no_grad():
+                    target = self.teacher(mixed).float()
+        if self.protocol.soft:
+            loss = distillation_loss(logits, target, self.temperature)
+        else:
+            loss = lam * F.cross_entropy(logits, labels) + (1 - lam) * F.cross_entropy(logits, labels[partner])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        return loss.detach()
+
+
+def validate(
+    condensed: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    teacher: nn.Module | None,
+    *,
+    seeds: Sequence[int],
+    **settings,
+) -> pd.DataFrame:
+    """Students of every set in `condensed` (method → images, labels), one per seed, as train_student trains them.
+
+    A row per method, seed and epoch: method, network, seed, epoch, loss, lr, top1, top5 (NaN where not tested).
+    """
+    rows = []
+    for method, (images, labels) in condensed.items():
+        for seed in seeds:
+            result = train_student(images, labels, teacher, seed=seed, **settings)
+            rows += [{"method": method, "network": settings["network"], "seed": seed} | row for row in result.history]
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame, by: Sequence[str] = ("method", "network")) -> pd.DataFrame:
+    """Mean and sample standard deviation over seeds (NaN for one seed): top1, top5 after the last epoch, and best_top1.
+
+    One row per group of `by`, in the order of the table, with the number of seeds.
+    """
+    by = list(by)
+    runs = table.sort_values("epoch", kind="stable").groupby([*by, "seed"], sort=False)
+    last = runs.last()[["top1", "top5"]].assign(best_top1=runs["top1"].max())
+    groups = last.groupby(by, sort=False)
+    out = groups.agg(["mean", "std"])
+    out.columns = [f"{score}_{statistic}" for score, statistic in out.columns]
+    out.insert(0, "seeds", groups.size())
+    return out.reindex(table.drop_duplicates(by).set_index(by).index).reset_index()

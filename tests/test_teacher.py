@@ -1,0 +1,236 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dc3 import evaluation, networks, teacher
+
+CLASSES = ["red", "green", "blue"]
+SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "device": "cpu", "seed": 3}
+
+
+def colours(n=60, side=16, seed=0):
+    """Noise, tinted by class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    images = rng.integers(0, 150, (n, side, side, 3), np.uint8)
+    images[np.arange(n), :, :, labels] += 80
+    return images, labels
+
+
+class Streamed:
+    """A set that hands out batches, as files on a disk would."""
+
+    def __init__(self, images):
+        self.stored, self.asked = images, 0
+
+    def __len__(self):
+        return len(self.stored)
+
+    def images(self, indices):
+        self.asked += 1
+        return self.stored[np.asarray(indices)]
+
+
+def weights(model):
+    return torch.cat([t.detach().double().flatten() for t in model.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    images, labels = colours()
+    test_images, test_labels = colours(seed=1)
+    return teacher.train(
+        images, labels, epochs=6, test_images=test_images, test_labels=test_labels, evaluate_every=2, **SMALL
+    )
+
+
+def test_training_learns_and_tells_its_history(trained):
+    model, history = trained
+    assert not model.training
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert [row["epoch"] for row in history if "test_accuracy" in row] == [2, 4, 6]
+    assert history[-1]["test_accuracy"] > 0.8
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["lr"] < 0.01 * max(row["lr"] for row in history)
+    assert teacher.accuracy(model, *colours(seed=1)) == history[-1]["test_accuracy"]
+
+
+def test_training_is_the_same_bits_again_and_streamed(trained):
+    images, labels = colours()
+    streamed = Streamed(images)
+    again, _ = teacher.train(streamed, labels, epochs=6, **SMALL)
+    assert streamed.asked >= 6 * 4
+    assert torch.equal(weights(again), weights(trained[0]))
+    other, _ = teacher.train(images, labels, epochs=6, **SMALL | {"seed": 4})
+    assert not torch.equal(weights(other), weights(trained[0]))
+
+
+def with_dropout(classes, size, width):
+    """Draws from torch's global generator in every forward pass."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 8), nn.Dropout(), nn.Linear(8, classes))
+
+
+@pytest.mark.parametrize("network", ["conv3", "with_dropout"])
+def test_a_killed_training_resumes_to_the_same_weights(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(networks.NETWORKS, "with_dropout", networks.Network(with_dropout, 1e-3))
+    images, labels = colours(34)
+    settings = SMALL | {"network": network, "epochs": 4, "lr": 0.02}
+    undisturbed, expected_history = teacher.train(images, labels, **settings)
+
+    def killed(self, epoch, train_epoch=teacher._Run.train_epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return train_epoch(self, epoch)
+
+    path = tmp_path / "checkpoint.pt"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(teacher._Run, "train_epoch", killed)
+        teacher.train(images, labels, checkpoint_path=path, checkpoint_every=2, **settings)
+    torch.manual_seed(99)
+    resumed, history = teacher.train(images, labels, checkpoint_path=path, **settings)
+    assert torch.equal(weights(resumed), weights(undisturbed))
+    assert history == expected_history
+    finished, history = teacher.train(images, labels, checkpoint_path=path, **settings)
+    assert torch.equal(weights(finished), weights(undisturbed))
+    assert len(history) == 4
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"], "temporary files were left behind"
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    images, labels = colours(20)
+    path = tmp_path / "checkpoint.pt"
+    teacher.train(images, labels, epochs=1, checkpoint_path=path, **SMALL)
+    with pytest.raises(ValueError, match=r"another training \(epochs 1 → 2, seed 3 → 5\)"):
+        teacher.train(images, labels, epochs=2, checkpoint_path=path, **SMALL | {"seed": 5})
+    with pytest.raises(ValueError, match="labels"):
+        teacher.train(images, (labels + 1) % 3, epochs=1, checkpoint_path=path, **SMALL)
+
+
+def test_a_lone_last_image_joins_a_batch():
+    assert [len(b) for b in evaluation.batches(torch.arange(33), 16)] == [16, 17]
+    assert [len(b) for b in evaluation.batches(torch.arange(34), 16)] == [16, 16, 2]
+    assert [len(b) for b in evaluation.batches(torch.arange(1), 16)] == [1]
+    assert torch.cat(evaluation.batches(torch.arange(33), 16)).tolist() == list(range(33))
+
+
+def test_what_cannot_be_trained_is_refused():
+    images, labels = colours(20)
+    for arguments, message in [
+        ((images, labels[:-1]), r"20 images"),
+        ((images.astype(np.float32), labels), "uint8"),
+        ((images[:, :8], labels), "uint8"),
+        ((images, labels - 1), "≥ 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            teacher.train(*arguments, epochs=1, **SMALL)
+    with pytest.raises(ValueError, match=r"up to 2, num_classes is 2"):
+        teacher.train(images, labels, epochs=1, num_classes=2, **SMALL)
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        teacher.train(images, labels, epochs=9, lr=1e20, **SMALL)
+
+
+def test_label_smoothing_is_used():
+    images, labels = colours(20)
+    (_, plain), (_, smooth) = (
+        teacher.train(images, labels, epochs=1, lr=1e-12, label_smoothing=s, **SMALL) for s in (0.0, 0.999)
+    )
+    assert smooth[0]["loss"] != plain[0]["loss"]
+    assert smooth[0]["loss"] >= np.log(3)  # of a uniform target
+
+
+def test_scores_by_hand(trained):
+    images, _ = colours(12)
+    logits = teacher.predict(trained[0], images, batch_size=5)
+    order = logits.argsort(dim=1, descending=True)
+    labels = order[:, 0].clone()
+    labels[:3] = order[:3, 1]  # three of twelve are second guesses
+    result = teacher.evaluate(trained[0], images, labels.numpy(), batch_size=5)
+    assert result.top1 == pytest.approx(9 / 12)
+    assert result.top5 == 1.0, "three classes: all of them are within the first five"
+    naive = [np.mean([order[i, 0] == c for i in range(12) if labels[i] == c] or [np.nan]) for c in range(3)]
+    np.testing.assert_allclose(result.per_class, naive, atol=1e-12)
+    with pytest.raises(ValueError, match="3 classes apart"):
+        teacher.evaluate(trained[0], images, np.full(12, 3))
+
+
+def test_saved_teachers_come_back(trained, tmp_path):
+    path = tmp_path / "teacher.safetensors"
+    teacher.save(trained[0], path, network="conv3", classes=CLASSES, image_size=16, accuracy=0.9)
+    loaded = teacher.load(path)
+    assert (loaded.network, loaded.classes, loaded.image_size, loaded.accuracy) == ("conv3", CLASSES, 16, 0.9)
+    assert not loaded.model.training
+    images, _ = colours(9)
+    assert torch.equal(teacher.predict(loaded.model, images), teacher.predict(trained[0], images))
+    with pytest.raises(FileNotFoundError, match="no teacher at"):
+        teacher.load(tmp_path / "none.safetensors")
+    torch.save(trained[0].state_dict(), tmp_path / "plain.pt")
+    with pytest.raises(ValueError, match="load_foreign"):
+        teacher.load(tmp_path / "plain.pt")
+
+
+def rded_names(model):
+    names = {"0": "conv", "1": "norm"}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        block, *rest = name.split(".")
+        own = f"classifier.{rest[0]}" if len(rest) == 1 else f"layers.{names[rest[0]]}.{block}.{rest[1]}"
+        state[own] = tensor
+    return state
+
+
+@pytest.mark.parametrize("wrap", ["plain", "model", "module", "rded", "safetensors"])
+def test_foreign_checkpoints_load(trained, tmp_path, wrap):
+    state, path = trained[0].state_dict(), tmp_path / f"foreign.{'safetensors' if wrap == 'safetensors' else 'pth'}"
+    if wrap == "safetensors":
+        teacher.save(trained[0], path, network="conv3", classes=CLASSES, image_size=16)
+    else:
+        module = {f"module.{name}": tensor for name, tensor in state.items()}
+        wrapped = {
+            "plain": state,
+            "model": {"model": state, "epoch": 3},
+            "module": {"state_dict": module, "optimizer": {}},
+            "rded": {"model": rded_names(trained[0])},
+        }
+        torch.save(wrapped[wrap], path)
+    model = teacher.load_foreign(path, "conv3", 3, 16, width=8)
+    images, _ = colours(9)
+    assert torch.equal(teacher.predict(model, images), teacher.predict(trained[0], images))
+
+
+def test_checkpoints_that_do_not_fit_are_refused_with_the_difference(trained, tmp_path):
+    path = tmp_path / "foreign.pth"
+    state = dict(trained[0].state_dict())
+    head = next(name for name in state if name.startswith("4.") and name.endswith("weight"))
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=rf"{head} \(3, 32\) instead of \(10, 32\)"):
+        teacher.load_foreign(path, "conv3", 10, 16, width=8)
+    state["surplus"] = state.pop(head)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=rf"1 missing \({head}\); 1 left over \(surplus\)"):
+        teacher.load_foreign(path, "conv3", 3, 16, width=8)
+    path.write_bytes(pickle.dumps(Streamed(None), protocol=2))
+    with pytest.raises(ValueError, match="weights only"):
+        teacher.load_foreign(path, "conv3", 3, 16, width=8)
+    with pytest.raises(FileNotFoundError):
+        teacher.load_foreign(tmp_path / "none", "conv3", 3, 16)
+
+
+def test_class_orders_are_compared():
+    teacher.check_classes(CLASSES, tuple(CLASSES))
+    with pytest.raises(ValueError, match=r"another order: its output 1 is 'green', the data's class 1 is 'blue'"):
+        teacher.check_classes(CLASSES, ["red", "blue", "green"])
+    with pytest.raises(ValueError, match=r"1 only in the data \(pink\), 1 only in the teacher \(red\)"):
+        teacher.check_classes(CLASSES, ["pink", "green", "blue"])
+    with pytest.raises(ValueError, match="other classes"):
+        teacher.check_classes(["red", "red"], ["red"])
+
+
+def test_bfloat16_on_request_stays_close(trained):
+    images, _ = colours(9)
+    full, half = (teacher.predict(trained[0], images, amp=amp) for amp in (False, True))
+    assert half.dtype == torch.float32
+    assert 0 < (full - half).abs().max() < 0.1 * full.abs().max()
+    assert networks.embedding_dim(trained[0]) == 32
