@@ -5,6 +5,7 @@ take no generator. Here every image gets its own draw. All functions take float 
 shape; draws are made on the generator's device (a CPU generator gives the same draws on every device).
 """
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,9 +17,10 @@ from torch import Tensor
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
-def mix_seed(*keys: int) -> int:
-    """One 63-bit seed out of several non-negative numbers, such as (run seed, epoch)."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+def mix_seed(*keys: int | str) -> int:
+    """One 63-bit seed out of several non-negative numbers and names, such as (run seed, epoch)."""
+    numbers = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def epoch_generator(seed: int, epoch: int) -> Iterator[torch.Generator]:
     An epoch thus depends on (seed, epoch) only, and a resumed training repeats the undisturbed one.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(mix_seed(seed, epoch, 1))
+        torch.manual_seed(mix_seed(seed, epoch, "global"))
         yield torch.Generator().manual_seed(mix_seed(seed, epoch))
 
 

@@ -1,7 +1,7 @@
 """Colour compensation: every pick is edited warm and cold, the edits are blended, the result is filed with its history.
 
 DC3, arXiv 2508.01139. All that is drawn for an image (prompts, noise, blend) comes from (run seed, image index), so an
-image comes out the same alone or in any company, today or after a kill. Each PNG has its own history in a text chunk, by
+image comes out the same alone or in any company, today or after a kill. Each PNG has its history in a text chunk, by
 which what a killed run left is recognised and kept.
 """
 

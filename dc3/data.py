@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from dc3.decoding import read_image, square
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}  # the first that exists: ImageNet's test has no labels
+CACHE_BYTES = 2e9  # image sets up to this size are decoded once and kept in memory
 DECODERS = min(8, os.cpu_count() or 1)
 
 
@@ -66,6 +67,11 @@ class ImageSet:
                 out[row] = image
         return out
 
+    def batches(self, batch_size: int = 256) -> Iterator[np.ndarray]:
+        """All images in order, uint8 (≤ batch_size, S, S, 3) at a time, so that a large set need not be held."""
+        for start in range(0, len(self), batch_size):
+            yield image_slice(self, start, start + batch_size)
+
     def source(self, index: int) -> str:
         """Where image `index` comes from."""
         return self.sources[index]
@@ -83,6 +89,12 @@ class ImageSet:
         chosen = self._positions(indices)
         pixels = None if self.pixels is None else self.pixels[chosen]
         return replace(self, labels=self.labels[chosen], sources=[self.sources[i] for i in chosen], pixels=pixels)
+
+    def cached(self, limit_bytes: float = CACHE_BYTES) -> "ImageSet":
+        """The same set with its pixels in memory where they take no more than `limit_bytes`, else the set itself."""
+        if self.pixels is not None or len(self) * self.image_size**2 * 3 > limit_bytes:
+            return self
+        return replace(self, pixels=self.images())
 
     def first_per_class(self, k: int) -> "ImageSet":
         """The first `k` images of each class (fewer where there are fewer; 0: all), in the order of the set."""

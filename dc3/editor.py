@@ -107,7 +107,7 @@ def load_editor(
     try:
         pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
             paths.model_location(editor),
-            torch_dtype=dtype,
+            dtype=dtype,
             safety_checker=None,
             requires_safety_checker=False,
             revision=revision or None,

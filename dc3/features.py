@@ -93,13 +93,34 @@ def _latent_batches(
 @torch.inference_mode()
 def posterior_mean(vae: AutoencoderKL, images: Tensor, size: int) -> Tensor:
     """The mean of q(z|x), without the scaling factor: uint8 (b, H, W, 3) to float32 (b, d)."""
-    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-    if pixels.shape[-2:] != (size, size):
-        pixels = interpolate(pixels, size=(size, size), mode="nearest-exact")
+    pixels = _resized(images, size)
     half = torch.autocast("cuda", torch.float16) if images.device.type == "cuda" else nullcontext()
     with half:
         posterior = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist
     return posterior.mode().float().flatten(1)
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (n, H, W, 3) → uint8 (n, size, size, 3) by nearest neighbour: what the VAE sees."""
+    return _to_uint8(_resized(torch.from_numpy(images), size))
+
+
+@torch.inference_mode()
+def reconstruct(vae: AutoencoderKL, images: np.ndarray, size: int) -> np.ndarray:
+    """Decodes the posterior means of uint8 (n, H, W, 3): what the latents keep, uint8 (n, size, size, 3)."""
+    pixels = _resized(torch.from_numpy(images), size).to(next(vae.parameters()).device)
+    return _to_uint8(vae.decode(vae.encode(pixels).latent_dist.mode()).sample)
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """uint8 (n, H, W, 3) → float32 (n, 3, size, size) in −1…1, by nearest neighbour."""
+    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels if pixels.shape[-2:] == (size, size) else interpolate(pixels, size=(size, size), mode="nearest-exact")
+
+
+def _to_uint8(pixels: Tensor) -> np.ndarray:
+    """float (n, 3, H, W) in −1…1 → uint8 (n, H, W, 3), rounded."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _allocate(path: Path, shape: tuple[int, int], dtype: np.dtype) -> np.memmap:

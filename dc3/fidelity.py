@@ -84,7 +84,8 @@ def fid(real: np.ndarray | Iterable[np.ndarray], fake: np.ndarray | Iterable[np.
 def kid(real: np.ndarray, fake: np.ndarray, *, seed: int, subsets: int = 100, subset_size: int = 1000) -> Score:
     """Kernel distance (Bińkowski 2018), unbiased MMD² with (xᵀy/d + 1)³, over random subsets of features (n, d).
 
-    subset_size is lowered to the smaller set's size. Slightly negative values are usual for equal distributions.
+    subset_size is lowered to the smaller set's size; the cost grows with its square.
+    Slightly negative values are usual for equal distributions.
     Raises as `fid`.
     """
     real, fake = (torch.cat(list(_row_chunks(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,12 +15,13 @@ from dc3.files import replacing
 
 WIDTH = 7.0  # inches: the width of a page's text
 MAX_CLASSES = 10  # shown in figures that have a panel or row a class
+HEADING_LENGTH = 12  # characters a line, over an image
 GAP = 2  # pixels between the images of a mosaic
 CHANNELS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind")
 plt.rcParams.update(
-    {"figure.dpi": 110, "savefig.dpi": 150, "figure.constrained_layout.use": True, "legend.frameon": False}
+    {"figure.dpi": 110, "savefig.dpi": 130, "figure.constrained_layout.use": True, "legend.frameon": False}
 )
 
 
@@ -81,7 +83,8 @@ def image_rows(rows: Mapping[str, np.ndarray], columns: Sequence[str] = ()) -> F
     if columns:
         step = next(iter(rows.values())).shape[2] + GAP
         ax = figure.axes[0]
-        ax.set_xticks(np.arange(len(columns)) * step + step / 2, columns, fontsize=8)
+        headings = ["\n".join(wrap(column.replace("_", " "), HEADING_LENGTH)) for column in columns]
+        ax.set_xticks(np.arange(len(columns)) * step + step / 2, headings, fontsize=7)
         ax.xaxis.tick_top()
     return figure
 
@@ -157,9 +160,9 @@ def gain_curves(gains: Mapping[str, np.ndarray], ylabel: str = "gain of the pick
 
 
 def coverage_bars(table: pd.DataFrame) -> Figure:
-    """Two panels over strategies; columns selection, bins_covered, mean_similarity."""
+    """Two panels over strategies; columns selection, bins, similarity."""
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4))
-    labels = {"bins_covered": "bins with a pick (share)", "mean_similarity": "similarity to the closest pick"}
+    labels = {"bins": "bins with a pick (share)", "similarity": "similarity to the closest pick"}
     for ax, (column, label) in zip(axes, labels.items(), strict=True):
         sns.barplot(table, x=column, y="selection", ax=ax, color="C0")
         ax.bar_label(ax.containers[0], fmt="%.2f", padding=2, fontsize=8)

@@ -34,7 +34,6 @@ Network = Literal[
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
 SelectionList = Annotated[list[Selection], Field(min_length=1)]
-BaselineList = list[Selection]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8)]
 RunName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
@@ -145,7 +144,7 @@ def parse_value(text: str) -> Any:
 
 
 __all__ = [  # what the notebooks' parameter cells import
-    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "Fraction", "Function", "GradientLoss", "Greedy",
+    "Allocation", "BlendMode", "Dataset", "Device", "Fraction", "Function", "GradientLoss", "Greedy",
     "ImageSize", "KMeansKind", "Mix", "Network", "NonNegativeFloat", "NonNegativeInt", "PCASolver", "PositiveFloat",
     "PositiveInt", "PromptList", "RunName", "Seed", "SeedList", "Selection", "SelectionList",
 ]  # fmt: skip

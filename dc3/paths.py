@@ -1,10 +1,13 @@
-"""Where things lie. DC3_HOME moves what runs write (runs/, figures/) away from the repository; nothing else moves."""
+"""Where things lie.
+
+Two environment variables move them: DC3_HOME what runs write (runs/, figures/), DC3_NOTEBOOKS the numbered notebooks.
+"""
 
 import os
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-NOTEBOOKS = REPOSITORY / "notebooks"
+NOTEBOOKS = Path(os.environ.get("DC3_NOTEBOOKS", REPOSITORY / "notebooks")).resolve()
 SHIPPED_EDITOR = Path(__file__).resolve().parent / "tiny-instruct-pix2pix"
 HOME = Path(os.environ.get("DC3_HOME", REPOSITORY)).resolve()
 RUNS = HOME / "runs"  # one folder a run, one folder in it a stage

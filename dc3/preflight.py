@@ -3,32 +3,69 @@
 from pathlib import Path
 from typing import Any
 
-from dc3 import data, paths
+from dc3 import paths
 from dc3.parameters import ParameterError
 
-MODEL_PARAMETERS = ("vae", "editor", "teacher")
+DIFFUSION_MODELS = {"vae": "vae_revision", "editor": "editor_revision"}  # parameter → the one with its revision
+HUB_SECONDS = 10
 
 
 def check_inputs(params: dict[str, Any]) -> None:
-    """ParameterError when the image set is not there or too small for `ipc`, or a model's path does not exist."""
-    for name in MODEL_PARAMETERS:
+    """ParameterError when the image set is not there or too small for `ipc`, or a model is not to be had."""
+    for name, revision in DIFFUSION_MODELS.items():
         if name in params:
-            check_model_path(name, params[name])
+            check_diffusion_model(name, params[name], params[revision])
+    if _looks_local(params.get("teacher", "train")):
+        _check_path("teacher", params["teacher"])
+    if "dataset" in params:
+        _check_image_set(params)
+
+
+def _looks_local(value: str) -> bool:
+    return value.startswith((".", "/", "~")) or Path(value).suffix in (".pt", ".pth", ".safetensors")
+
+
+def _check_path(name: str, value: str) -> None:
+    if not paths.resolve(value).exists():
+        raise ParameterError(f"{name} = {value!r}: nothing is there (relative paths are relative to the repository)")
+
+
+def check_diffusion_model(name: str, value: str, revision: str = "") -> None:
+    """ParameterError unless `value` is the shipped editor, a folder, or a hub id that is cached or answers."""
+    if Path(paths.model_location(value)).exists():
+        return
+    if _looks_local(value):
+        _check_path(name, value)
+    import huggingface_hub
+
     try:
-        images = data.load(
-            params["dataset"],
-            "train",
-            data_dir=params["data_dir"] and str(paths.resolve(params["data_dir"])),
-            image_size=params["image_size"],
-            images_per_class=params["images_per_class"],
-        )
+        if not any(_is_cached(value, file, revision) for file in ("model_index.json", "config.json")):
+            huggingface_hub.HfApi().model_info(value, revision=revision or None, timeout=HUB_SECONDS)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ParameterError(
+            f"{name} = {value!r}: no folder of that name here, and the model hub does not give it "
+            f"({type(error).__name__}); give {paths.SHIPPED_EDITOR.name!r}, a folder in diffusers' format, or a hub id"
+        ) from error
+
+
+def _is_cached(model: str, file: str, revision: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(model, file, revision=revision or None), str)
+
+
+def _check_image_set(params: dict[str, Any]) -> None:
+    from dc3 import data  # brings torch, which a run of other notebooks need not wait for
+
+    try:
+        for split in ("test", "train"):
+            images = data.load(
+                params["dataset"],
+                split,
+                data_dir=params["data_dir"] and str(paths.resolve(params["data_dir"])),
+                image_size=params["image_size"],
+                images_per_class=params["images_per_class"] if split == "train" else 0,
+            )
         data.check_ipc(images, params["ipc"])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise ParameterError(str(error)) from None
-
-
-def check_model_path(name: str, value: str) -> None:
-    """Refuses a model parameter that looks like a local path and is not there; hub ids and keywords pass."""
-    looks_local = value.startswith((".", "/", "~")) or Path(value).suffix in (".pt", ".pth", ".safetensors")
-    if looks_local and not paths.resolve(value).exists():
-        raise ParameterError(f"{name} = {value!r}: nothing is there; give a folder or file that exists, or a hub id")

@@ -9,6 +9,7 @@ from typing import Any
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from dc3 import paths
 from dc3.notebooks import strip_noise
@@ -17,6 +18,7 @@ from dc3.preflight import check_inputs
 from dc3.runs import read_manifest, why_not_current
 
 log = logging.getLogger(__name__)
+TRANSPORT = "ipc" if os.name == "posix" else "tcp"  # no ports to race for
 
 
 class StageFailed(RuntimeError):
@@ -89,6 +91,7 @@ def _execute(name: str, run: str, params: dict[str, Any]) -> None:
             cwd=str(paths.NOTEBOOKS),
             progress_bar=True,
             autosave_cell_every=0,
+            config=Config({"KernelManager": {"transport": TRANSPORT}}),
         )
     except PapermillExecutionError as error:
         raise StageFailed(_failure(name, error)) from None

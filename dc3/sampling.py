@@ -16,6 +16,7 @@ from dc3.networks import last_linear
 __all__ = [
     "Selection",
     "allocate_budget",
+    "followers",
     "gradient_factors",
     "gradient_kernel",
     "logit_gradient",
@@ -23,14 +24,15 @@ __all__ = [
     "select",
 ]
 
-BLOCK_ROWS = 512  # of the kernel, computed at a time
+BLOCK_ROWS = 256  # of the kernel, computed at a time
 
 
 def logit_gradient(logits: Tensor, labels: Tensor, loss: str = "softmax_ce") -> Tensor:
     """Closed form of ∂loss/∂logits a sample: p − y for "ce", p ⊙ (r − ⟨p, r⟩), r = softmax(p) − y, for "softmax_ce".
 
     logits (n, C) float, labels (n,) int64, p = softmax(logits), y one-hot. "softmax_ce" is cross-entropy applied to
-    softmax(logits), a double softmax: the loss of the published DC3. Returns (n, C) float32. Raises ValueError for
+    softmax(logits), a double softmax: the loss of the published DC3. Returns (n, C) float32, computed in float64: of a
+    confident prediction, autograd in float32 gives the direction of its rounding errors, or 0. Raises ValueError for
     another loss.
     """
     if loss not in LOSSES:
@@ -79,7 +81,7 @@ def gradient_factors(
     logit_grad, embedding = _factor_arrays(out, (len(labels), layer.out_features), (len(labels), layer.in_features))
     start = 0
     with _last_layer(model, layer) as forward, tqdm(total=len(labels), leave=False, unit="image") as bar:
-        for batch in _batches(images, batch_size):
+        for batch in _batches(images, batch_size, len(labels)):
             stop = start + len(batch)
             if stop > len(labels):
                 raise ValueError(f"images: more than the {len(labels)} labels given")
@@ -114,12 +116,14 @@ def _checked_labels(labels: Sequence[int] | Array, classes: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _batches(images: Array | Iterable[Array], batch_size: int) -> Iterator[Array]:
+def _batches(images: Array | Iterable[Array], batch_size: int, count: int) -> Iterator[Array]:
     if batch_size < 1:
         raise ValueError(f"batch_size: {batch_size} is below 1")
-    if isinstance(images, np.ndarray | Tensor):
-        images = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-    for batch in images:
+    whole = isinstance(images, np.ndarray | Tensor)
+    if whole and len(images) != count:
+        raise ValueError(f"images: {len(images)} given for {count} labels")
+    slices = (slice(start, start + batch_size) for start in range(0, len(images) if whole else 0, batch_size))
+    for batch in (images[rows] for rows in slices) if whole else images:
         if not isinstance(batch, np.ndarray | Tensor) or batch.ndim != 4:
             raise ValueError(f"images: a batch is an array of 4 axes, got {getattr(batch, 'shape', type(batch))}")
         yield batch
@@ -165,7 +169,7 @@ def gradient_kernel(
     is 0 has cos 0 with every image, itself included: s = 0.5; every other image has s = 1 with itself. Rows are scaled
     first, so no finite gradient, however small or large, over- or underflows.
     Memory: the output, two scratch blocks of (block_rows, n), and the scaled factors, n·(C + d + 1) floats; for
-    n = 20,000, C = 10, d = 512: 1.60 GB + 0.08 GB + 0.04 GB. Half the products of the full matrix are computed.
+    n = 20,000, C = 10, d = 512: 1.60 GB + 0.04 GB + 0.04 GB. Half the products of the full matrix are computed.
     Raises ValueError for mismatched shapes or kinds, and for NaN or infinite factors.
     """
     gradient, feature = _unit_factors(logit_grad, embedding)
@@ -202,25 +206,33 @@ def _unit_factors(logit_grad: Array, embedding: Array) -> tuple[Tensor, Tensor]:
     """Unit rows of g and of [1, h], float32."""
     if isinstance(logit_grad, np.ndarray) != isinstance(embedding, np.ndarray):
         raise ValueError("logit_grad, embedding: one is numpy and the other torch; give both in one kind")
-    gradient, feature = (_finite(*named) for named in (("logit_grad", logit_grad), ("embedding", embedding)))
+    gradient, largest_gradient = _finite("logit_grad", logit_grad)
+    feature, largest_feature = _finite("embedding", embedding)
     if len(gradient) != len(feature):
         raise ValueError(f"logit_grad, embedding: {len(gradient)} rows against {len(feature)}; give one for each image")
-    largest = gradient.abs().amax(1, keepdim=True)
-    gradient = (gradient / torch.where(largest > 0, largest, 1)).float()
-    feature = F.pad(feature, (1, 0), value=1)
-    feature = (feature / feature.abs().amax(1, keepdim=True)).float()
-    return F.normalize(gradient), F.normalize(feature)
+    scale = largest_feature.clamp(min=1)  # the largest of [1, h]
+    gradient = gradient / largest_gradient.where(largest_gradient > 0, 1)
+    return _normalised(gradient), _normalised(torch.cat([1 / scale, feature / scale], 1))
 
 
-def _finite(name: str, factor: Array) -> Tensor:
+def _normalised(rows: Tensor) -> Tensor:
+    """In place where they are float32 already; rows of 0 stay 0."""
+    rows = rows.float()
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows.div_(norms.where(norms > 0, 1))
+
+
+def _finite(name: str, factor: Array) -> tuple[Tensor, Tensor]:
+    """The factor in floating point, and the largest magnitude of each row (n, 1)."""
     factor = as_tensor(factor)
     if factor.ndim != 2 or 0 in factor.shape:
         raise ValueError(f"{name}: expected (n, columns) with n ≥ 1, got {tuple(factor.shape)}")
     factor = factor if factor.dtype == torch.float64 else factor.float()
-    if not torch.isfinite(factor).all():
-        row = int((~torch.isfinite(factor)).any(1).int().argmax())
+    largest = torch.linalg.vector_norm(factor, torch.inf, dim=1, keepdim=True)
+    if not torch.isfinite(largest).all():
+        row = int((~torch.isfinite(largest)).nonzero()[0, 0])
         raise ValueError(f"{name}: NaN or infinite values, the first in row {row}")
-    return factor
+    return factor, largest
 
 
 def represented_by(kernel: Array, picks: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -228,6 +240,16 @@ def represented_by(kernel: Array, picks: Sequence[int] | np.ndarray) -> np.ndarr
     picks = positions("picks", picks, len(kernel))
     closest = as_tensor(kernel)[:, torch.from_numpy(picks)].argmax(1)
     return picks[closest.cpu().numpy()]
+
+
+def followers(kernel: np.ndarray, picks: Sequence[int] | np.ndarray, count: int) -> list[np.ndarray]:
+    """For each pick, up to `count` other images that it represents (`represented_by`), the most similar first."""
+    owner = represented_by(kernel, picks)
+    groups = []
+    for pick in picks:
+        group = np.setdiff1d(np.flatnonzero(owner == pick), picks)
+        groups.append(group[np.argsort(-kernel[group, pick], kind="stable")][:count])
+    return groups
 
 
 def allocate_budget(bin_sizes: Sequence[int] | np.ndarray, ipc: int, how: str = "proportional") -> list[int]:

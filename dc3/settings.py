@@ -29,7 +29,7 @@ class Settings:
         images = data.load(split=split, **self.load)
         if images.fingerprint() != self.fingerprints[split]:
             raise ValueError(f"the {split} images of {self.load} have changed since 00_teacher ran: run it again")
-        return images
+        return images.cached()
 
 
 def settle(stage: Stage, seed: int, device: str, **load: Any) -> Settings:

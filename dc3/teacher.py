@@ -1,34 +1,25 @@
-"""Teachers: train (resumable), save, load ours and foreign ones, and check that they know the data's classes."""
+"""Teachers: trained (resumable), or read from a checkpoint, and refused when they do not know the data's classes."""
 
-import json
 import logging
 import math
-import pickle
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import trange
 
-from dc3 import networks
+from dc3 import checkpoints, networks, paths
 from dc3.augmentation import epoch_generator, mix_seed, pad_crop_flip
-from dc3.data import normalise
-from dc3.evaluation import Images, accuracy, autocast, batches, evaluate, labels_tensor, on_device, predict
+from dc3.data import ImageSet, normalise
+from dc3.evaluation import Images, accuracy, autocast, batches, labels_tensor, on_device
 from dc3.files import replacing
 
-__all__ = ["Recipe", "Teacher", "check_classes", "load", "load_foreign", "save", "train"]
-__all__ += ["accuracy", "evaluate", "predict"]  # of dc3.evaluation
 log = logging.getLogger(__name__)
-METADATA = "dc3.teacher"
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 
 
 @dataclass(frozen=True)
@@ -98,7 +89,7 @@ class _Run:
         self.source, self.labels, self.recipe, self.seed, self.device = source, labels, recipe, seed, device
         size = source.images(torch.arange(1)).shape[1]
         model = networks.create(
-            recipe.network, recipe.num_classes, size, recipe.width, recipe.weights, seed=mix_seed(seed)
+            recipe.network, recipe.num_classes, size, recipe.width, recipe.weights, seed=mix_seed(seed, "teacher")
         )
         self.model = model.to(device, memory_format=torch.channels_last)
         peak = recipe.lr or networks.find(recipe.network).teacher_lr
@@ -160,123 +151,48 @@ class _Run:
         log.info("teacher %s goes on after epoch %d", self.recipe.network, self.epoch)
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A trained network and what it must be told apart from: `classes` in the order of its outputs, or None."""
-
-    model: nn.Module
-    network: str
-    classes: list[str]
-    image_size: int
-    accuracy: float | None = None  # top-1 fraction on the test set it was saved with
-
-
-def save(
-    model: nn.Module,
-    path: Path | str,
+def obtain(
+    teacher: str,
+    train_set: ImageSet,
+    test_set: ImageSet,
     *,
     network: str,
-    classes: Sequence[str],
-    image_size: int,
-    accuracy: float | None = None,
-) -> None:
-    """Writes a teacher as safetensors: weights, and as metadata what `load` needs. Complete or not at all."""
-    about = {"network": network, "classes": list(classes), "image_size": image_size, "accuracy": accuracy}
-    about["width"] = getattr(model, "width", None)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as partial:
-        safetensors.torch.save_file(weights, partial, metadata={METADATA: json.dumps(about)})
+    width: int,
+    epochs: int,
+    min_accuracy: float,
+    seed: int,
+    device: torch.device,
+    checkpoint_path: Path,
+) -> tuple[nn.Module, list[dict]]:
+    """The run's teacher and its training history: trained ("train"), a checkpoint of ours or others, or torchvision's.
 
-
-def load(path: Path | str, device: str | torch.device = "cpu") -> Teacher:
-    """Reads what `save` wrote, in eval mode. ValueError for a file that is not ours, FileNotFoundError for none."""
-    path = _existing(path)
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[METADATA])
-        weights = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is not a teacher saved by dc3 ({error!r}): load_foreign reads others") from error
-    width = about.pop("width") or 128
-    model = networks.create(about["network"], len(about["classes"]), about["image_size"], width)
-    _fill(model, weights, path)
-    return Teacher(model.to(device, memory_format=torch.channels_last).eval(), **about)
-
-
-def load_foreign(path: Path | str, network: str, num_classes: int, image_size: int, width: int = 128) -> nn.Module:
-    """Reads a checkpoint made elsewhere (RDED's observers, plain or wrapped state dicts, safetensors), in eval mode.
-
-    Takes off "model", "state_dict", … around the weights and "module." before their names, and knows RDED's names for
-    ConvNets. ValueError names the weights that are missing, left over or of another shape.
+    ValueError when its top-1 on the test set lies below `min_accuracy`: most often its classes are in another order.
     """
-    path = _existing(path)
-    model = networks.create(network, num_classes, image_size, width)
-    if path.suffix == ".safetensors":
-        state = safetensors.torch.load_file(path)
+    classes, history = list(train_set.classes), []
+    path = paths.resolve(teacher)
+    if teacher == "train":
+        model, history = train(
+            train_set, train_set.labels, network=network, width=width, epochs=epochs, seed=seed, device=str(device),
+            test_images=test_set, test_labels=test_set.labels, evaluate_every=max(epochs // 10, 1),
+            checkpoint_path=checkpoint_path, num_classes=len(classes),
+        )  # fmt: skip
+    elif path.is_file():
+        model = _from_file(path, network, classes, train_set.image_size, width)
     else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as weights only, save the state_dict alone: {error}") from error
-    weights = _unwrapped(state)
-    if isinstance(model, networks.ConvNet):
-        weights = {_from_rded(name, model.depth): tensor for name, tensor in weights.items()}
-    _fill(model, weights, path)
-    return model.to(memory_format=torch.channels_last).eval()
-
-
-def _existing(path: Path | str) -> Path:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no teacher at {path}: train one, or give the path of a checkpoint")
-    return Path(path)
-
-
-def _unwrapped(state: dict) -> dict[str, Tensor]:
-    while isinstance(state, dict) and (inner := [state[k] for k in WRAPPERS if isinstance(state.get(k), dict)]):
-        state = inner[0]
-    if not isinstance(state, dict):
-        return {}
-    prefixes = r"^(module\.|_orig_mod\.)+"
-    return {re.sub(prefixes, "", name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-
-
-def _from_rded(name: str, depth: int) -> str:
-    """RDED's layers.conv.0.weight is our 0.0.weight, layers.norm.0 our 0.1, classifier our last layer."""
-    name = re.sub(r"^layers\.conv\.(\d+)\.", r"\1.0.", name)
-    name = re.sub(r"^layers\.norm\.(\d+)\.", r"\1.1.", name)
-    return re.sub(r"^classifier\.", f"{depth + 1}.", name)
-
-
-def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    misfits = {
-        "missing": [n for n in own if n not in weights and not n.endswith("num_batches_tracked")],
-        "left over": [n for n in weights if n not in own],
-        "of another shape": [
-            f"{n} {tuple(weights[n].shape)} instead of {tuple(own[n].shape)}"
-            for n in own
-            if n in weights and weights[n].shape != own[n].shape
-        ],
-    }
-    told = [f"{len(names)} {how} ({', '.join(names[:3])})" for how, names in misfits.items() if names]
-    if told:
-        raise ValueError(f"{path} does not fit the network: {'; '.join(told)}. Check network, num_classes, image_size")
-    model.load_state_dict(weights, strict=False)
-
-
-def check_classes(teacher_classes: Sequence[str], data_classes: Sequence[str]) -> None:
-    """ValueError naming the difference unless both lists have the same names in the same order."""
-    ours, theirs = list(data_classes), list(teacher_classes)
-    if ours == theirs:
-        return
-    unknown, absent = [c for c in ours if c not in theirs], [c for c in theirs if c not in ours]
-    if sorted(ours) != sorted(theirs):
+        model = networks.create(network, len(classes), train_set.image_size, width, weights=teacher)
+    top1 = accuracy(model.to(device), test_set, test_set.labels)
+    if top1 < min_accuracy:
         raise ValueError(
-            f"the teacher was trained on other classes: {len(unknown)} only in the data ({', '.join(unknown[:5])}), "
-            f"{len(absent)} only in the teacher ({', '.join(absent[:5])})"
+            f"the teacher ({teacher}) names {top1:.1%} of the test images rightly, less than teacher_min_accuracy "
+            f"{min_accuracy:.1%}: are its classes in the order {classes[:3]} …? Or train it longer"
         )
-    first = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-    raise ValueError(
-        f"the teacher has the classes in another order: its output {first} is {theirs[first]!r}, "
-        f"the data's class {first} is {ours[first]!r}. Reorder the data's classes, or train a teacher on them"
-    )
+    return model.eval(), history
+
+
+def _from_file(path: Path, network: str, classes: list[str], image_size: int, width: int) -> nn.Module:
+    try:
+        ours = checkpoints.load(path)
+    except ValueError:
+        return checkpoints.load_foreign(path, network, len(classes), image_size, width)
+    checkpoints.check_classes(ours.classes, classes)
+    return ours.model

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,16 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import trange
 
-from dc3 import networks
-from dc3.augmentation import (
-    cutmix,
-    epoch_generator,
-    mix_seed,
-    mixup,
-    random_flip,
-    random_resized_crop,
-    shuffle_patches,
-)
+from dc3 import augmentation, networks
 from dc3.data import normalise
 from dc3.evaluation import Evaluation, Images, autocast, batches, evaluate, labels_tensor, on_device
 
@@ -59,6 +50,16 @@ class Protocol:
                 raise ValueError(f"{name} is {value}: it must be above 0")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}: a decay from 0 to below 1")
+
+    def resolved(self, num_classes: int, n: int) -> "Protocol":
+        """With a value in the place of every None that depends on the network, the mix or the set's size n."""
+        return replace(
+            self,
+            temperature=self.temperature or TEMPERATURE[self.mix],
+            lr=self.lr or networks.find(self.network).lr,
+            batch_size=self.batch_size or batch_size(num_classes, n // num_classes),
+            evaluate_every=max(1, self.epochs // 10) if self.evaluate_every is None else self.evaluate_every,
+        )
 
 
 def lr_factor(epoch: int, epochs: int) -> float:
@@ -98,25 +99,27 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def augment(images: Tensor, factor: int, generator: torch.Generator) -> Tensor:
-    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip. Published on pixels, here on normalised ones: the
-    same, for all three only move or average pixels. With factor 1 torchvision's crop always takes the whole image.
+    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip, as RDED does.
+
+    On normalised images instead of pixels, which is the same: all three only move or average pixels. With factor 1
+    nothing is shuffled, and of scale (1, 1) torchvision's crop always takes the whole (square) image.
     """
     if factor > 1:
-        images = shuffle_patches(images, factor, generator)
-        images = random_resized_crop(images, generator, (1 / factor, 1.0))
-    return random_flip(images, generator)
+        images = augmentation.shuffle_patches(images, factor, generator)
+        images = augmentation.random_resized_crop(images, generator, (1 / factor, 1.0))
+    return augmentation.random_flip(images, generator)
 
 
 def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """Mixed images, the partner of each, and the share λ of its own label."""
     if kind == "cutmix":
-        return cutmix(images, generator)[:3]
+        return augmentation.cutmix(images, generator)[:3]
     if kind == "mixup":
-        return mixup(images, generator)
+        return augmentation.mixup(images, generator)
     return images, torch.arange(len(images), device=images.device), 1.0
 
 
-def check_set(images: np.ndarray, labels: np.ndarray, num_classes: int, *, allow_unequal: bool = False) -> None:
+def check_labels(labels: np.ndarray, num_classes: int, *, allow_unequal: bool = False) -> None:
     """ValueError unless every class 0 … num_classes − 1 has images, and (without allow_unequal) equally many."""
     if len(labels) < 2 or not 0 <= np.min(labels) <= np.max(labels) < num_classes:
         raise ValueError(f"labels: expected at least two, within 0 … {num_classes - 1}, got {np.unique(labels)[:10]}")
@@ -167,9 +170,9 @@ def train_student(
     """
     protocol = Protocol(**protocol)
     test_labels = np.asarray(test_labels)
-    classes = networks.last_linear(teacher).out_features if teacher else int(test_labels.max()) + 1
-    check_set(images, np.asarray(labels), classes, allow_unequal=allow_unequal)
-    device = next(teacher.parameters()).device if teacher else networks.device(str(device or "cpu"))
+    classes = networks.last_linear(teacher).out_features if teacher is not None else int(test_labels.max()) + 1
+    check_labels(np.asarray(labels), classes, allow_unequal=allow_unequal)
+    device = next(teacher.parameters()).device if teacher is not None else networks.device(str(device or "cpu"))
     source, test = on_device(images, device), on_device(test_images, device)
     labels = labels_tensor(labels, source).to(device)
     size, test_size = (s.images(torch.arange(1)).shape[1] for s in (source, test))
@@ -179,9 +182,9 @@ def train_student(
         raise ValueError("soft=True needs a teacher; soft=False trains on hard labels")
     if labels_tensor(test_labels, test, "test_labels").max() >= classes:
         raise ValueError(f"test_labels go up to {test_labels.max()}, the teacher tells {classes} classes apart")
-    if teacher:
+    if teacher is not None:
         networks.check_takes(teacher, size, classes, "the teacher")
-    student = _Student(protocol, teacher, classes, size, len(labels), seed, device)
+    student = _Student(protocol.resolved(classes, len(labels)), teacher, classes, size, seed, device)
     return student.fit(source, labels, test, test_labels)
 
 
@@ -189,27 +192,25 @@ class _Student:
     """A student, its optimiser, and the steps of the protocol."""
 
     def __init__(
-        self, protocol: Protocol, teacher: nn.Module | None, classes: int, size: int, n: int, seed: int, device
+        self, protocol: Protocol, teacher: nn.Module | None, classes: int, size: int, seed: int, device: torch.device
     ):
-        self.protocol, self.teacher, self.seed, self.device = protocol, teacher, seed, torch.device(device)
-        model = networks.create(protocol.network, classes, size, protocol.width, seed=mix_seed(seed))
+        self.protocol, self.teacher, self.seed, self.device = protocol, teacher, seed, device
+        # never the teacher's own start: a student that shares it imitates more easily, whatever the images are worth
+        start = augmentation.mix_seed(seed, "student")
+        model = networks.create(protocol.network, classes, size, protocol.width, seed=start)
         self.model = model.to(device, memory_format=torch.channels_last)
         self.forward = torch.compile(self.model) if protocol.compile else self.model
         self.average = None
         if protocol.ema is not None:
             decay = get_ema_multi_avg_fn(protocol.ema)
             self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
-        self.lr = protocol.lr or networks.find(protocol.network).lr
         groups = parameter_groups(self.model, protocol.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, self.lr, betas=(0.9, 0.999))
-        self.temperature = protocol.temperature or TEMPERATURE[protocol.mix]
-        self.batch_size = protocol.batch_size or batch_size(classes, n // classes)
+        self.optimizer = torch.optim.AdamW(groups, protocol.lr, betas=(0.9, 0.999))
 
     def fit(self, source: Images, labels: Tensor, test: Images, test_labels: np.ndarray) -> StudentResult:
-        if self.teacher:
+        if self.teacher is not None:
             self.teacher.eval()
-        epochs, history = self.protocol.epochs, []
-        every = max(1, epochs // 10) if self.protocol.evaluate_every is None else self.protocol.evaluate_every
+        epochs, every, history = self.protocol.epochs, self.protocol.evaluate_every, []
         for epoch in trange(epochs, desc=f"student {self.protocol.network}, seed {self.seed}", leave=False):
             row = self._epoch(epoch, source, labels)
             if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
@@ -219,16 +220,16 @@ class _Student:
         return StudentResult(self._tested().eval(), history, final)
 
     def _tested(self) -> nn.Module:
-        return self.average.module if self.average else self.model
+        return self.model if self.average is None else self.average.module
 
     def _epoch(self, epoch: int, source: Images, labels: Tensor) -> dict:
         self.model.train()
-        lr = self.lr * lr_factor(epoch, self.protocol.epochs)
+        lr = self.protocol.lr * lr_factor(epoch, self.protocol.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         total = torch.zeros((), device=self.device)
-        with epoch_generator(self.seed, epoch) as generator:
-            for batch in batches(torch.randperm(len(labels), generator=generator), self.batch_size):
+        with augmentation.epoch_generator(self.seed, epoch) as generator:
+            for batch in batches(torch.randperm(len(labels), generator=generator), self.protocol.batch_size):
                 images = normalise(source.images(batch), self.device)
                 total += len(batch) * self._step(images, labels[batch.to(self.device)], generator)
         return {"epoch": epoch + 1, "loss": total.item() / len(labels), "lr": lr}
@@ -241,13 +242,13 @@ class _Student:
                 with torch.no_grad():
                     target = self.teacher(mixed).float()
         if self.protocol.soft:
-            loss = distillation_loss(logits, target, self.temperature)
+            loss = distillation_loss(logits, target, self.protocol.temperature)
         else:
             loss = lam * F.cross_entropy(logits, labels) + (1 - lam) * F.cross_entropy(logits, labels[partner])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        if self.average:
+        if self.average is not None:
             self.average.update_parameters(self.model)
         return loss.detach()
 

@@ -66,6 +66,14 @@ def test_identical_images_share_one_bin():
     assert (result.components_used, result.bins_used, result.inertia) == (0, 1, 0.0)
 
 
+def test_copies_of_an_image_have_the_same_projection():
+    latents = np.random.default_rng(0).normal(size=(501, 333)).astype(np.float32)
+    latents[-5:] = latents[:5]  # matrix products round rows differently, by their place in a block
+    result = bin_class(latents, seed=0)
+    np.testing.assert_array_equal(result.projected[-5:], result.projected[:5])
+    np.testing.assert_array_equal(result.labels[-5:], result.labels[:5])
+
+
 def test_a_reduction_is_said(caplog):
     with caplog.at_level(logging.INFO, "dc3.binning"):
         bin_class(blobs(n=4)[0], bins=10, seed=0)
@@ -99,7 +107,7 @@ def test_the_seed_decides():
     assert (first != other).any()
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 40])
+@pytest.mark.parametrize("n", [1, 2, 3, 12])
 def test_embedding_in_the_plane_at_every_size(n):
     points = embed_2d(np.random.default_rng(0).normal(size=(n, 5)), seed=0)
     assert points.shape == (n, 2)
@@ -107,7 +115,7 @@ def test_embedding_in_the_plane_at_every_size(n):
 
 
 def test_embedding_keeps_groups_apart():
-    latents, truth = blobs(n=120, groups=3)
+    latents, truth = blobs(n=60, groups=3)
     points = embed_2d(latents, seed=0)
     found = KMeans(3, random_state=0).fit(points).labels_
     assert adjusted_rand_score(truth, found) == 1

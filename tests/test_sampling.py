@@ -1,8 +1,6 @@
 """dc3.sampling against explicit oracles: materialised embeddings, Python loops in float64, autograd, submodlib."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +79,7 @@ def explicit_greedy(function, kernel, budget, lam=1.0):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4), (5, 2, 1), (33, 10, 8), (130, 20, 31)])
-@pytest.mark.parametrize("block_rows", [512, 13])
+@pytest.mark.parametrize("block_rows", [256, 13])
 def test_kernel_is_the_cosine_of_the_explicit_embeddings(shape, block_rows):
     g, h = random_factors(*shape)
     kernel = gradient_kernel(g, h, block_rows=block_rows)
@@ -170,16 +168,21 @@ def test_bad_factors_are_refused(change, named):
         gradient_kernel(*change(*random_factors(6)))
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of resident memory is read from /proc")
 def test_kernel_memory_is_the_output_and_little_more():
-    """n = 6000: 144 MB of output; the docstring's arithmetic gives 25 MB of scratch and 13 MB of factors."""
-    script = (
-        "import resource, torch; from dc3.sampling import gradient_kernel; torch.set_num_threads(1);"
-        "g, h = torch.rand(6000, 10) - .5, torch.rand(6000, 512);"
-        "gradient_kernel(g[:600], h[:600]); peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "before = peak(); kernel = gradient_kernel(g, h); print(peak() - before)"
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(run.stdout) * 1024 < 144e6 + 80e6
+    """n = 4000: 64 MB of output; the docstring's arithmetic gives 8 MB of scratch and 8 MB of factors."""
+
+    def peak():
+        status = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
+
+    factors = random_factors(4000, 10, 512)
+    gradient_kernel(*(factor[:600] for factor in factors))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    kernel = gradient_kernel(*factors)
+    assert kernel.nbytes == 64e6
+    assert peak() - before < 64e6 + 40e6
 
 
 # --- the factors
@@ -221,7 +224,10 @@ def test_closed_form_is_the_gradient_of_autograd(loss, scale):
     gradient = logit_gradient(logits, labels, loss)
     assert gradient.dtype == torch.float32
     assert (gradient - expected).abs().max() < 1e-7
-    assert F.cosine_similarity(gradient.double(), expected).min() > 1 - 1e-6
+    told = expected.abs().amax(1) > 1e-8  # below, autograd's own rounding shows
+    assert told.sum() > 100
+    unit, expected_unit = (rows[told] / rows[told].norm(dim=1, keepdim=True) for rows in (gradient.double(), expected))
+    assert (unit * expected_unit).sum(1).min() > 1 - 1e-6
 
 
 @pytest.mark.parametrize("loss", ["softmax_ce", "ce"])
@@ -303,7 +309,7 @@ def test_factors_can_go_to_memory_maps(tmp_path):
         np.lib.format.open_memmap(tmp_path / f"{columns}.npy", "w+", np.float32, (len(labels), columns))
         for columns in (6, 16)
     )
-    assert gradient_factors(model, images, labels, out=out) is out
+    gradient_factors(model, images, labels, out=out)
     for factor, expected in zip(out, gradient_factors(model, images, labels), strict=True):
         assert np.array_equal(factor, expected)
 
@@ -314,8 +320,10 @@ def test_factors_can_go_to_memory_maps(tmp_path):
         ({"labels": [0, 1, 6]}, "classes 0 to 5"),
         ({"labels": [0, -1, 1]}, "labels"),
         ({"labels": [0.0, 1.0, 1.0]}, "labels"),
-        ({"labels": [0, 1]}, "more than the 2 labels"),
+        ({"labels": [0, 1]}, "3 given for 2"),
         ({"labels": [0, 1, 1, 1]}, "3 given for 4"),
+        ({"images": [np.zeros((4, 3, 12, 12), np.float32)]}, "more than the 3 labels"),
+        ({"images": iter([np.zeros((2, 3, 12, 12), np.float32)])}, "2 given for 3"),
         ({"loss": "mse"}, "mse.*softmax_ce, ce"),
         ({"batch_size": 0}, "batch_size"),
         ({"images": [np.zeros((3, 12, 12), np.float32)]}, "images"),
@@ -354,6 +362,7 @@ def test_lambda_weighs_representation(lam):
     assert np.abs(chosen.gains - gains).max() < 1e-9
 
 
+@pytest.mark.filterwarnings("ignore:Please import")  # submodlib's own
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_greedy_is_submodlibs(function):
     """submodlib gives ties to the highest index: it gets the images in reverse order."""
@@ -471,7 +480,9 @@ def test_represented_by_is_the_most_similar_pick():
     kernel = gradient_kernel(*random_factors(30))
     picks = [8, 2, 20]
     expected = [max(picks, key=lambda j: kernel[i, j]) for i in range(30)]
-    assert represented_by(kernel, picks).tolist() == represented_by(torch.from_numpy(kernel), picks).tolist() == expected
+    assert (
+        represented_by(kernel, picks).tolist() == represented_by(torch.from_numpy(kernel), picks).tolist() == expected
+    )
     with pytest.raises(ValueError, match="picks"):
         represented_by(kernel, [30])
 
@@ -583,7 +594,9 @@ def write_own_golden():
     """Run this file as a script to make the golden afresh: explicit kernel, explicit greedy, nothing of dc3."""
     g, h = random_factors(120, classes=10, dim=64, seed=11)
     h += 3 * np.random.default_rng(12).integers(0, 4, (120, 1))  # of unlike lengths, as features are
-    picks = {function: explicit_greedy(function, explicit_kernel(g, h), 50) for function in FUNCTIONS}
+    kernel = explicit_kernel(g, h)
+    np.fill_diagonal(kernel, 1)  # exactly, for LogDeterminant's first pick is a tie
+    picks = {function: explicit_greedy(function, kernel, 50) for function in FUNCTIONS}
     arrays = {function: np.array(indices) for function, (indices, _) in picks.items()}
     gains = {f"{function}.gains": np.array(values) for function, (_, values) in picks.items()}
     OWN_GOLDEN.parent.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from dc3 import evaluation, networks, teacher
+from dc3 import checkpoints, evaluation, networks, teacher
 
 CLASSES = ["red", "green", "blue"]
 SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "device": "cpu", "seed": 3}
@@ -55,7 +55,7 @@ def test_training_learns_and_tells_its_history(trained):
     assert history[-1]["test_accuracy"] > 0.8
     assert history[-1]["loss"] < history[0]["loss"]
     assert history[-1]["lr"] < 0.01 * max(row["lr"] for row in history)
-    assert teacher.accuracy(model, *colours(seed=1)) == history[-1]["test_accuracy"]
+    assert evaluation.accuracy(model, *colours(seed=1)) == history[-1]["test_accuracy"]
 
 
 def test_training_is_the_same_bits_again_and_streamed(trained):
@@ -143,32 +143,32 @@ def test_label_smoothing_is_used():
 
 def test_scores_by_hand(trained):
     images, _ = colours(12)
-    logits = teacher.predict(trained[0], images, batch_size=5)
+    logits = evaluation.predict(trained[0], images, batch_size=5)
     order = logits.argsort(dim=1, descending=True)
     labels = order[:, 0].clone()
     labels[:3] = order[:3, 1]  # three of twelve are second guesses
-    result = teacher.evaluate(trained[0], images, labels.numpy(), batch_size=5)
+    result = evaluation.evaluate(trained[0], images, labels.numpy(), batch_size=5)
     assert result.top1 == pytest.approx(9 / 12)
     assert result.top5 == 1.0, "three classes: all of them are within the first five"
     naive = [np.mean([order[i, 0] == c for i in range(12) if labels[i] == c] or [np.nan]) for c in range(3)]
     np.testing.assert_allclose(result.per_class, naive, atol=1e-12)
     with pytest.raises(ValueError, match="3 classes apart"):
-        teacher.evaluate(trained[0], images, np.full(12, 3))
+        evaluation.evaluate(trained[0], images, np.full(12, 3))
 
 
 def test_saved_teachers_come_back(trained, tmp_path):
     path = tmp_path / "teacher.safetensors"
-    teacher.save(trained[0], path, network="conv3", classes=CLASSES, image_size=16, accuracy=0.9)
-    loaded = teacher.load(path)
+    checkpoints.save(trained[0], path, network="conv3", classes=CLASSES, image_size=16, accuracy=0.9)
+    loaded = checkpoints.load(path)
     assert (loaded.network, loaded.classes, loaded.image_size, loaded.accuracy) == ("conv3", CLASSES, 16, 0.9)
     assert not loaded.model.training
     images, _ = colours(9)
-    assert torch.equal(teacher.predict(loaded.model, images), teacher.predict(trained[0], images))
+    assert torch.equal(evaluation.predict(loaded.model, images), teacher.predict(trained[0], images))
     with pytest.raises(FileNotFoundError, match="no teacher at"):
-        teacher.load(tmp_path / "none.safetensors")
+        checkpoints.load(tmp_path / "none.safetensors")
     torch.save(trained[0].state_dict(), tmp_path / "plain.pt")
     with pytest.raises(ValueError, match="load_foreign"):
-        teacher.load(tmp_path / "plain.pt")
+        checkpoints.load(tmp_path / "plain.pt")
 
 
 def rded_names(model):
@@ -185,7 +185,7 @@ def rded_names(model):
 def test_foreign_checkpoints_load(trained, tmp_path, wrap):
     state, path = trained[0].state_dict(), tmp_path / f"foreign.{'safetensors' if wrap == 'safetensors' else 'pth'}"
     if wrap == "safetensors":
-        teacher.save(trained[0], path, network="conv3", classes=CLASSES, image_size=16)
+        checkpoints.save(trained[0], path, network="conv3", classes=CLASSES, image_size=16)
     else:
         module = {f"module.{name}": tensor for name, tensor in state.items()}
         wrapped = {
@@ -195,9 +195,9 @@ def test_foreign_checkpoints_load(trained, tmp_path, wrap):
             "rded": {"model": rded_names(trained[0])},
         }
         torch.save(wrapped[wrap], path)
-    model = teacher.load_foreign(path, "conv3", 3, 16, width=8)
+    model = checkpoints.load_foreign(path, "conv3", 3, 16, width=8)
     images, _ = colours(9)
-    assert torch.equal(teacher.predict(model, images), teacher.predict(trained[0], images))
+    assert torch.equal(evaluation.predict(model, images), teacher.predict(trained[0], images))
 
 
 def test_checkpoints_that_do_not_fit_are_refused_with_the_difference(trained, tmp_path):
@@ -206,31 +206,31 @@ def test_checkpoints_that_do_not_fit_are_refused_with_the_difference(trained, tm
     head = next(name for name in state if name.startswith("4.") and name.endswith("weight"))
     torch.save(state, path)
     with pytest.raises(ValueError, match=rf"{head} \(3, 32\) instead of \(10, 32\)"):
-        teacher.load_foreign(path, "conv3", 10, 16, width=8)
+        checkpoints.load_foreign(path, "conv3", 10, 16, width=8)
     state["surplus"] = state.pop(head)
     torch.save(state, path)
     with pytest.raises(ValueError, match=rf"1 missing \({head}\); 1 left over \(surplus\)"):
-        teacher.load_foreign(path, "conv3", 3, 16, width=8)
+        checkpoints.load_foreign(path, "conv3", 3, 16, width=8)
     path.write_bytes(pickle.dumps(Streamed(None), protocol=2))
     with pytest.raises(ValueError, match="weights only"):
-        teacher.load_foreign(path, "conv3", 3, 16, width=8)
+        checkpoints.load_foreign(path, "conv3", 3, 16, width=8)
     with pytest.raises(FileNotFoundError):
-        teacher.load_foreign(tmp_path / "none", "conv3", 3, 16)
+        checkpoints.load_foreign(tmp_path / "none", "conv3", 3, 16)
 
 
 def test_class_orders_are_compared():
-    teacher.check_classes(CLASSES, tuple(CLASSES))
+    checkpoints.check_classes(CLASSES, tuple(CLASSES))
     with pytest.raises(ValueError, match=r"another order: its output 1 is 'green', the data's class 1 is 'blue'"):
-        teacher.check_classes(CLASSES, ["red", "blue", "green"])
+        checkpoints.check_classes(CLASSES, ["red", "blue", "green"])
     with pytest.raises(ValueError, match=r"1 only in the data \(pink\), 1 only in the teacher \(red\)"):
-        teacher.check_classes(CLASSES, ["pink", "green", "blue"])
+        checkpoints.check_classes(CLASSES, ["pink", "green", "blue"])
     with pytest.raises(ValueError, match="other classes"):
-        teacher.check_classes(["red", "red"], ["red"])
+        checkpoints.check_classes(["red", "red"], ["red"])
 
 
 def test_bfloat16_on_request_stays_close(trained):
     images, _ = colours(9)
-    full, half = (teacher.predict(trained[0], images, amp=amp) for amp in (False, True))
+    full, half = (evaluation.predict(trained[0], images, amp=amp) for amp in (False, True))
     assert half.dtype == torch.float32
     assert 0 < (full - half).abs().max() < 0.1 * full.abs().max()
     assert networks.embedding_dim(trained[0]) == 32

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dc3 import networks, validation
-from dc3.augmentation import epoch_generator, mix_seed
+from dc3 import networks, teacher, validation
+from dc3.augmentation import cutmix, epoch_generator, mix_seed
 from dc3.validation import Protocol, StudentResult, train_student, validate
 
 CLASSES = 4
@@ -117,7 +117,7 @@ def naive_training(images, labels, teacher, epochs, seed, soft):
     """The protocol written out for one full batch with CutMix at factor 1: each step from its formula."""
     from dc3.data import normalise
 
-    student = networks.create("conv3", CLASSES, 32, 16, seed=mix_seed(seed))
+    student = networks.create("conv3", CLASSES, 32, 16, seed=mix_seed(seed, "student"))
     decaying = [p for p in student.parameters() if p.ndim > 1]
     free = [p for p in student.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW([{"params": decaying, "weight_decay": 0.01}, {"params": free, "weight_decay": 0}])
@@ -126,7 +126,7 @@ def naive_training(images, labels, teacher, epochs, seed, soft):
         with epoch_generator(seed, epoch) as generator:
             order = torch.randperm(len(labels), generator=generator)
             x = validation.augment(normalise(images[order.numpy()], "cpu"), 1, generator)
-            x, partner, lam = validation.cutmix(x, generator)[:3]
+            x, partner, lam = cutmix(x, generator)[:3]
         z, y = student(x), torch.tensor(labels)[order]
         if soft:
             with torch.no_grad():
@@ -200,8 +200,25 @@ def test_same_seed_same_bits(settings):
     assert first.history == again.history
 
 
+def test_a_student_never_starts_from_its_teachers_start(settings, monkeypatch):
+    """Not even with the same seed and network: it would imitate more easily, whatever the images are worth."""
+    starts, create = [], networks.create
+
+    def recorded(*arguments, **options):
+        model = create(*arguments, **options)
+        starts.append(networks.last_linear(model).weight.detach().clone())
+        return model
+
+    monkeypatch.setattr(networks, "create", recorded)
+    images, labels = colours(2)
+    trained, _ = teacher.train(images, labels, network="conv3", width=16, epochs=1, seed=0, device="cpu")
+    train_student(images, labels, trained, seed=0, **settings | {"epochs": 1})
+    assert starts[0].shape == starts[1].shape
+    assert not torch.equal(*starts)
+
+
 def test_one_teacher_and_one_student_forward_a_step(settings, monkeypatch):
-    teacher, forwards = Oracle(), []
+    oracle, forwards = Oracle(), []
     build = networks.NETWORKS["conv3"].build
 
     def counted(*arguments):
@@ -210,9 +227,9 @@ def test_one_teacher_and_one_student_forward_a_step(settings, monkeypatch):
         return model
 
     monkeypatch.setitem(networks.NETWORKS, "conv3", networks.Network(counted, 1e-3))
-    train_student(*colours(10), teacher, seed=0, **settings | {"epochs": 2, "batch_size": 20})
+    train_student(*colours(10), oracle, seed=0, **settings | {"epochs": 2, "batch_size": 20})
     assert sum(forwards) == 2 * 2
-    assert teacher.forwards == 2 * 2 + 1, "one look at the image size, then one forward a step"
+    assert oracle.forwards == 2 * 2 + 1, "one look at the image size, then one forward a step"
 
 
 def test_bad_sets_are_refused_before_training(settings, monkeypatch):
@@ -274,3 +291,7 @@ def test_summary_by_hand():
 def test_protocol_defaults_are_the_published_ones():
     protocol = Protocol("resnet18", 300)
     assert (protocol.mix, protocol.soft, protocol.factor, protocol.weight_decay) == ("cutmix", True, 1, 0.01)
+    resolved = protocol.resolved(10, 100)
+    assert (resolved.temperature, resolved.lr, resolved.batch_size, resolved.evaluate_every) == (20, 0.001, 50, 30)
+    resolved = Protocol("vgg11", 5, mix="mixup", lr=0.1, batch_size=7).resolved(10, 100)
+    assert (resolved.temperature, resolved.lr, resolved.batch_size, resolved.evaluate_every) == (4, 0.1, 7, 1)

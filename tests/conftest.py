@@ -1,0 +1,42 @@
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from dc3.autoencoder_training import build_autoencoder
+from dc3.editor import load_editor
+from dc3.editor_training import INSTRUCTION, TEXT_LENGTH, TEXT_WIDTH, assemble, build_text_encoder
+from dc3.grading import GRADES
+from dc3.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="session")
+def random_editor_folder(tmp_path_factory):
+    """An untrained editor, the shipped one with a much smaller U-Net, saved in diffusers' folder format."""
+    torch.manual_seed(0)
+    vae = build_autoencoder()
+    tokenizer = build_tokenizer([INSTRUCTION.format(p=prompt) for prompt in GRADES], TEXT_LENGTH)
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=8,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    model = nn.ModuleDict({"unet": unet, "text_encoder": build_text_encoder(tokenizer)})
+    folder = tmp_path_factory.mktemp("editor")
+    assemble(vae, model, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_editor(random_editor_folder):
+    """That editor, loaded as a user's would be, at two steps and four edits a batch."""
+    return load_editor(
+        str(random_editor_folder), size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4
+    )

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dc3.editor import load_editor, weights_hash
+from dc3.tokenizer import build_tokenizer
+
+PROMPTS = ["make it warm", "make it cold", "make it warm", "sepia", "snowy"]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+
+
+def test_an_edit_is_the_same_in_any_order_and_company(random_editor, images):
+    seeds = [10, 11, 12, 13, 14]
+    together = random_editor.edit(images, PROMPTS, seeds)
+    order = [3, 0, 4, 2, 1]
+    shuffled = random_editor.edit(images[order], [PROMPTS[k] for k in order], [seeds[k] for k in order])
+    assert (shuffled == together[order]).all()
+    assert (random_editor.edit(images[2:3], PROMPTS[2:3], seeds[2:3]) == together[2:3]).all()
+
+
+def test_seed_and_instruction_change_the_edit(random_editor, images):
+    one = [images[:1], PROMPTS[:1], [1]]
+    base = random_editor.edit(*one)
+    assert np.abs(random_editor.edit(images[:1], PROMPTS[:1], [2]) - base).max() > 0
+    assert np.abs(random_editor.edit(images[:1], PROMPTS[1:2], [1]) - base).max() > 0
+    assert base.shape == (1, 32, 32, 3) and 0 <= base.min() <= base.max() <= 1
+
+
+def test_a_pipeline_of_the_real_checkpoints_components_runs_at_another_size(tmp_path, images):
+    """CLIP text encoder and tokenizer, 4-channel AutoencoderKL of 8x, 8-channel U-Net: scaled down, saved, loaded."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(["make it warm"], 77)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    four = (8, 16, 16, 16)
+    vae = AutoencoderKL(
+        block_out_channels=four,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        norm_num_groups=4,
+    )
+    unet = UNet2DConditionModel(
+        in_channels=8, out_channels=4, block_out_channels=four, norm_num_groups=4, cross_attention_dim=32,
+        attention_head_dim=4, sample_size=8,
+    )  # fmt: skip
+    StableDiffusionInstructPix2PixPipeline(
+        vae, CLIPTextModel(text), tokenizer, unet, PNDMScheduler(), None, None, requires_safety_checker=False
+    ).save_pretrained(tmp_path)
+    editor = load_editor(str(tmp_path), size=64, steps=3, guidance_scale=4, image_guidance_scale=1.5, batch_size=2)
+    edited = editor.edit(images[:3], PROMPTS[:3], [0, 1, 2])
+    assert type(editor.pipeline.scheduler).__name__ == "EulerAncestralDiscreteScheduler"
+    assert edited.shape == (3, 32, 32, 3) and np.isfinite(edited).all()
+
+
+def test_the_weights_hash_tells_editors_apart(random_editor, random_editor_folder):
+    again = load_editor(
+        str(random_editor_folder), size=32, steps=1, guidance_scale=1, image_guidance_scale=1, batch_size=1
+    )
+    assert weights_hash(again) == weights_hash(random_editor)
+    with torch.no_grad():
+        next(again.pipeline.unet.parameters()).add_(1e-3)
+    assert weights_hash(again) != weights_hash(random_editor)
+
+
+def test_a_missing_editor_is_named_with_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"editor = .*nowhere.*tiny-instruct-pix2pix"):
+        load_editor(str(tmp_path / "nowhere"), size=32, steps=1, guidance_scale=1, image_guidance_scale=1, batch_size=1)
+
+
+def test_lists_of_different_lengths_are_refused(random_editor, images):
+    with pytest.raises(ValueError, match="5 images, 2 instructions"):
+        random_editor.edit(images, PROMPTS[:2], [0] * 5)

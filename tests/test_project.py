@@ -1,0 +1,77 @@
+"""The repository as a whole: what is committed, and what installs it."""
+
+import re
+import subprocess
+import tomllib
+
+import nbformat
+import pytest
+import yaml
+
+from dc3.paths import NOTEBOOKS, REPOSITORY, SHIPPED_EDITOR
+
+MEGABYTE = 1e6
+MACHINE_PATH = re.compile(r"/(root|work|tmp|home/\w+|Users/\w+)/")
+
+
+def committed():
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [REPOSITORY / name for name in listed.stdout.splitlines() if (REPOSITORY / name).is_file()]
+
+
+def notebooks():
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def test_conda_installs_from_the_same_two_files_as_make():
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-c constraints.txt", "-e .[test]"]
+    others = [entry for entry in environment["dependencies"] if not isinstance(entry, dict)]
+    assert others == ["python=3.11", "pip"], "a dependency outside pyproject.toml would drift"
+    assert "-c constraints.txt -e '.[test]'" in (REPOSITORY / "Makefile").read_text()
+
+
+def test_every_dependency_is_pinned_within_its_range():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split())
+    for text in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[requirement.name]), text
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+def test_a_committed_notebook_is_a_document(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code), "nbval compares nothing in a cell that was never executed"
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    assert notebook.cells[0].cell_type == "markdown" and "?**" in notebook.cells[0].source, "it opens with its question"
+    assert not MACHINE_PATH.search(path.read_text())
+    assert path.stat().st_size < 1.5 * MEGABYTE
+
+
+def test_committed_files_are_small():
+    for path in committed():
+        limit = 0.3 if "figures" in path.relative_to(REPOSITORY).parts else 16
+        assert path.stat().st_size < limit * MEGABYTE, path
+    assert sum(path.stat().st_size for path in SHIPPED_EDITOR.rglob("*") if path.is_file()) < 16 * MEGABYTE
+
+
+def test_no_committed_text_names_a_machines_path():
+    for path in committed():
+        if path.suffix in (".md", ".yaml", ".yml", ".toml", ".json", ".csv", ".txt", ".ipynb"):
+            assert not MACHINE_PATH.search(path.read_text()), path
+
+
+def test_the_demos_figures_are_those_of_its_notebooks():
+    figures = {path.name for path in (REPOSITORY / "figures/demo").iterdir()}
+    for path in notebooks():
+        source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+        for name in re.findall(r'figures / "([\w.]+)"', source):
+            assert name in figures or f"{name}.csv" in figures, name

@@ -1,0 +1,176 @@
+"""The runner and the stages, on a chain of two tiny notebooks, in processes of their own as users start them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from dc3 import code_fingerprint
+
+PARAMETERS = 'run: RunName = "tiny"  # name of the run\n'
+COUNT = [
+    "from pathlib import Path\nfrom dc3 import runs\nfrom dc3.parameters import PositiveInt, RunName",
+    PARAMETERS + "n: PositiveInt = 3  # how far to count\nshift: int = 0  # has no effect on the output",
+    'stage = runs.begin("00_count", globals())\n'
+    'stage.output("numbers.txt").write_text(",".join(map(str, range(n))))\n'
+    "stage.finish(count=n)",
+]
+TOTAL = [
+    "from dc3 import runs\nfrom dc3.parameters import PositiveInt, RunName",
+    PARAMETERS + "factor: PositiveInt = 2  # what the total is multiplied with",
+    'stage = runs.begin("01_total", globals())\n'
+    'numbers = stage.input("00_count/numbers.txt").read_text().split(",")\n'
+    'stage.output("total.txt").write_text(str(factor * sum(map(int, numbers))))\n'
+    '(stage.figures / "total_figure.txt").write_text("a figure")\n'
+    "stage.finish()",
+]
+
+
+def write_notebook(folder, name, cells):
+    code = [new_code_cell(source) for source in cells]
+    code[1].metadata["tags"] = ["parameters"]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=code, metadata=metadata), folder / f"{name}.ipynb")
+
+
+class Workshop:
+    """A folder with notebooks, params file and runs, and the dc3 command in it."""
+
+    def __init__(self, root):
+        self.root, self.notebooks = root, root / "notebooks"
+        self.notebooks.mkdir()
+        self.params = root / "tiny.yaml"
+        self.params.write_text("n: 4\n")
+        write_notebook(self.notebooks, "00_count", COUNT)
+        write_notebook(self.notebooks, "01_total", TOTAL)
+
+    def dc3(self, *arguments):
+        environment = os.environ | {"DC3_HOME": str(self.root), "DC3_NOTEBOOKS": str(self.notebooks)}
+        command = [sys.executable, "-m", "dc3.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.root)
+
+    def run(self, *arguments):
+        return self.dc3("run", self.params, *arguments)
+
+    def read(self, name):
+        return (self.root / "runs" / "tiny" / name).read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workshop = Workshop(tmp_path_factory.mktemp("finished"))
+    workshop.first = workshop.run()
+    return workshop
+
+
+@pytest.fixture
+def workshop(finished, tmp_path):
+    """A copy of the finished run, to change at will."""
+    copy = object.__new__(Workshop)
+    shutil.copytree(finished.root, tmp_path / "copy")
+    copy.root, copy.notebooks, copy.params = tmp_path / "copy", tmp_path / "copy/notebooks", tmp_path / "copy/tiny.yaml"
+    return copy
+
+
+def stages_run(result):
+    return [line.split()[0] for line in result.stdout.splitlines() if " running (" in line]
+
+
+def test_a_run_executes_the_stages_in_order_and_names_its_figures(finished):
+    assert finished.first.returncode == 0, finished.first.stderr
+    assert stages_run(finished.first) == ["00_count", "01_total"]
+    assert finished.read("01_total/total.txt") == "12"
+    assert finished.first.stdout.rstrip().endswith("figures/tiny/total_figure.txt")
+    executed = nbformat.read(finished.root / "runs/tiny/notebooks/01_total.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in executed.cells)
+    manifest = json.loads(finished.read("01_total/manifest.json"))
+    assert manifest["params"] == {"run": "tiny", "factor": 2} and "00_count/numbers.txt" in manifest["inputs"]
+    assert manifest["versions"]["torch"] and manifest["wall_seconds"] >= 0
+
+
+def test_finished_stages_are_skipped_and_only_what_a_change_reaches_is_redone(workshop):
+    again = workshop.run()
+    assert again.returncode == 0 and stages_run(again) == [] and again.stdout.count("up to date") == 2
+    later = workshop.run("-p", "factor", "3")
+    assert stages_run(later) == ["01_total"] and workshop.read("01_total/total.txt") == "18"
+    earlier = workshop.run("-p", "factor", "3", "-p", "n", "5")
+    assert stages_run(earlier) == ["00_count", "01_total"] and workshop.read("01_total/total.txt") == "30"
+
+
+def test_changed_code_is_redone_and_a_changed_comment_is_not(workshop):
+    write_notebook(workshop.notebooks, "01_total", [*TOTAL[:2], "# a remark\n" + TOTAL[2]])
+    assert stages_run(workshop.run()) == []
+    write_notebook(workshop.notebooks, "01_total", [*TOTAL[:2], TOTAL[2].replace("factor *", "10 * factor *")])
+    assert stages_run(workshop.run()) == ["01_total"] and workshop.read("01_total/total.txt") == "120"
+
+
+def test_an_output_changed_behind_the_runners_back_is_redone(workshop):
+    (workshop.root / "runs/tiny/01_total/total.txt").write_text("99")
+    result = workshop.run()
+    assert "total.txt is not what the stage wrote" in result.stdout
+    assert stages_run(result) == ["01_total"] and workshop.read("01_total/total.txt") == "12"
+
+
+def test_from_and_force_redo_what_they_say(workshop):
+    assert stages_run(workshop.run("--from", "01")) == ["01_total"]
+    assert stages_run(workshop.run("--force")) == ["00_count", "01_total"]
+    unknown = workshop.run("--from", "07")
+    assert unknown.returncode == 2 and "00_count, 01_total" in unknown.stderr
+
+
+def test_a_failing_cell_is_shown_with_its_notebook_and_what_was_done_stays(workshop):
+    broken = [*TOTAL[:2], TOTAL[2].replace("sum(map(int, numbers))", '1 / int("0")')]
+    write_notebook(workshop.notebooks, "01_total", broken)
+    result = workshop.run()
+    assert result.returncode == 1
+    assert "01_total.ipynb, cell [3]: ZeroDivisionError: division by zero" in result.stderr
+    assert "stage.output" in result.stderr, "the traceback shows the failing line"
+    assert workshop.read("00_count/numbers.txt") == "0,1,2,3"
+    write_notebook(workshop.notebooks, "01_total", TOTAL)
+    assert stages_run(workshop.run()) == ["01_total"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["-p", "factr", "3"], "factr: no notebook declares this parameter; did you mean factor?"),
+        (["-p", "n", "0"], "n = 0 is not allowed: must be greater than 0"),
+        (["-p", "n", "many"], "n = 'many' is not allowed"),
+    ],
+)
+def test_refused_parameters_run_nothing(workshop, arguments, named):
+    shutil.rmtree(workshop.root / "runs")
+    result = workshop.run(*arguments)
+    assert result.returncode == 2 and named in result.stderr
+    assert not (workshop.root / "runs").exists()
+
+
+def test_a_stage_opened_before_the_one_it_needs_says_which(workshop):
+    shutil.rmtree(workshop.root / "runs/tiny/00_count")
+    result = workshop.run("--from", "01")
+    assert result.returncode == 1
+    assert "run 'tiny' has no finished 00_count: run notebooks/00_count.ipynb first" in result.stderr
+
+
+def test_a_notebook_that_never_finishes_its_stage_is_an_error(workshop):
+    write_notebook(workshop.notebooks, "01_total", [*TOTAL[:2], TOTAL[2].replace("stage.finish()", "")])
+    result = workshop.run()
+    assert result.returncode == 1 and "never calls stage.finish()" in result.stderr
+
+
+def test_dc3_params_lists_name_type_default_and_help(finished):
+    listed = finished.dc3("params").stdout
+    assert "n: PositiveInt = 3  [00]" in listed and "how far to count" in listed
+    assert "run: RunName = 'tiny'  [00, 01]" in listed
+
+
+def test_the_code_of_a_stage_includes_the_modules_it_imports_at_second_hand(tmp_path):
+    (tmp_path / "near.py").write_text("from dc3 import far\n")
+    (tmp_path / "far.py").write_text("x = 1\n")
+    (tmp_path / "other.py").write_text("y = 1\n")
+    assert code_fingerprint.imported_modules("from dc3.near import f", tmp_path) == {"near", "far"}
