@@ -238,7 +238,6 @@ def main() -> None:
         for part in (cases, [(n, 10, dim) for n in sizes], [(sizes[2], count, dim) for count in classes])
     )
     print(kernel_table(table), flush=True)
-    # apricot goes last: it changes the number of threads that torch uses
     names = ["dc3", "submodlib"] + ["apricot"] * bool(importlib.util.find_spec("apricot"))
     greedy = pd.DataFrame([row for engine in names for n, *_ in cases for row in greedy_rows(n, dim, engine)])
     print("\n" + greedy_table(greedy), flush=True)

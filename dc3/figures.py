@@ -10,18 +10,19 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from skimage.color import lab2rgb
 
 from dc3.files import replacing
 
 WIDTH = 7.0  # inches: the width of a page's text
 MAX_CLASSES = 10  # shown in figures that have a panel or row a class
-HEADING_LENGTH = 12  # characters a line, over an image
+HEADING_LENGTH = 10  # characters a line, over an image
 GAP = 2  # pixels between the images of a mosaic
 CHANNELS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind")
 plt.rcParams.update(
-    {"figure.dpi": 110, "savefig.dpi": 130, "figure.constrained_layout.use": True, "legend.frameon": False}
+    {"figure.dpi": 110, "savefig.dpi": 115, "figure.constrained_layout.use": True, "legend.frameon": False}
 )
 
 
@@ -84,7 +85,7 @@ def image_rows(rows: Mapping[str, np.ndarray], columns: Sequence[str] = ()) -> F
         step = next(iter(rows.values())).shape[2] + GAP
         ax = figure.axes[0]
         headings = ["\n".join(wrap(column.replace("_", " "), HEADING_LENGTH)) for column in columns]
-        ax.set_xticks(np.arange(len(columns)) * step + step / 2, headings, fontsize=7)
+        ax.set_xticks(np.arange(len(columns)) * step + step / 2, headings, fontsize=6.5)
         ax.xaxis.tick_top()
     return figure
 
@@ -207,14 +208,15 @@ def colorfulness_violins(values: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def hue_roses(histograms: Mapping[str, np.ndarray], hues: np.ndarray) -> Figure:
-    """Share of chroma per hue angle, a rose a set; {name: (bins,) shares}, `hues` the bins' RGB colours (bins, 3)."""
+def hue_roses(histograms: Mapping[str, np.ndarray]) -> Figure:
+    """Share of chroma per CIELAB hue angle, a rose a set, petals in their own hue; {name: (bins,) chroma sums}."""
     figure, axes = plt.subplots(
         1, len(histograms), figsize=(WIDTH, 2.2), subplot_kw={"projection": "polar"}, squeeze=False, sharey=True
     )
-    for ax, (name, shares) in zip(axes[0], histograms.items(), strict=True):
-        angles = np.arange(len(shares)) * 2 * np.pi / len(shares)
-        ax.bar(angles, shares, width=2 * np.pi / len(shares), color=hues, edgecolor="none")
+    for ax, (name, chroma) in zip(axes[0], histograms.items(), strict=True):
+        angles = (np.arange(len(chroma)) + 0.5) * 2 * np.pi / len(chroma)
+        hues = lab2rgb(np.stack([np.full_like(angles, 65), 45 * np.cos(angles), 45 * np.sin(angles)], axis=-1))
+        ax.bar(angles, chroma / chroma.sum(), width=2 * np.pi / len(chroma), color=hues, edgecolor="none")
         ax.set_title(name, fontsize=8)
         ax.set(xticklabels=[], yticklabels=[])
     return figure

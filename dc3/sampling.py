@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dc3.data import normalise
-from dc3.greedy import Array, Selection, accumulator, as_tensor, check_count, positions, select
+from dc3.greedy import Array, Selection, accumulator, allocate_budget, as_tensor, positions, select
 from dc3.networks import last_linear
 
 __all__ = [
@@ -250,39 +250,3 @@ def followers(kernel: np.ndarray, picks: Sequence[int] | np.ndarray, count: int)
         group = np.setdiff1d(np.flatnonzero(owner == pick), picks)
         groups.append(group[np.argsort(-kernel[group, pick], kind="stable")][:count])
     return groups
-
-
-def allocate_budget(bin_sizes: Sequence[int] | np.ndarray, ipc: int, how: str = "proportional") -> list[int]:
-    """Images to pick from each bin, exactly `ipc` in all and never more than a bin holds, by largest remainder.
-
-    how: "proportional" to the size of the bins, or "equal" shares, what full bins leave going to the others. Ties go
-    to the first bins. Raises ValueError for negative sizes and for an ipc outside 1 … the sum of the sizes.
-    """
-    sizes = np.asarray(bin_sizes)
-    if sizes.ndim != 1 or (sizes.size and sizes.dtype.kind not in "iu") or (sizes < 0).any():
-        raise ValueError(f"bin_sizes: expected non-negative integers, one a bin, got {bin_sizes!r}")
-    sizes = [int(size) for size in sizes]
-    if how not in ALLOCATIONS:
-        raise ValueError(f"how: {how!r} is not one of {', '.join(ALLOCATIONS)}")
-    check_count("ipc", ipc, sum(sizes), f"what bins of {sizes} images hold")
-    return ALLOCATIONS[how](sizes, int(ipc))
-
-
-def _proportional(sizes: list[int], ipc: int) -> list[int]:
-    shares, remainders = zip(*(divmod(ipc * size, sum(sizes)) for size in sizes), strict=True)
-    by_remainder = sorted(range(len(sizes)), key=lambda b: -remainders[b])
-    rounded_up = set(by_remainder[: ipc - sum(shares)])
-    return [share + (b in rounded_up) for b, share in enumerate(shares)]
-
-
-def _equal(sizes: list[int], ipc: int) -> list[int]:
-    shares = [0] * len(sizes)
-    while left := ipc - sum(shares):
-        unfilled = [b for b, size in enumerate(sizes) if shares[b] < size]
-        each = max(1, left // len(unfilled))
-        for b in unfilled[:left]:
-            shares[b] += min(each, sizes[b] - shares[b])
-    return shares
-
-
-ALLOCATIONS = {"proportional": _proportional, "equal": _equal}
