@@ -163,7 +163,7 @@ def test_saved_teachers_come_back(trained, tmp_path):
     assert (loaded.network, loaded.classes, loaded.image_size, loaded.accuracy) == ("conv3", CLASSES, 16, 0.9)
     assert not loaded.model.training
     images, _ = colours(9)
-    assert torch.equal(evaluation.predict(loaded.model, images), teacher.predict(trained[0], images))
+    assert torch.equal(evaluation.predict(loaded.model, images), evaluation.predict(trained[0], images))
     with pytest.raises(FileNotFoundError, match="no teacher at"):
         checkpoints.load(tmp_path / "none.safetensors")
     torch.save(trained[0].state_dict(), tmp_path / "plain.pt")
@@ -197,7 +197,7 @@ def test_foreign_checkpoints_load(trained, tmp_path, wrap):
         torch.save(wrapped[wrap], path)
     model = checkpoints.load_foreign(path, "conv3", 3, 16, width=8)
     images, _ = colours(9)
-    assert torch.equal(evaluation.predict(model, images), teacher.predict(trained[0], images))
+    assert torch.equal(evaluation.predict(model, images), evaluation.predict(trained[0], images))
 
 
 def test_checkpoints_that_do_not_fit_are_refused_with_the_difference(trained, tmp_path):
