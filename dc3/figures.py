@@ -22,7 +22,7 @@ CHANNELS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind")
 plt.rcParams.update(
-    {"figure.dpi": 110, "savefig.dpi": 115, "figure.constrained_layout.use": True, "legend.frameon": False}
+    {"figure.dpi": 110, "savefig.dpi": 100, "figure.constrained_layout.use": True, "legend.frameon": False}
 )
 
 
