@@ -9,7 +9,8 @@ import pandas as pd
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
-from tqdm.auto import tqdm
+
+from dc3.progress import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def bin_all(
     if labels.shape != (len(latents),):
         raise ValueError(f"labels: expected one for each of {len(latents)} latents, got shape {labels.shape}")
     bin_numbers = np.empty(len(labels), np.int64)
-    for label in tqdm(np.unique(labels), desc="bins", unit="class", leave=False):
+    for label in tqdm(np.unique(labels), desc="bins", unit="class"):
         members = np.flatnonzero(labels == label)
         binned = bin_class(latents[members], components, bins, seed=seed, pca=pca, kmeans=kmeans)
         bin_numbers[members] = binned.labels

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, PngImagePlugin
-from tqdm.auto import tqdm
 
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
 from dc3.data import ImageSet
 from dc3.editor import Editor, weights_hash
 from dc3.files import replacing, sha256
+from dc3.progress import tqdm
 
 CHUNK_KEY = "dc3"  # of the PNG text chunk
 ATTEMPTS = 2
@@ -112,7 +112,7 @@ def compensate(images: ImageSet, picks: pd.DataFrame, coloring: Coloring, editor
     _remove_strangers(folder, set(targets))
     waiting = [k for k, path in enumerate(targets) if not _is_made(path, int(picks["index"][k]), stamp)]
     a_batch = max(editor.batch_size // max(coloring.edits_per_pick, 1), 1)
-    with tqdm(total=len(picks), initial=len(picks) - len(waiting), desc="compensated", unit="img", leave=False) as bar:
+    with tqdm(total=len(picks), initial=len(picks) - len(waiting), desc="compensated", unit="img") as bar:
         for start in range(0, len(waiting), a_batch):
             batch = waiting[start : start + a_batch]
             _make(images, picks["index"].to_numpy()[batch], [targets[k] for k in batch], coloring, editor, stamp)

@@ -7,14 +7,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from dc3 import paths
+from dc3 import paths, progress
+from dc3.progress import tqdm
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Editor:
                 f"{len(images)} images, {len(instructions)} instructions and {len(seeds)} seeds do not match"
             )
         edited = np.empty(images.shape, np.float32)
-        with tqdm(total=len(images), desc="edits", unit="img", leave=False) as bar:
+        with tqdm(total=len(images), desc="edits", unit="img") as bar:
             for start in range(0, len(images), self.batch_size):
                 rows = np.arange(start, min(start + self.batch_size, len(images)))
                 padded = np.resize(rows, self.batch_size)
@@ -102,6 +104,9 @@ def load_editor(
     `editor` is "tiny-instruct-pix2pix" (shipped), a folder in diffusers' format, or a hub id, of which `revision` names
     one version. FileNotFoundError when it cannot be had, naming the parameter.
     """
+    if not progress.SHOWN:
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
     device = torch.device(device)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     try:

@@ -45,7 +45,7 @@ def on_device(images: np.ndarray | Images, device: torch.device) -> Images:
 
 def labels_tensor(labels: Sequence[int] | np.ndarray, images: Images, name: str = "labels") -> Tensor:
     """int64 labels, one for each image; ValueError naming both counts otherwise, or for an empty set."""
-    labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+    labels = torch.tensor(np.asarray(labels), dtype=torch.int64)
     if labels.shape != (len(images),) or not len(labels) or labels.min() < 0:
         raise ValueError(
             f"{name}: expected a class number ≥ 0 for each of {len(images)} images, got {tuple(labels.shape)}"

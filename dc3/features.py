@@ -12,10 +12,10 @@ from diffusers import AutoencoderKL
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 from torch.nn.functional import interpolate
-from tqdm.auto import tqdm
 
 from dc3.data import ImageSet, image_slice
 from dc3.files import replacing
+from dc3.progress import tqdm
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 VAE_EXPECTED = (
@@ -84,7 +84,7 @@ def encode(
 def _latent_batches(
     vae: AutoencoderKL, images: ImageSet | np.ndarray, size: int, batch_size: int, device: torch.device
 ) -> Iterator[tuple[int, np.ndarray]]:
-    for start in tqdm(range(0, len(images), batch_size), desc="latents", unit="batch", leave=False):
+    for start in tqdm(range(0, len(images), batch_size), desc="latents", unit="batch"):
         batch = image_slice(images, start, start + batch_size)
         padded = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)), mode="edge")
         yield start, posterior_mean(vae, torch.from_numpy(padded).to(device), size).cpu().numpy()[: len(batch)]

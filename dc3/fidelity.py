@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
-from tqdm.auto import tqdm
 
 from dc3.data import ImageSet, image_slice
 from dc3.feature_networks import FeatureNetwork
+from dc3.progress import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def embedded_batches(
     Raises ValueError for fewer than two images, a network that gives a map instead of a vector, and NaN.
     """
     _require_two("images", len(images))
-    for start in tqdm(range(0, len(images), batch_size), desc=network.label("features"), leave=False):
+    for start in tqdm(range(0, len(images), batch_size), desc=network.label("features")):
         batch = np.require(image_slice(images, start, start + batch_size), requirements=["C", "W"])
         batch = torch.from_numpy(batch).to(network.device)
         features, logits = (output.float().cpu().numpy() for output in network.extract(batch))

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from dc3.data import normalise
 from dc3.greedy import Array, Selection, accumulator, allocate_budget, as_tensor, positions, select
 from dc3.networks import last_linear
+from dc3.progress import tqdm
 
 __all__ = [
     "Selection",
@@ -80,7 +80,7 @@ def gradient_factors(
         raise ValueError(f"loss: {loss!r} is not one of {', '.join(LOSSES)}")
     logit_grad, embedding = _factor_arrays(out, (len(labels), layer.out_features), (len(labels), layer.in_features))
     start = 0
-    with _last_layer(model, layer) as forward, tqdm(total=len(labels), leave=False, unit="image") as bar:
+    with _last_layer(model, layer) as forward, tqdm(total=len(labels), unit="image") as bar:
         for batch in _batches(images, batch_size, len(labels)):
             stop = start + len(batch)
             if stop > len(labels):

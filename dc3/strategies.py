@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dc3.greedy import Array, accumulator, as_tensor, check_count, check_options
+from dc3.progress import tqdm
 from dc3.sampling import Selection, allocate_budget, gradient_kernel, select
 
 DQ_BINS = 10  # Dataset Quantization's N
@@ -163,7 +163,7 @@ def choose(
         check_count("ipc", ipc, int(count), f"the number of images of class {label}")
     options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
     tables = []
-    for label in tqdm(classes, leave=False, unit="class"):
+    for label in tqdm(classes, unit="class"):
         members = np.flatnonzero(labels == label)
         rows = {name: _rows(name, factor, members, device) for name, factor in factors.items()}
         picks = strategy.choose(ClassImages(int(label), bins[members], **rows, **options), int(ipc))

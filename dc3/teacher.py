@@ -11,13 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import trange
 
 from dc3 import checkpoints, networks, paths
 from dc3.augmentation import epoch_generator, mix_seed, pad_crop_flip
 from dc3.data import ImageSet, normalise
 from dc3.evaluation import Images, accuracy, autocast, batches, labels_tensor, on_device
 from dc3.files import replacing
+from dc3.progress import trange
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def train(
     test = None if test_images is None else on_device(test_images, target)
     if checkpoint_path is not None:
         run.restore(Path(checkpoint_path))
-    for epoch in (bar := trange(run.epoch, recipe.epochs, desc=f"teacher {recipe.network}", leave=False)):
+    for epoch in (bar := trange(run.epoch, recipe.epochs, desc=f"teacher {recipe.network}")):
         row = run.train_epoch(epoch)
         last = epoch + 1 == recipe.epochs
         if test is not None and (last or (evaluate_every and (epoch + 1) % evaluate_every == 0)):

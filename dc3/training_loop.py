@@ -8,9 +8,9 @@ import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import nn
-from tqdm.auto import trange
 
 from dc3.files import replacing
+from dc3.progress import trange
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def fit(
     start = restore(parts, checkpoint)
     network.train()
     running = None
-    for step in (bar := trange(start, steps, initial=start, total=steps, desc=checkpoint.stem, leave=False)):
+    for step in (bar := trange(start, steps, initial=start, total=steps, desc=checkpoint.stem)):
         loss = loss_at(step)
         if not torch.isfinite(loss):
             raise FloatingPointError(

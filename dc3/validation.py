@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import trange
 
 from dc3 import augmentation, networks
 from dc3.data import normalise
 from dc3.evaluation import Evaluation, Images, autocast, batches, evaluate, labels_tensor, on_device
+from dc3.progress import trange
 
 TEMPERATURE = {"cutmix": 20.0, "mixup": 4.0, "none": 20.0}  # published; "none" is ours
 
@@ -211,7 +211,7 @@ class _Student:
         if self.teacher is not None:
             self.teacher.eval()
         epochs, every, history = self.protocol.epochs, self.protocol.evaluate_every, []
-        for epoch in trange(epochs, desc=f"student {self.protocol.network}, seed {self.seed}", leave=False):
+        for epoch in trange(epochs, desc=f"student {self.protocol.network}, seed {self.seed}"):
             row = self._epoch(epoch, source, labels)
             if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
                 final = evaluate(self._tested(), test, test_labels, amp=self.protocol.amp)
