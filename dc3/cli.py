@@ -26,6 +26,7 @@ def run(
     params_file: Annotated[Path, typer.Argument(help="a file of params/, such as params/demo.yaml")],
     p: Annotated[list[str], typer.Option("-p", metavar="KEY VALUE", help="set a parameter; may be repeated")] = [],  # noqa: B006
     start: Annotated[str, typer.Option("--from", metavar="STAGE", help="redo from this stage on, such as 03")] = "",
+    until: Annotated[str, typer.Option("--until", metavar="STAGE", help="end after this stage, such as 00")] = "",
     force: Annotated[bool, typer.Option("--force", help="redo every stage")] = False,
 ) -> None:
     """Execute the notebooks of a run in order; stages that are up to date are skipped."""
@@ -34,7 +35,7 @@ def run(
     try:
         given = dict(pair.split("=", 1) for pair in p)
         values = {"run": params_file.stem} | read_file(params_file) | {k: parse_value(v) for k, v in given.items()}
-        figures = run_notebooks(values, start, force)
+        figures = run_notebooks(values, start, force, until)
     except ParameterError as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
     except StageFailed as error:

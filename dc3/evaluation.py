@@ -112,10 +112,15 @@ def evaluate(
 
 
 def accuracy(
-    model: nn.Module, images: np.ndarray | Images, labels: Sequence[int] | np.ndarray, batch_size: int = 250
+    model: nn.Module,
+    images: np.ndarray | Images,
+    labels: Sequence[int] | np.ndarray,
+    batch_size: int = 250,
+    *,
+    amp: bool | None = None,
 ) -> float:
     """Top-1 accuracy, a fraction."""
-    return evaluate(model, images, labels, batch_size).top1
+    return evaluate(model, images, labels, batch_size, amp=amp).top1
 
 
 def confusion_matrix(logits: Tensor, labels: Sequence[int] | np.ndarray, num_classes: int) -> np.ndarray:

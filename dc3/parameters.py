@@ -20,6 +20,7 @@ from dc3.paths import NOTEBOOKS
 
 Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16"]
 Selection = Literal["dc3", "submodular", "random", "herding", "kcenter", "dq"]
 Function = Literal["GraphCut", "FacilityLocation", "LogDeterminant", "DisparitySum", "DisparityMin"]
 Greedy = Literal["NaiveGreedy", "LazyGreedy", "StochasticGreedy", "LazierThanLazyGreedy"]
@@ -146,5 +147,5 @@ def parse_value(text: str) -> Any:
 __all__ = [  # what the notebooks' parameter cells import
     "Allocation", "BlendMode", "Dataset", "Device", "Fraction", "Function", "GradientLoss", "Greedy",
     "ImageSize", "KMeansKind", "Mix", "Network", "NonNegativeFloat", "NonNegativeInt", "PCASolver", "PositiveFloat",
-    "PositiveInt", "PromptList", "RunName", "Seed", "SeedList", "Selection", "SelectionList",
+    "PositiveInt", "Precision", "PromptList", "RunName", "Seed", "SeedList", "Selection", "SelectionList",
 ]  # fmt: skip

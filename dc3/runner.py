@@ -25,15 +25,16 @@ class StageFailed(RuntimeError):
     """A cell of a stage's notebook raised; the message has the notebook, the cell, and the traceback."""
 
 
-def run_notebooks(values: dict[str, Any], start: str = "", force: bool = False) -> list[Path]:
+def run_notebooks(values: dict[str, Any], start: str = "", force: bool = False, until: str = "") -> list[Path]:
     """Runs every stage that is not current; returns the paths of the run's figures and tables.
 
-    `start` ("03") redoes from that stage on and takes the earlier ones as they are; `force` redoes all. ParameterError
-    before anything runs when a value is refused or data or a model is not there; StageFailed when a cell raises.
+    `start` ("03") redoes from that stage on and takes the earlier ones as they are; `until` ends after that stage;
+    `force` redoes all. ParameterError before anything runs when a value is refused or data or a model is not there;
+    StageFailed when a cell raises.
     """
     parameters = all_declared()
     checked = check(values, parameters)
-    names = _from(start, notebook_names())
+    names = _between(start, until, notebook_names())
     check_inputs(checked)
     for name in names:
         own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
@@ -50,13 +51,20 @@ def run_notebooks(values: dict[str, Any], start: str = "", force: bool = False) 
     return sorted((paths.FIGURES / checked["run"]).iterdir())
 
 
-def _from(start: str, names: list[str]) -> list[str]:
-    if not start:
-        return names
-    found = [k for k, name in enumerate(names) if name.startswith(start)]
+def _between(start: str, until: str, names: list[str]) -> list[str]:
+    """The stages from `start` to `until`, both included; "" stands for the first and the last."""
+    first = _place("--from", start, names) if start else 0
+    last = _place("--until", until, names) if until else len(names) - 1
+    if first > last:
+        raise ParameterError(f"--from {start} --until {until}: {names[first]} comes after {names[last]}")
+    return names[first : last + 1]
+
+
+def _place(option: str, stage: str, names: list[str]) -> int:
+    found = [k for k, name in enumerate(names) if name.startswith(stage)]
     if not found:
-        raise ParameterError(f"--from {start}: no such stage; there are {', '.join(names)}")
-    return names[found[0] :]
+        raise ParameterError(f"{option} {stage}: no such stage; there are {', '.join(names)}")
+    return found[0]
 
 
 def _reason_to_run(run: str, name: str, params: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""What 00_teacher settles for the whole run and later stages read: the seed, the device, the image set."""
+"""What 00_teacher settles for the whole run and later stages read: seed, device, precision, image set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,24 @@ from dc3.runs import Stage, read_json, write_json
 
 FILE = "settings.json"
 SPLITS = ("train", "test")
+AMP = {"auto": None, "float32": False, "bfloat16": True}  # precision → the `amp` of training and testing
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The run's seed, device and image set; `load` holds the arguments of `data.load`."""
+    """The run's seed, device, precision and image set; `load` holds the arguments of `data.load`."""
 
     seed: int
     device: torch.device
+    precision: str
     load: dict[str, Any]
     classes: list[str]
     fingerprints: dict[str, str]
+
+    @property
+    def amp(self) -> bool | None:
+        """bfloat16 autocast: yes, no, or (None) on a GPU only."""
+        return AMP[self.precision]
 
     def image_set(self, split: str) -> ImageSet:
         """The run's "train" or "test" images. ValueError when they are not the ones the run began with."""
@@ -32,7 +39,7 @@ class Settings:
         return images.cached()
 
 
-def settle(stage: Stage, seed: int, device: str, **load: Any) -> Settings:
+def settle(stage: Stage, seed: int, device: str, precision: str, **load: Any) -> Settings:
     """Opens both splits once, so that a bad data_dir is refused here, and writes what the other stages read."""
     if load["data_dir"]:
         load["data_dir"] = str(stage.use(load["data_dir"]))
@@ -40,6 +47,7 @@ def settle(stage: Stage, seed: int, device: str, **load: Any) -> Settings:
     content = {
         "seed": seed,
         "device": device,
+        "precision": precision,
         "load": load,
         "classes": list(opened["train"].classes),
         "fingerprints": {split: images.fingerprint() for split, images in opened.items()},

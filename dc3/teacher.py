@@ -74,7 +74,7 @@ def train(
         row = run.train_epoch(epoch)
         last = epoch + 1 == recipe.epochs
         if test is not None and (last or (evaluate_every and (epoch + 1) % evaluate_every == 0)):
-            row["test_accuracy"] = accuracy(run.model, test, test_labels)
+            row["test_accuracy"] = accuracy(run.model, test, test_labels, amp=recipe.amp)
         run.history.append(row)
         bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['train_accuracy']:.3f}")
         if checkpoint_path is not None and (last or (epoch + 1) % checkpoint_every == 0):
@@ -163,6 +163,7 @@ def obtain(
     seed: int,
     device: torch.device,
     checkpoint_path: Path,
+    amp: bool | None = None,
 ) -> tuple[nn.Module, list[dict]]:
     """The run's teacher and its training history: trained ("train"), a checkpoint of ours or others, or torchvision's.
 
@@ -174,13 +175,13 @@ def obtain(
         model, history = train(
             train_set, train_set.labels, network=network, width=width, epochs=epochs, seed=seed, device=str(device),
             test_images=test_set, test_labels=test_set.labels, evaluate_every=max(epochs // 10, 1),
-            checkpoint_path=checkpoint_path, num_classes=len(classes),
+            checkpoint_path=checkpoint_path, num_classes=len(classes), amp=amp,
         )  # fmt: skip
     elif path.is_file():
         model = _from_file(path, network, classes, train_set.image_size, width)
     else:
         model = networks.create(network, len(classes), train_set.image_size, width, weights=teacher)
-    top1 = accuracy(model.to(device), test_set, test_set.labels)
+    top1 = accuracy(model.to(device), test_set, test_set.labels, amp=amp)
     if top1 < min_accuracy:
         raise ValueError(
             f"the teacher ({teacher}) names {top1:.1%} of the test images rightly, less than teacher_min_accuracy "

@@ -119,8 +119,10 @@ def test_an_output_changed_behind_the_runners_back_is_redone(workshop):
 def test_from_and_force_redo_what_they_say(workshop):
     assert stages_run(workshop.run("--from", "01")) == ["01_total"]
     assert stages_run(workshop.run("--force")) == ["00_count", "01_total"]
+    assert stages_run(workshop.run("--force", "--until", "00")) == ["00_count"]
     unknown = workshop.run("--from", "07")
     assert unknown.returncode == 2 and "00_count, 01_total" in unknown.stderr
+    assert "00_count" in workshop.run("--from", "01", "--until", "00").stderr
 
 
 def test_a_failing_cell_is_shown_with_its_notebook_and_what_was_done_stays(workshop):
