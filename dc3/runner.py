@@ -2,8 +2,11 @@
 
 import logging
 import os
+import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,6 @@ from dc3.preflight import check_inputs
 from dc3.runs import read_manifest, why_not_current
 
 log = logging.getLogger(__name__)
-TRANSPORT = "ipc" if os.name == "posix" else "tcp"  # no ports to race for
 
 
 class StageFailed(RuntimeError):
@@ -91,16 +93,17 @@ def _execute(name: str, run: str, params: dict[str, Any]) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     started = time.time()
     try:
-        papermill.execute_notebook(
-            str(paths.NOTEBOOKS / f"{name}.ipynb"),
-            str(partial),
-            params,
-            kernel_name="python3",
-            cwd=str(paths.NOTEBOOKS),
-            progress_bar=True,
-            autosave_cell_every=0,
-            config=Config({"KernelManager": {"transport": TRANSPORT}}),
-        )
+        with kernel_channel() as channel:
+            papermill.execute_notebook(
+                str(paths.NOTEBOOKS / f"{name}.ipynb"),
+                str(partial),
+                params,
+                kernel_name="python3",
+                cwd=str(paths.NOTEBOOKS),
+                progress_bar=True,
+                autosave_cell_every=0,
+                config=Config({"KernelManager": channel}),
+            )
     except PapermillExecutionError as error:
         raise StageFailed(_failure(name, error)) from None
     finally:
@@ -108,6 +111,20 @@ def _execute(name: str, run: str, params: dict[str, Any]) -> None:
             strip_noise(partial, target)
             partial.unlink()
     log.debug("%s: %.1f s with the kernel's start", name, time.time() - started)
+
+
+@contextmanager
+def kernel_channel() -> Iterator[dict[str, str]]:
+    """How to talk to the kernel: no ports to race for, and sockets in a folder of their own.
+
+    Left to itself, jupyter_client puts them into the working directory under one name, where two runs on a machine
+    would hear each other.
+    """
+    if os.name != "posix":
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="dc3-") as folder:
+        yield {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
 
 
 def _failure(name: str, error: PapermillExecutionError) -> str:

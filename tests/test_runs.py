@@ -50,9 +50,19 @@ class Workshop:
         write_notebook(self.notebooks, "01_total", TOTAL)
 
     def dc3(self, *arguments):
+        process = self._start(*arguments)
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def _start(self, *arguments):
         environment = os.environ | {"DC3_HOME": str(self.root), "DC3_NOTEBOOKS": str(self.notebooks)}
         command = [sys.executable, "-m", "dc3.cli", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.root)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=environment, cwd=self.root, **pipes)
+
+    def start(self, *arguments):
+        """The runner in the background."""
+        return self._start("run", self.params, *arguments)
 
     def run(self, *arguments):
         return self.dc3("run", self.params, *arguments)
@@ -114,6 +124,15 @@ def test_an_output_changed_behind_the_runners_back_is_redone(workshop):
     result = workshop.run()
     assert "total.txt is not what the stage wrote" in result.stdout
     assert stages_run(result) == ["01_total"] and workshop.read("01_total/total.txt") == "12"
+
+
+def test_two_runs_at_once_do_not_hear_each_other(finished):
+    runs = [finished.start("-p", "run", f"twin{k}", "-p", "n", k + 4) for k in range(2)]
+    for k, process in enumerate(runs):
+        _, errors = process.communicate()
+        assert process.returncode == 0 and "Invalid" not in errors, errors
+        total = (finished.root / f"runs/twin{k}/01_total/total.txt").read_text()
+        assert total == str(2 * sum(range(k + 4)))
 
 
 def test_from_and_force_redo_what_they_say(workshop):
