@@ -13,7 +13,7 @@ demo: .venv/installed
 # Away from the runs and figures of the user, and without progress bars, which the committed outputs do not have either.
 test: unit .venv/installed
 	rm -rf .nbval
-	DC3_HOME=$(CURDIR)/.nbval DC3_PROGRESS=0 $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+	DC3_HOME=$(CURDIR)/.nbval DC3_PROGRESS=0 DC3_HEADLESS=1 $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
 unit: .venv/installed
 	$(BIN)/ruff check .

@@ -1,10 +1,17 @@
-"""What the editor does to hue and content, prompt by prompt: python benchmarks/editor.py --data-dir data/cifar10
+"""What the editor does to hue and content: python benchmarks/editor.py --data-dir data/cifar10 --teacher PATH
 
-Every prompt on the same test images, at the settings of notebook 04. Printed as the table of the model card: the mean
-shift in CIELAB, the structural similarity of the lightness to the source, and how often the prompt whose mean shift is
-nearest to the edit's own is the one that was asked for (chance: one in ten).
+Each of the test images is edited by one warm and one cold prompt, in turn, with the settings of notebook 04. Printed as
+the tables of the model card:
+
+1. prompt by prompt, the mean shift in CIELAB, the structural similarity (SSIM) of the lightness to the source, and how
+   often the prompt whose mean shift is nearest to the edit's own is the one that was asked for (chance: one in ten; the
+   mean shifts are taken from the other half of the images);
+2. over all: b* under warm and cold prompts, the teacher's accuracy on sources and edits, the spread over seeds,
+   colourfulness and hue entropy of the sources and of their gradient blends, with 95 % bootstrap intervals;
+3. the guidance scale: how far the edits go in their prompt's own direction, and SSIM.
 """
 
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -14,63 +21,143 @@ from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
 
-from dc3 import data, networks, parameters, paths
+from dc3 import checkpoints, color, data, networks, parameters, paths
+from dc3.blending import blend
 from dc3.compensation import to_uint8
-from dc3.editor import load_editor
+from dc3.editor import Editor, load_editor
+from dc3.evaluation import accuracy
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
-PROMPTS = [*DEFAULTS["warm_prompts"], *DEFAULTS["cold_prompts"]]
+WARM, COLD = DEFAULTS["warm_prompts"], DEFAULTS["cold_prompts"]
+PROMPTS = [*WARM, *COLD]
+GUIDANCE = (1.5, 2.0, 4.0, 8.0)
+SEEDS = 4
+
+
+def edit(tool: Editor, sources: np.ndarray, prompts: list[str], seed: int) -> np.ndarray:
+    instructions = [DEFAULTS["instruction"].format(p=prompt) for prompt in prompts]
+    seeds = np.random.default_rng(seed).integers(2**62, size=len(sources)).tolist()
+    parts = range(0, len(sources), tool.batch_size)
+    edits = [
+        tool.edit(*(values[k : k + tool.batch_size] for values in (sources, instructions, seeds)))
+        for k in tqdm(parts, desc="edits")
+    ]
+    return to_uint8(np.concatenate(edits))
 
 
 def lab_shifts(edited: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Mean (ΔL, Δa, Δb) of each image: (n, 3)."""
-    return (rgb2lab(edited) - rgb2lab(sources)).mean(axis=(1, 2))
+    """Mean (ΔL*, Δa*, Δb*) of each image: (n, 3)."""
+    return color.mean_lab(edited) - color.mean_lab(sources)
 
 
-def lightness_similarity(edited: np.ndarray, sources: np.ndarray) -> float:
-    """Mean SSIM of L*."""
+def similarities(edited: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """SSIM of L* of each pair: (n,)."""
     pairs = zip(rgb2lab(edited)[..., 0], rgb2lab(sources)[..., 0], strict=True)
-    return float(np.mean([structural_similarity(one, other, data_range=100) for one, other in pairs]))
+    return np.array([structural_similarity(one, other, data_range=100) for one, other in pairs])
+
+
+def named_rightly(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    """Whether the nearest mean shift, of the other half of the images, is that of the prompt asked for: (n,) bool."""
+    right = np.zeros(len(shifts), bool)
+    half = np.arange(len(shifts)) // len(PROMPTS) % 2
+    for tested in (0, 1):
+        seen = half != tested
+        centres = np.stack([shifts[seen & (prompts == prompt)].mean(axis=0) for prompt in PROMPTS])
+        nearest = np.linalg.norm(shifts[~seen][:, None] - centres, axis=-1).argmin(axis=1)
+        right[~seen] = np.array(PROMPTS)[nearest] == prompts[~seen]
+    return right
+
+
+def prompt_table(shifts: np.ndarray, ssim: np.ndarray, prompts: np.ndarray) -> pd.DataFrame:
+    rows = pd.DataFrame(shifts, columns=["ΔL*", "Δa*", "Δb*"])
+    rows = rows.assign(prompt=prompts, SSIM=ssim, named=named_rightly(shifts, prompts))
+    groups = rows.groupby("prompt")
+    table = groups.mean().rename(columns={"SSIM": "SSIM of L*", "named": "named rightly"})
+    table.insert(0, "edits", groups.size())
+    return table.loc[PROMPTS].reset_index()
+
+
+def interval(values: np.ndarray, statistic=np.mean) -> str:
+    found = color.bootstrap_ci(values, statistic, seed=0)
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def summary(sources: np.ndarray, edits: np.ndarray, shifts: np.ndarray, ssim: np.ndarray) -> dict[str, str]:
+    """Edits come as all warm ones, then all cold ones."""
+    half = len(sources)
+    pairs = zip(edits[:half], edits[half:], strict=True)
+    blends = np.stack([blend(list(pair), "gradient", np.random.default_rng(k)) for k, pair in enumerate(pairs)])
+    rows = {
+        "Δb* under warm prompts": interval(shifts[:half, 2]),
+        "Δb* under cold prompts": interval(shifts[half:, 2]),
+        "SSIM of L*": interval(ssim),
+    }
+    for name, images in {"sources": sources, "blends": blends}.items():
+        rows[f"colourfulness M, {name}"] = interval(color.colorfulness(images))
+        rows[f"hue entropy (bits), {name}"] = interval(color.hue_histogram(images), color.hue_entropy)
+    return rows
+
+
+def own_direction(shifts: np.ndarray, prompts: np.ndarray, means: pd.DataFrame) -> float:
+    """Mean length of the (a*, b*) shifts along the unit vector of their prompt's mean shift."""
+    directions = means.set_index("prompt").loc[prompts, ["Δa*", "Δb*"]].to_numpy()
+    return float((shifts[:, 1:] * directions / np.linalg.norm(directions, axis=1, keepdims=True)).sum(axis=1).mean())
+
+
+def seed_spread(tool: Editor, sources: np.ndarray, prompts: np.ndarray) -> str:
+    runs = [color.mean_lab(edit(tool, sources, list(prompts), seed=100 + k)) for k in range(SEEDS)]
+    spread = np.std(runs, axis=0, ddof=1).mean(axis=0)
+    return f"a* {spread[1]:.2f}, b* {spread[2]:.2f}"
 
 
 def main(
     data_dir: Annotated[str, typer.Option(help="class folders under test/; empty: scenes10")] = "",
-    images: Annotated[int, typer.Option(help="test images, spread evenly over the set")] = 100,
+    images: Annotated[int, typer.Option(help="test images, spread evenly over the set")] = 1000,
+    few: Annotated[int, typer.Option(help="of these, for the spread over seeds and each guidance scale")] = 100,
     editor: str = DEFAULTS["editor"],
+    teacher: Annotated[str, typer.Option(help="a checkpoint of 00_teacher, for the accuracy on edits")] = "",
     size: int = DEFAULTS["edit_size"],
+    precision: str = DEFAULTS["edit_precision"],
     seed: int = 0,
 ) -> None:
-    """Print the table."""
-    if data_dir:
-        test = data.load("imagefolder", "test", data_dir=str(paths.resolve(data_dir)), image_size=size)
-    else:
-        test = data.load("scenes10", "test", image_size=size)
-    sources = test.images(np.linspace(0, len(test) - 1, images).astype(int))
+    """Print the tables."""
+    dataset, folder = ("imagefolder", str(paths.resolve(data_dir))) if data_dir else ("scenes10", None)
+    test = data.load(dataset, "test", data_dir=folder, image_size=size)
+    chosen = np.linspace(0, len(test) - 1, min(images, len(test))).astype(int)
+    sources, labels = test.images(chosen), test.labels[chosen]
     tool = load_editor(
         editor,
         size=size,
         steps=DEFAULTS["edit_steps"],
         guidance_scale=DEFAULTS["guidance_scale"],
         image_guidance_scale=DEFAULTS["image_guidance_scale"],
-        batch_size=DEFAULTS["edit_batch_size"],
+        batch_size=max(DEFAULTS["edit_batch_size"] * 32**2 // size**2, 1),
         device=networks.device(),
+        precision=precision,
     )
-    shifts, rows = {}, []
-    for number, prompt in enumerate(tqdm(PROMPTS, desc="prompts")):
-        instruction = DEFAULTS["instruction"].format(p=prompt)
-        seeds = np.random.default_rng([seed, number]).integers(2**62, size=len(sources))
-        edited = to_uint8(tool.edit(sources, [instruction] * len(sources), list(seeds)))
-        shifts[prompt] = lab_shifts(edited, sources)
-        rows.append({"prompt": prompt, "SSIM of L*": lightness_similarity(edited, sources)})
-    centres = np.stack([shift.mean(axis=0) for shift in shifts.values()])
-    for number, (row, shift) in enumerate(zip(rows, shifts.values(), strict=True)):
-        nearest = np.linalg.norm(shift[:, None] - centres, axis=-1).argmin(axis=1)
-        row |= dict(zip(("ΔL*", "Δa*", "Δb*"), shift.mean(axis=0), strict=True))
-        row |= {"spread of Δb*": shift[:, 2].std(), "named rightly": (nearest == number).mean()}
-    table = pd.DataFrame(rows)
+    turn = np.arange(len(sources))
+    prompts = np.array([*np.take(WARM, turn % len(WARM)), *np.take(COLD, turn // len(WARM) % len(COLD))])
+    doubled = np.concatenate([sources, sources])
+    edits = edit(tool, doubled, list(prompts), seed)
+    shifts, ssim = lab_shifts(edits, doubled), similarities(edits, doubled)
+    table = prompt_table(shifts, ssim, prompts)
+    print(f"{len(sources)} images of {dataset} at {size} px, {len(edits)} edits of {DEFAULTS['edit_steps']} steps\n")
     print(table.to_markdown(index=False, floatfmt=".2f"))
-    print(f"\n{images} images of {size} px; mean SSIM {table['SSIM of L*'].mean():.3f}, ", end="")
-    print(f"named rightly {table['named rightly'].mean():.0%} (chance {1 / len(PROMPTS):.0%})")
+    told = {"named rightly (chance 10 %)": f"{named_rightly(shifts, prompts).mean():.0%}"}
+    told |= summary(sources, edits, shifts, ssim)
+    if teacher:
+        judge = checkpoints.load(paths.resolve(teacher)).model
+        told["teacher's accuracy, sources"] = f"{accuracy(judge, sources, labels):.1%}"
+        told["teacher's accuracy, edits"] = f"{accuracy(judge, edits, np.tile(labels, 2)):.1%}"
+    some = np.arange(few) * len(doubled) // few
+    told["standard deviation over seeds"] = seed_spread(tool, doubled[some], prompts[some])
+    print("\n" + pd.Series(told, name="value").rename_axis("measure").to_markdown())
+    rows = []
+    for scale in GUIDANCE:
+        guided = edit(replace(tool, guidance_scale=scale), doubled[some], list(prompts[some]), seed)
+        moved = own_direction(lab_shifts(guided, doubled[some]), prompts[some], table)
+        rows.append({"guidance": scale, "shift": moved, "SSIM of L*": similarities(guided, doubled[some]).mean()})
+    print("\n" + pd.DataFrame(rows).to_markdown(index=False, floatfmt=".2f"))
 
 
 if __name__ == "__main__":

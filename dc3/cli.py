@@ -1,4 +1,4 @@
-"""The dc3 command: run the notebooks, list their parameters, train the shipped editor."""
+"""The dc3 command: run the notebooks, once or over a grid, list their parameters, train the shipped editor."""
 
 import logging
 import sys
@@ -43,6 +43,48 @@ def run(
     typer.echo(f"\nfigures and tables of run {values['run']}:")
     for figure in figures:
         typer.echo(f"  {paths.shown(figure)}")
+
+
+@app.command()
+def reproduce(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with a finished 04_compensation")],
+    index: Annotated[int, typer.Argument(help="of the source in the training set: column index of provenance.parquet")],
+) -> None:
+    """Make one condensed image of a run again, and say whether the bytes agree."""
+    from dc3.reproduction import reproduce as make_again
+    from dc3.runs import StageMissing
+
+    try:
+        found = make_again(run_name, index)
+    except (StageMissing, ValueError, FileNotFoundError) as error:
+        stop(str(error), REFUSED)
+    agree = found.on_disk == found.again
+    typer.echo(f"{paths.shown(found.file)}\n  recorded   {found.on_disk}\n  made again {found.again}")
+    typer.echo(
+        "  the bytes agree" if agree else f"  the bytes differ, pixels by up to {found.largest_difference} of 255"
+    )
+    if not agree:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def sweep(
+    sweep_file: Annotated[Path, typer.Argument(help="a file of params/ with base and grid: params/…_sweep.yaml")],
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="only every N-th run, from the K-th on; for N machines")
+    ] = "1/1",
+    force: Annotated[bool, typer.Option("--force", help="redo every stage of every run, sharing none")] = False,
+) -> None:
+    """Execute the runs of a grid, sharing the stages they have in common, and collect their results in one table."""
+    from dc3.sweep import run_sweep
+
+    try:
+        failures, table = run_sweep(sweep_file, part, force)
+    except ParameterError as error:
+        stop(f"refused, nothing was run:\n{error}", REFUSED)
+    typer.echo(f"results: {paths.shown(table)}")
+    if failures:
+        stop("\n".join(f"failed: {name}: {why}" for name, why in failures.items()), FAILED)
 
 
 @app.command()

@@ -1,28 +1,24 @@
 """Colour compensation: every pick is edited warm and cold, the edits are blended, the result is filed with its history.
 
 DC3, arXiv 2508.01139. All that is drawn for an image (prompts, noise, blend) comes from (run seed, image index), so an
-image comes out the same alone or in any company, today or after a kill. Each PNG has its history in a text chunk, by
-which what a killed run left is recognised and kept.
+image comes out the same alone or in any company, today or after a kill.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, PngImagePlugin
 
+from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
 from dc3.data import ImageSet
 from dc3.editor import Editor, weights_hash
-from dc3.files import replacing, sha256
-from dc3.progress import tqdm
 
-CHUNK_KEY = "dc3"  # of the PNG text chunk
 ATTEMPTS = 2
 SOURCE_MODE = "none"  # no edit: the pick itself, for ablation
+COPIES_A_BATCH = 256
 
 
 class EditFailed(RuntimeError):
@@ -76,18 +72,14 @@ def draw(index: int, coloring: Coloring, attempt: int = 0) -> Draw:
 def edit_pairs(images: np.ndarray, draws: Sequence[Draw], coloring: Coloring, editor: Editor) -> np.ndarray:
     """Every edit of every image: uint8 (n, S, S, 3) → float32 (n, edits, S, S, 3) in 0…1, NaN where one failed."""
     count = coloring.edits_per_pick
-    if not count:
-        return np.empty((len(images), 0, *images.shape[1:]), np.float32)
     instructions = [coloring.instruction.format(p=prompt) for drawn in draws for prompt in drawn.prompts]
     seeds = [seed for drawn in draws for seed in drawn.edit_seeds]
-    edits = editor.edit(np.repeat(images, count, axis=0), instructions, seeds)
+    edits = editor.edit(images, instructions, seeds, of=np.repeat(np.arange(len(images)), count))
     return edits.reshape(len(images), count, *images.shape[1:])
 
 
 def compensated(source: np.ndarray, edits: np.ndarray, drawn: Draw, coloring: Coloring) -> np.ndarray | None:
     """The blended image, uint8 (S, S, 3); None when an edit is not finite, or black where the source is not."""
-    if coloring.blend_mode == SOURCE_MODE:
-        return source
     black = (edits.max(axis=(1, 2, 3)) <= 0) & (source.max() > 0)
     if not np.isfinite(edits).all() or black.any():
         return None
@@ -101,29 +93,34 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def compensate(images: ImageSet, picks: pd.DataFrame, coloring: Coloring, editor: Editor, folder: Path) -> pd.DataFrame:
-    """Writes the condensed set to folder/00000/00000.png … (class, rank) and returns its provenance, a row an image.
+    """Writes the compensated picks to `folder` in the layout of `dc3.condensed.fill`, and returns their provenance.
 
-    `picks` has the columns index, label, bin, rank. Images that are already there with the same history are kept, files
-    that belong to no pick are removed. EditFailed when an image cannot be edited in two attempts.
+    `picks` has the columns index, label, bin, rank. A killed run goes on where it was. EditFailed when an image cannot
+    be edited in two attempts; all others are kept. With blend_mode "none" the picks themselves are filed, as `copy`.
     """
-    stamp = _stamp(coloring, editor)
-    picks = picks.sort_values(["label", "rank"]).reset_index(drop=True)
-    targets = [folder / f"{row.label:05d}" / f"{row.rank:05d}.png" for row in picks.itertuples()]
-    _remove_strangers(folder, set(targets))
-    waiting = [k for k, path in enumerate(targets) if not _is_made(path, int(picks["index"][k]), stamp)]
-    a_batch = max(editor.batch_size // max(coloring.edits_per_pick, 1), 1)
-    with tqdm(total=len(picks), initial=len(picks) - len(waiting), desc="compensated", unit="img") as bar:
-        for start in range(0, len(waiting), a_batch):
-            batch = waiting[start : start + a_batch]
-            _make(images, picks["index"].to_numpy()[batch], [targets[k] for k in batch], coloring, editor, stamp)
-            bar.update(len(batch))
-    return _provenance(images, picks, targets, folder)
+    if not coloring.edits_per_pick:
+        return copy(images, picks, folder)
+    a_batch = max(editor.batch_size // coloring.edits_per_pick, 1)
+    stamp = {"method": "compensate"} | asdict(coloring) | _settings(editor)
+    make = _Compensator(images, coloring, editor)
+    return condensed.fill(folder, images, picks, stamp, make, a_batch)
 
 
-def _stamp(coloring: Coloring, editor: Editor) -> dict:
-    """What all images of a set have in common."""
-    return asdict(coloring) | {
-        "editor": weights_hash(editor) if coloring.edits_per_pick else "",
+def copy(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Files the picks as they are: what the baselines train on."""
+
+    def make(rows: pd.DataFrame) -> Iterator[condensed.Made]:
+        for row, image in zip(rows.index, images.images(rows["index"].to_numpy()), strict=True):
+            yield condensed.Made(row, image, {})
+
+    return condensed.fill(folder, images, picks, {"method": "copy"}, make, COPIES_A_BATCH)
+
+
+def _settings(editor: Editor) -> dict:
+    return {
+        "editor": editor.name,
+        "editor_sha256": weights_hash(editor),
+        "precision": editor.precision,
         "size": editor.size,
         "steps": editor.steps,
         "guidance_scale": editor.guidance_scale,
@@ -132,71 +129,26 @@ def _stamp(coloring: Coloring, editor: Editor) -> dict:
     }
 
 
-def _make(
-    images: ImageSet, indices: np.ndarray, targets: list[Path], coloring: Coloring, editor: Editor, stamp: dict
-) -> None:
-    """Edits, blends and writes a batch; images whose edit failed go once more with the next draw."""
-    for attempt in range(ATTEMPTS):
-        sources = images.images(indices)
-        draws = [draw(int(index), coloring, attempt) for index in indices]
-        edits = edit_pairs(sources, draws, coloring, editor)
-        failed = []
-        for k, target in enumerate(targets):
-            result = compensated(sources[k], edits[k], draws[k], coloring)
-            if result is None:
-                failed.append(k)
-            else:
-                _write(target, result, {"index": int(indices[k]), "set": stamp, "draw": asdict(draws[k])})
-        if not failed:
-            return
-        indices, targets = indices[failed], [targets[k] for k in failed]
-    names = ", ".join(str(images.source(int(index))) for index in indices)
-    raise EditFailed(f"the editor returned NaN or a black frame in {ATTEMPTS} attempts for {names}; all else is kept")
+@dataclass(frozen=True)
+class _Compensator:
+    """Edits and blends the images of some rows; those whose edit failed go once more with the next draw."""
 
+    images: ImageSet
+    coloring: Coloring
+    editor: Editor
 
-def _write(target: Path, image: np.ndarray, history: dict) -> None:
-    chunk = PngImagePlugin.PngInfo()
-    chunk.add_text(CHUNK_KEY, json.dumps(history))
-    with replacing(target) as partial:
-        Image.fromarray(image).save(partial, format="PNG", pnginfo=chunk)
-
-
-def history(path: Path) -> dict:
-    """What the PNG says of its own making: {"index", "set", "draw"}."""
-    with Image.open(path) as image:
-        return json.loads(image.text[CHUNK_KEY])
-
-
-def _is_made(path: Path, index: int, stamp: dict) -> bool:
-    if not path.exists():
-        return False
-    made = history(path)
-    return made["index"] == index and made["set"] == json.loads(json.dumps(stamp))
-
-
-def _remove_strangers(folder: Path, targets: set[Path]) -> None:
-    for path in folder.glob("*/*.png"):
-        if path not in targets:
-            path.unlink()
-
-
-def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], folder: Path) -> pd.DataFrame:
-    """index, label, bin, rank, and for each image: source, prompts, seeds, settings, file, SHA-256 of the file."""
-    rows = []
-    for row, target in zip(picks.itertuples(), targets, strict=True):
-        made = history(target)
-        rows.append(
-            {
-                "index": made["index"],
-                "source": str(images.source(int(made["index"]))),
-                "class": images.classes[int(row.label)],
-                "label": int(row.label),
-                "bin": int(row.bin),
-                "rank": int(row.rank),
-                **made["draw"],
-                **{key: value for key, value in made["set"].items() if key not in ("warm_prompts", "cold_prompts")},
-                "file": target.relative_to(folder).as_posix(),
-                "sha256": sha256(target),
-            }
-        )
-    return pd.DataFrame(rows)
+    def __call__(self, rows: pd.DataFrame) -> Iterator[condensed.Made]:
+        for attempt in range(ATTEMPTS):
+            indices = rows["index"].to_numpy()
+            sources = self.images.images(indices)
+            draws = [draw(int(index), self.coloring, attempt) for index in indices]
+            edits = edit_pairs(sources, draws, self.coloring, self.editor)
+            results = [compensated(*edited, self.coloring) for edited in zip(sources, edits, draws, strict=True)]
+            for row, result, drawn in zip(rows.index, results, draws, strict=True):
+                if result is not None:
+                    yield condensed.Made(row, result, asdict(drawn))
+            rows = rows[[result is None for result in results]]
+            if rows.empty:
+                return
+        names = ", ".join(str(self.images.source(int(index))) for index in rows["index"])
+        raise EditFailed(f"the editor returned NaN or black in {ATTEMPTS} attempts for {names}; all else is kept")

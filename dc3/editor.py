@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from dc3 import paths, progress
-from dc3.progress import tqdm
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Editor:
     """A loaded pipeline and how it is used: `size` pixels a side, steps, the two guidance scales, edits a batch."""
 
     pipeline: StableDiffusionInstructPix2PixPipeline
+    name: str
     size: int
     steps: int
     guidance_scale: float
@@ -35,33 +37,63 @@ class Editor:
     def device(self) -> torch.device:
         return self.pipeline.device
 
-    def edit(self, images: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        """Edits image k by instruction k with the noise of seed k: uint8 (n, S, S, 3) → float32 (n, S, S, 3) in 0…1.
+    @property
+    def precision(self) -> str:
+        """The weights' dtype: float32, bfloat16 or float16."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.pipeline.unet.dtype)
 
-        An edit depends on its image, instruction and seed alone: every image has its own generator, and every batch has
-        `batch_size` rows (the last one is padded), because sums in floating point depend on the batch's shape. A failed
-        edit comes back as NaN; it is for the caller to refuse it.
+    def edit(
+        self,
+        images: np.ndarray,
+        instructions: Sequence[str],
+        seeds: Sequence[int],
+        of: Sequence[int] | np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Edit k: image of[k] (default: image k) by instruction k with the noise of seed k.
+
+        images uint8 (m, S, S, 3) → float32 (n, S, S, 3) in 0…1, n = len(instructions). Each image is encoded once,
+        whatever the number of its edits. An edit depends on its image, instruction and seed alone: every edit has its
+        own generator, and every batch has `batch_size` rows (the last one is padded), because sums in floating point
+        depend on the batch's shape. A failed edit comes back as NaN; it is for the caller to refuse it.
+        Raises ValueError when the lengths do not match.
         """
-        if not len(images) == len(instructions) == len(seeds):
+        of = np.arange(len(images)) if of is None else np.asarray(of, np.int64)
+        if not len(of) == len(instructions) == len(seeds) or (len(of) and of.max() >= len(images)):
             raise ValueError(
                 f"{len(images)} images, {len(instructions)} instructions and {len(seeds)} seeds do not match"
             )
-        edited = np.empty(images.shape, np.float32)
-        with tqdm(total=len(images), desc="edits", unit="img") as bar:
-            for start in range(0, len(images), self.batch_size):
-                rows = np.arange(start, min(start + self.batch_size, len(images)))
-                padded = np.resize(rows, self.batch_size)
-                batch = self._edit_batch(images[padded], [instructions[k] for k in padded], [seeds[k] for k in padded])
-                edited[rows] = batch[: len(rows)]
-                bar.update(len(rows))
+        sources = self._source_latents(images)
+        edited = np.empty((len(of), *images.shape[1:]), np.float32)
+        for rows in self._padded_batches(len(of)):
+            batch = self._edit_batch(sources[of[rows]], [instructions[k] for k in rows], [seeds[k] for k in rows])
+            edited[rows] = [resized_back(image, images.shape[1]) for image in batch]
         return edited
 
+    def variations(self, image: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        """Several edits of one uint8 (S, S, 3): float32 (n, S, S, 3) in 0…1."""
+        return self.edit(image[None], instructions, seeds, of=np.zeros(len(instructions), np.int64))
+
+    def _padded_batches(self, count: int) -> list[np.ndarray]:
+        """Row numbers 0 … count − 1 in arrays of batch_size; the last is filled up with its own rows."""
+        starts = range(0, count, self.batch_size)
+        return [np.resize(np.arange(start, min(start + self.batch_size, count)), self.batch_size) for start in starts]
+
     @torch.inference_mode()
-    def _edit_batch(self, images: np.ndarray, instructions: list[str], seeds: list[int]) -> np.ndarray:
+    def _source_latents(self, images: np.ndarray) -> Tensor:
+        """The images' posterior modes, unscaled as InstructPix2Pix takes them: (m, 4, s, s)."""
+        parts = {}
+        for rows in self._padded_batches(len(images)):
+            source = torch.from_numpy(np.stack([resized(image, self.size) for image in images[rows]]))
+            pixels = self.pipeline.image_processor.preprocess(source.permute(0, 3, 1, 2).float() / 255)
+            latents = self.pipeline.vae.encode(pixels.to(self.device, self.pipeline.vae.dtype)).latent_dist.mode()
+            parts |= dict(zip(rows.tolist(), latents, strict=True))
+        return torch.stack([parts[k] for k in range(len(images))]) if parts else torch.empty(0)
+
+    @torch.inference_mode()
+    def _edit_batch(self, sources: Tensor, instructions: list[str], seeds: list[int]) -> np.ndarray:
         text = torch.cat([self._embedding(instruction) for instruction in instructions])
-        source = torch.from_numpy(np.stack([resized(image, self.size) for image in images]))
         result = self.pipeline(
-            image=source.permute(0, 3, 1, 2).to(self.device).float() / 255,
+            image=sources,
             prompt_embeds=text,
             negative_prompt_embeds=self._embedding("").expand_as(text),
             num_inference_steps=self.steps,
@@ -70,9 +102,7 @@ class Editor:
             generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
             output_type="pt",
         ).images
-        return np.stack(
-            [resized_back(image, images.shape[1]) for image in result.float().permute(0, 2, 3, 1).cpu().numpy()]
-        )
+        return result.float().permute(0, 2, 3, 1).cpu().numpy()
 
     def _embedding(self, instruction: str) -> Tensor:
         """(1, tokens, width); the few instructions of a run are embedded once."""
@@ -98,17 +128,21 @@ def load_editor(
     batch_size: int,
     revision: str = "",
     device: str | torch.device = "cpu",
+    precision: str = "auto",
+    compile_unet: bool = False,
 ) -> Editor:
-    """Loads a pipeline with the Euler ancestral sampler: fp16 on a GPU, fp32 elsewhere.
+    """Loads a pipeline with the Euler ancestral sampler.
 
     `editor` is "tiny-instruct-pix2pix" (shipped), a folder in diffusers' format, or a hub id, of which `revision` names
-    one version. FileNotFoundError when it cannot be had, naming the parameter.
+    one version. `precision` "auto": float16 on a GPU, float32 elsewhere. `compile_unet`: torch.compile, which pays on
+    a GPU after a minute. FileNotFoundError when the editor cannot be had, ValueError when its VAE has other than the 4
+    latent channels that the pipeline knows latents by; both name the parameter.
     """
     if not progress.SHOWN:
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
     device = torch.device(device)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = DTYPES["float16" if device.type == "cuda" else "float32"] if precision == "auto" else DTYPES[precision]
     try:
         pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
             paths.model_location(editor),
@@ -122,10 +156,15 @@ def load_editor(
             f"editor = {editor!r} cannot be loaded ({first_line(error)}): give {paths.SHIPPED_EDITOR.name!r}, "
             "a folder in diffusers' format, or a hub id that this machine can reach"
         ) from error
+    if (channels := pipeline.vae.config.latent_channels) != pipeline.image_processor.config.vae_latent_channels:
+        raise ValueError(f"editor = {editor!r}: its VAE has {channels} latent channels, not 4")
     pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)
-    return Editor(pipeline.to(device), size, steps, guidance_scale, image_guidance_scale, batch_size)
+    pipeline.to(device)
+    if compile_unet:
+        pipeline.unet.compile()
+    return Editor(pipeline, editor, size, steps, guidance_scale, image_guidance_scale, batch_size)
 
 
 def weights_hash(editor: Editor) -> str:
@@ -134,7 +173,7 @@ def weights_hash(editor: Editor) -> str:
     for part in (editor.pipeline.unet, editor.pipeline.vae, editor.pipeline.text_encoder):
         for name, tensor in sorted(part.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -22,7 +22,13 @@ CHANNELS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind")
 plt.rcParams.update(
-    {"figure.dpi": 110, "savefig.dpi": 100, "figure.constrained_layout.use": True, "legend.frameon": False}
+    {
+        "figure.dpi": 110,
+        "savefig.dpi": 100,
+        "savefig.bbox": "tight",
+        "figure.constrained_layout.use": True,
+        "legend.frameon": False,
+    }
 )
 
 
@@ -181,6 +187,47 @@ def student_curves(runs: pd.DataFrame, chance: float) -> Figure:
     ax.annotate("chance", (0, 100 * chance), textcoords="offset points", xytext=(2, 3), fontsize=7, color="grey")
     ax.set(xlabel="epoch", ylabel="test accuracy (%)")
     ax.legend(title="", loc="lower right")
+    sns.despine(figure)
+    return figure
+
+
+def network_heatmap(table: pd.DataFrame) -> Figure:
+    """Test accuracy in percent, training sets down, student networks across; columns method, network, top1_mean."""
+    wide = 100 * table.pivot(index="method", columns="network", values="top1_mean")
+    wide = wide.loc[table["method"].drop_duplicates(), table["network"].drop_duplicates()]
+    figure, ax = plt.subplots(figsize=(1.7 + 1.1 * wide.shape[1], 0.7 + 0.45 * wide.shape[0]))
+    sns.heatmap(wide, annot=True, fmt=".1f", cmap="viridis", ax=ax, cbar_kws={"label": "test accuracy (%)"})
+    ax.set(xlabel="student", ylabel="")
+    return figure
+
+
+def class_accuracy(table: pd.DataFrame) -> Figure:
+    """Accuracy of each class, a mark a training set; columns class, method, accuracy (fractions)."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.8))
+    percent = table.assign(accuracy=100 * table["accuracy"])
+    sns.stripplot(percent, x="class", y="accuracy", hue="method", dodge=0.4, jitter=False, size=6, ax=ax)
+    ax.set(xlabel="", ylabel="test accuracy (%)", ylim=(0, 101))
+    ax.tick_params(axis="x", rotation=35)
+    ax.grid(axis="y", alpha=0.4)
+    ax.legend(title="", fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+    sns.despine(figure)
+    return figure
+
+
+def methods_by_ipc(table: pd.DataFrame) -> Figure:
+    """Test accuracy over IPC, a line a method; columns method, ipc, top1_mean, top1_std (NaN for one seed)."""
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 3.2))
+    shift = np.linspace(-0.04, 0.04, table["method"].nunique())
+    for move, (name, part) in zip(shift, table.groupby("method", sort=False), strict=True):
+        x, spread = part["ipc"] * 10**move, 100 * part["top1_std"].fillna(0)
+        published = name.endswith("published")
+        style = {"linestyle": ":", "marker": "x"} if published else {"linestyle": "-", "marker": "o"}
+        ax.errorbar(x, 100 * part["top1_mean"], spread, label=name, capsize=2, markersize=4, **style)
+    ax.set(xscale="log", xlabel="images per class (IPC)", ylabel="test accuracy (%)")
+    ticks = sorted(table["ipc"].unique())
+    ax.set_xticks(ticks, ticks)
+    ax.minorticks_off()
+    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     sns.despine(figure)
     return figure
 

@@ -21,7 +21,11 @@ from dc3.paths import NOTEBOOKS
 Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
+EditPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 Selection = Literal["dc3", "submodular", "random", "herding", "kcenter", "dq"]
+Method = Literal["dc3", "dc3_plain", "submodular", "random", "herding", "kcenter", "dq", "rded"]
+Rival = Literal["submodular", "random", "herding", "kcenter", "dq", "rded"]
+Baseline = Literal["dc3_plain", "submodular", "random", "herding", "kcenter", "dq", "rded"]
 Function = Literal["GraphCut", "FacilityLocation", "LogDeterminant", "DisparitySum", "DisparityMin"]
 Greedy = Literal["NaiveGreedy", "LazyGreedy", "StochasticGreedy", "LazierThanLazyGreedy"]
 GradientLoss = Literal["softmax_ce", "ce"]
@@ -34,7 +38,9 @@ Network = Literal[
 ]  # fmt: skip
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
-SelectionList = Annotated[list[Selection], Field(min_length=1)]
+RivalList = list[Rival]
+BaselineList = list[Baseline]
+NetworkList = list[Network]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8)]
 RunName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
@@ -145,7 +151,8 @@ def parse_value(text: str) -> Any:
 
 
 __all__ = [  # what the notebooks' parameter cells import
-    "Allocation", "BlendMode", "Dataset", "Device", "Fraction", "Function", "GradientLoss", "Greedy",
-    "ImageSize", "KMeansKind", "Mix", "Network", "NonNegativeFloat", "NonNegativeInt", "PCASolver", "PositiveFloat",
-    "PositiveInt", "Precision", "PromptList", "RunName", "Seed", "SeedList", "Selection", "SelectionList",
+    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "Fraction", "Function",
+    "GradientLoss", "Greedy", "ImageSize", "KMeansKind", "Method", "Mix", "Network", "NetworkList", "NonNegativeFloat",
+    "NonNegativeInt", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName",
+    "Seed", "SeedList", "Selection",
 ]  # fmt: skip

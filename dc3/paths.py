@@ -6,6 +6,7 @@ Two environment variables move them: DC3_HOME what runs write (runs/, figures/),
 import os
 from pathlib import Path
 
+HEADLESS = "DC3_HEADLESS"  # 1: nobody looks at a screen; set by the runner and by `make test`
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = Path(os.environ.get("DC3_NOTEBOOKS", REPOSITORY / "notebooks")).resolve()
 SHIPPED_EDITOR = Path(__file__).resolve().parent / "tiny-instruct-pix2pix"

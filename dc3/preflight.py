@@ -17,8 +17,25 @@ def check_inputs(params: dict[str, Any]) -> None:
             check_diffusion_model(name, params[name], params[revision])
     if _looks_local(params.get("teacher", "train")):
         _check_path("teacher", params["teacher"])
+    _check_picked(params)
     if "dataset" in params:
         _check_image_set(params)
+
+
+def _check_picked(params: dict[str, Any]) -> None:
+    """What 04 condenses and 05 trains on must be among what 03 picks."""
+    if "compared" not in params:
+        return
+    from dc3.methods import METHODS  # brings torch and diffusers
+
+    for parameter in ("method", "baselines", "color_beside"):
+        names = params[parameter] if isinstance(params[parameter], list) else [params[parameter]]
+        lacking = [name for name in names if METHODS[name].picked_by not in (None, *params["compared"])]
+        if lacking:
+            raise ParameterError(
+                f"{parameter} = {params[parameter]!r}: {', '.join(lacking)} must stand in compared too, which is "
+                f"{params['compared']!r}: 03_sampling makes the picks"
+            )
 
 
 def _looks_local(value: str) -> bool:

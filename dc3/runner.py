@@ -1,4 +1,7 @@
-"""The runner: executes the notebooks of a run in order through papermill, skipping the stages that are current."""
+"""The runner: executes the notebooks of a run in order through papermill.
+
+Stages that are current are skipped, those that another run has made the same way are taken over from it.
+"""
 
 import logging
 import os
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -18,39 +22,51 @@ from dc3 import paths
 from dc3.notebooks import strip_noise
 from dc3.parameters import Parameter, ParameterError, all_declared, check, notebook_names
 from dc3.preflight import check_inputs
-from dc3.runs import read_manifest, why_not_current
+from dc3.runs import executed_copy, read_manifest, why_not_current
+from dc3.sharing import adopt
 
 log = logging.getLogger(__name__)
 
 
 class StageFailed(RuntimeError):
-    """A cell of a stage's notebook raised; the message has the notebook, the cell, and the traceback."""
+    """A stage's notebook did not come to its end; the message has the traceback and, last, the notebook and cell."""
 
 
-def run_notebooks(values: dict[str, Any], start: str = "", force: bool = False, until: str = "") -> list[Path]:
+def run_notebooks(
+    values: dict[str, Any], start: str = "", force: bool = False, until: str = "", preflight: bool = True
+) -> list[Path]:
     """Runs every stage that is not current; returns the paths of the run's figures and tables.
 
     `start` ("03") redoes from that stage on and takes the earlier ones as they are; `until` ends after that stage;
-    `force` redoes all. ParameterError before anything runs when a value is refused or data or a model is not there;
-    StageFailed when a cell raises.
+    `force` redoes all; `preflight=False` is for callers that have asked `check_inputs` themselves. ParameterError
+    before anything runs when a value is refused or data or a model is not there; StageFailed when a cell raises.
     """
     parameters = all_declared()
     checked = check(values, parameters)
     names = _between(start, until, notebook_names())
-    check_inputs(checked)
+    if preflight:
+        check_inputs(checked)
     for name in names:
         own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
-        reason = "asked for" if force or start else _reason_to_run(checked["run"], name, own)
-        if reason is None:
-            log.info("%-18s up to date", name)
-            continue
-        log.info("%-18s running (%s)", name, reason)
-        _execute(name, checked["run"], _given(values, own, parameters))
-        manifest = read_manifest(checked["run"], name)
-        if manifest is None:
-            raise StageFailed(f"{name}.ipynb ran to its end without finishing its stage: it never calls stage.finish()")
-        log.info("%-18s done in %.0f s", name, manifest["wall_seconds"])
+        _bring_up_to_date(checked["run"], name, own, _given(values, own, parameters), asked=force or bool(start))
     return sorted((paths.FIGURES / checked["run"]).iterdir())
+
+
+def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str, Any], asked: bool) -> None:
+    """Skips, takes over or executes one stage; `asked` for, it is executed."""
+    reason = "asked for" if asked else _reason_to_run(run, name, own)
+    if reason is None:
+        log.info("%-18s up to date", name)
+        return
+    if not asked and (other := adopt(run, name, own)):
+        log.info("%-18s shared from run %s", name, other)
+        return
+    log.info("%-18s running (%s)", name, reason)
+    _execute(name, run, given)
+    manifest = read_manifest(run, name)
+    if manifest is None:
+        raise StageFailed(f"{name}.ipynb ran to its end without finishing its stage: it never calls stage.finish()")
+    log.info("%-18s done in %.0f s", name, manifest["wall_seconds"])
 
 
 def _between(start: str, until: str, names: list[str]) -> list[str]:
@@ -80,17 +96,13 @@ def _given(values: dict[str, Any], own: dict[str, Any], parameters: dict[str, Pa
     return {key: own[key] for key in values if key in own and own[key] != parameters[key].default}
 
 
-def executed_copy(run: str, name: str) -> Path:
-    """Where the executed notebook of a stage lies."""
-    return paths.RUNS / run / "notebooks" / f"{name}.ipynb"
-
-
 def _execute(name: str, run: str, params: dict[str, Any]) -> None:
     """One notebook in a fresh kernel; its executed copy stays in the run, a failed one too."""
     target = executed_copy(run, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial.ipynb")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ[paths.HEADLESS] = "1"
     started = time.time()
     try:
         with kernel_channel() as channel:
@@ -106,6 +118,8 @@ def _execute(name: str, run: str, params: dict[str, Any]) -> None:
             )
     except PapermillExecutionError as error:
         raise StageFailed(_failure(name, error)) from None
+    except DeadKernelError:
+        raise StageFailed(f"{name}.ipynb: its kernel was killed, most often for want of memory") from None
     finally:
         if partial.exists():
             strip_noise(partial, target)

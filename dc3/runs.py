@@ -161,9 +161,17 @@ def read_manifest(run: str, stage: str) -> dict[str, Any] | None:
     return read_json(paths.RUNS / run / stage / MANIFEST)
 
 
+def executed_copy(run: str, name: str) -> Path:
+    """Where the executed notebook of a stage lies."""
+    return paths.RUNS / run / "notebooks" / f"{name}.ipynb"
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file; None when it is not there."""
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def write_json(path: Path, content: Any) -> None:

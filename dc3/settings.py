@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dc3 import data, networks
+from dc3 import data, networks, paths
 from dc3.data import ImageSet
 from dc3.runs import Stage, read_json, write_json
 
@@ -59,6 +59,11 @@ def settle(stage: Stage, seed: int, device: str, precision: str, **load: Any) ->
 def settings(stage: Stage) -> Settings:
     """What 00_teacher settled for this stage's run."""
     return _settings(stage.input(f"00_teacher/{FILE}"))
+
+
+def of_run(run: str) -> Settings:
+    """What 00_teacher settled for a run, read from outside its stages."""
+    return _settings(paths.RUNS / run / "00_teacher" / FILE)
 
 
 def _settings(path: Path) -> Settings:

@@ -1,8 +1,9 @@
-"""What a condensed set is worth: the student training of RDED (arXiv 2312.03526) and DC3, on any images and labels."""
+"""What a condensed set is worth: students trained on it by `dc3.protocol`, any images and labels."""
 
-import math
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,124 +15,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dc3 import augmentation, networks
 from dc3.data import normalise
 from dc3.evaluation import Evaluation, Images, autocast, batches, evaluate, labels_tensor, on_device
+from dc3.files import replacing
 from dc3.progress import trange
-
-TEMPERATURE = {"cutmix": 20.0, "mixup": 4.0, "none": 20.0}  # published; "none" is ours
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a student is trained; the defaults are the published settings. ValueError for a value out of range."""
-
-    network: str
-    epochs: int  # 300, CIFAR 2000
-    factor: int = 1  # patches per side that are shuffled, and least crop area 1/factor: with 1 neither does anything
-    mix: str = "cutmix"  # cutmix, mixup, none
-    soft: bool = True  # the teacher's answer to the mixed images; False: the mixed labels
-    temperature: float | None = None  # None: 20 with cutmix, 4 with mixup
-    lr: float | None = None  # None: the network's
-    batch_size: int | None = None  # None: by batch_size()
-    weight_decay: float = 0.01
-    width: int = 128  # of conv3 … conv6
-    evaluate_every: int | None = None  # epochs; None: ten times, 0: only after the last
-    amp: bool | None = None  # bfloat16; None: on a GPU
-    compile: bool = False
-    ema: float | None = None  # decay of averaged weights, which are then the ones tested
-
-    def __post_init__(self):
-        networks.find(self.network)
-        if self.mix not in TEMPERATURE:
-            raise ValueError(f"mix is {self.mix!r}; allowed: {', '.join(TEMPERATURE)}")
-        for name, low in {"epochs": 1, "factor": 1, "batch_size": 2, "width": 1, "evaluate_every": 0}.items():
-            if (value := getattr(self, name)) is not None and value < low:
-                raise ValueError(f"{name} is {value}: it must be at least {low}")
-        for name in ("temperature", "lr"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name} is {value}: it must be above 0")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"ema is {self.ema}: a decay from 0 to below 1")
-
-    def resolved(self, num_classes: int, n: int) -> "Protocol":
-        """With a value in the place of every None that depends on the network, the mix or the set's size n."""
-        return replace(
-            self,
-            temperature=self.temperature or TEMPERATURE[self.mix],
-            lr=self.lr or networks.find(self.network).lr,
-            batch_size=self.batch_size or batch_size(num_classes, n // num_classes),
-            evaluate_every=max(1, self.epochs // 10) if self.evaluate_every is None else self.evaluate_every,
-        )
-
-
-def lr_factor(epoch: int, epochs: int) -> float:
-    """The published half cosine, 0.5·(1 + cos(π·epoch / (2·epochs))): from 1 to 0.5."""
-    return 0.5 * (1 + math.cos(math.pi * epoch / (2 * epochs)))
-
-
-def batch_size(num_classes: int, ipc: int) -> int:
-    """The published batch sizes: IPC 1 10, IPC 10 50, IPC 50 100; twice that from 100 classes on; never above the set.
-
-    The Tiny-ImageNet exception is kept: 100 with 200 classes. An IPC in between takes the size of the next lower one.
-    """
-    size = 100 if ipc >= 50 else 50 if ipc >= 10 else 10
-    if num_classes == 200:
-        size = 100
-    elif num_classes >= 100:
-        size *= 2
-    return min(size, num_classes * ipc)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """AdamW's two groups: weights of more than one dimension decay, biases, norms and embeddings of position do not."""
-    groups = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
-    for name, parameter in model.named_parameters():
-        decays = "weight" in name and parameter.ndim > 1
-        groups[0 if decays else 1]["params"].append(parameter)
-    return groups
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(teacher/T) ‖ softmax(student/T)), mean over the batch of logits (n, C).
-
-    As published without Hinton's factor T²: AdamW does not see it.
-    """
-    answer, target = F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
-    return F.kl_div(answer, target, reduction="batchmean", log_target=True)
-
-
-def augment(images: Tensor, factor: int, generator: torch.Generator) -> Tensor:
-    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip, as RDED does.
-
-    On normalised images instead of pixels, which is the same: all three only move or average pixels. With factor 1
-    nothing is shuffled, and of scale (1, 1) torchvision's crop always takes the whole (square) image.
-    """
-    if factor > 1:
-        images = augmentation.shuffle_patches(images, factor, generator)
-        images = augmentation.random_resized_crop(images, generator, (1 / factor, 1.0))
-    return augmentation.random_flip(images, generator)
-
-
-def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """Mixed images, the partner of each, and the share λ of its own label."""
-    if kind == "cutmix":
-        return augmentation.cutmix(images, generator)[:3]
-    if kind == "mixup":
-        return augmentation.mixup(images, generator)
-    return images, torch.arange(len(images), device=images.device), 1.0
-
-
-def check_labels(labels: np.ndarray, num_classes: int, *, allow_unequal: bool = False) -> None:
-    """ValueError unless every class 0 … num_classes − 1 has images, and (without allow_unequal) equally many."""
-    if len(labels) < 2 or not 0 <= np.min(labels) <= np.max(labels) < num_classes:
-        raise ValueError(f"labels: expected at least two, within 0 … {num_classes - 1}, got {np.unique(labels)[:10]}")
-    counts = np.bincount(labels, minlength=num_classes)
-    if not counts.all():
-        missing = np.flatnonzero(counts == 0)
-        raise ValueError(f"the condensed set has no image of {len(missing)} classes: {missing[:10].tolist()}")
-    if counts.min() != counts.max() and not allow_unequal:
-        raise ValueError(
-            f"the condensed set has {counts.min()} images of class {counts.argmin()} and {counts.max()} of class "
-            f"{counts.argmax()}: expected one number for all (allow_unequal=True takes it as it is)"
-        )
+from dc3.protocol import Protocol, augment, check_labels, distillation_loss, lr_factor, mix, parameter_groups
+from dc3.scores import ars, hlr, ior, lrs
 
 
 @dataclass(frozen=True)
@@ -234,8 +121,11 @@ class _Student:
                 total += len(batch) * self._step(images, labels[batch.to(self.device)], generator)
         return {"epoch": epoch + 1, "loss": total.item() / len(labels), "lr": lr}
 
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return augment(images, self.protocol.factor, generator, self.protocol.flip)
+
     def _step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        mixed, partner, lam = mix(augment(images, self.protocol.factor, generator), self.protocol.mix, generator)
+        mixed, partner, lam = mix(self._augmented(images, generator), self.protocol.mix, generator)
         with autocast(self.device, self.protocol.amp):
             logits = self.forward(mixed).float()
             if self.protocol.soft:
@@ -258,18 +148,78 @@ def validate(
     teacher: nn.Module | None,
     *,
     seeds: Sequence[int],
+    keep: Path | None = None,
     **settings,
 ) -> pd.DataFrame:
     """Students of every set in `condensed` (method → images, labels), one per seed, as train_student trains them.
 
-    A row per method, seed and epoch: method, network, seed, epoch, loss, lr, top1, top5 (NaN where not tested).
+    A row per method, seed and epoch: method, network, seed, epoch, loss, lr, top1, top5 (NaN where not tested), and in
+    the last epoch per_class, the accuracy of each class. With `keep`, a folder, each student's rows are filed there
+    when it is done, under a digest of all that decides them, and are not trained again.
     """
-    rows = []
+    tables = []
     for method, (images, labels) in condensed.items():
         for seed in seeds:
-            result = train_student(images, labels, teacher, seed=seed, **settings)
-            rows += [{"method": method, "network": settings["network"], "seed": seed} | row for row in result.history]
-    return pd.DataFrame(rows)
+            file = keep and keep / f"{_digest(images, labels, teacher, seed, settings)}.parquet"
+            if file is None or not file.exists():
+                table = _student_table(train_student(images, labels, teacher, seed=seed, **settings))
+                _file(table, file)
+            else:
+                table = pd.read_parquet(file)
+            tables.append(table.assign(method=method, network=settings["network"], seed=seed))
+    table = pd.concat(tables, ignore_index=True)
+    first = ["method", "network", "seed"]
+    return table[[*first, *(column for column in table if column not in first)]]
+
+
+def _student_table(result: StudentResult) -> pd.DataFrame:
+    table = pd.DataFrame(result.history)
+    table["per_class"] = [None] * (len(table) - 1) + [result.final.per_class]
+    return table
+
+
+def _file(table: pd.DataFrame, file: Path | None) -> None:
+    if file is not None:
+        with replacing(file) as partial:
+            table.to_parquet(partial)
+
+
+def _digest(images: np.ndarray, labels: np.ndarray, teacher: nn.Module | None, seed: int, settings: dict) -> str:
+    """Of the training set, the teacher's weights, the seed, the test labels and the protocol: 20 hexadecimal digits."""
+    digest = hashlib.sha256(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(labels, np.int64))
+    for tensor in teacher.state_dict().values() if teacher else ():
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    digest.update(np.ascontiguousarray(settings["test_labels"], np.int64))
+    named = {key: value for key, value in settings.items() if not key.startswith("test_")}
+    digest.update(repr((seed, sorted(named.items()))).encode())
+    return digest.hexdigest()[:20]
+
+
+def ranking(
+    condensed: tuple[np.ndarray, np.ndarray],
+    random: tuple[np.ndarray, np.ndarray],
+    teacher: nn.Module,
+    *,
+    real_hard: float,
+    **settings,
+) -> dict[str, float]:
+    """DD-Ranking's scores (`dc3.scores`) of a set against as many random images, accuracies averaged over the seeds.
+
+    `real_hard` is the accuracy of the full set with hard labels; `settings` are those of `validate`. Trained are, of
+    both sets, students with all augmentation and with none, and of the condensed set students on hard labels.
+    """
+
+    def accuracy(images: tuple[np.ndarray, np.ndarray], **changed) -> float:
+        history = validate({"": images}, teacher, **(settings | changed))
+        return float(summary(history)["top1_mean"].iloc[0])
+
+    plain = {"mix": "none", "flip": False, "factor": 1}
+    hard = accuracy(condensed, soft=False, mix="none")
+    own, chance = (accuracy(images) for images in (condensed, random))
+    bare = [accuracy(images, **plain) for images in (condensed, random)]
+    lack, gain = hlr(real_hard, hard), ior(own, chance)
+    return {"hard labels": hard, "HLR": lack, "IOR": gain, "LRS": lrs(lack, gain), "ARS": ars(own, chance, *bare)}
 
 
 def summary(table: pd.DataFrame, by: Sequence[str] = ("method", "network")) -> pd.DataFrame:

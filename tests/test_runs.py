@@ -1,74 +1,13 @@
 """The runner and the stages, on a chain of two tiny notebooks, in processes of their own as users start them."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from workshop import TOTAL, Workshop, stages_run, write_notebook
 
 from dc3 import code_fingerprint
-
-PARAMETERS = 'run: RunName = "tiny"  # name of the run\n'
-COUNT = [
-    "from pathlib import Path\nfrom dc3 import runs\nfrom dc3.parameters import PositiveInt, RunName",
-    PARAMETERS + "n: PositiveInt = 3  # how far to count\nshift: int = 0  # has no effect on the output",
-    'stage = runs.begin("00_count", globals())\n'
-    'stage.output("numbers.txt").write_text(",".join(map(str, range(n))))\n'
-    "stage.finish(count=n)",
-]
-TOTAL = [
-    "from dc3 import runs\nfrom dc3.parameters import PositiveInt, RunName",
-    PARAMETERS + "factor: PositiveInt = 2  # what the total is multiplied with",
-    'stage = runs.begin("01_total", globals())\n'
-    'numbers = stage.input("00_count/numbers.txt").read_text().split(",")\n'
-    'stage.output("total.txt").write_text(str(factor * sum(map(int, numbers))))\n'
-    '(stage.figures / "total_figure.txt").write_text("a figure")\n'
-    "stage.finish()",
-]
-
-
-def write_notebook(folder, name, cells):
-    code = [new_code_cell(source) for source in cells]
-    code[1].metadata["tags"] = ["parameters"]
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=code, metadata=metadata), folder / f"{name}.ipynb")
-
-
-class Workshop:
-    """A folder with notebooks, params file and runs, and the dc3 command in it."""
-
-    def __init__(self, root):
-        self.root, self.notebooks = root, root / "notebooks"
-        self.notebooks.mkdir()
-        self.params = root / "tiny.yaml"
-        self.params.write_text("n: 4\n")
-        write_notebook(self.notebooks, "00_count", COUNT)
-        write_notebook(self.notebooks, "01_total", TOTAL)
-
-    def dc3(self, *arguments):
-        process = self._start(*arguments)
-        output, errors = process.communicate()
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
-
-    def _start(self, *arguments):
-        environment = os.environ | {"DC3_HOME": str(self.root), "DC3_NOTEBOOKS": str(self.notebooks)}
-        command = [sys.executable, "-m", "dc3.cli", *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=environment, cwd=self.root, **pipes)
-
-    def start(self, *arguments):
-        """The runner in the background."""
-        return self._start("run", self.params, *arguments)
-
-    def run(self, *arguments):
-        return self.dc3("run", self.params, *arguments)
-
-    def read(self, name):
-        return (self.root / "runs" / "tiny" / name).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +24,6 @@ def workshop(finished, tmp_path):
     shutil.copytree(finished.root, tmp_path / "copy")
     copy.root, copy.notebooks, copy.params = tmp_path / "copy", tmp_path / "copy/notebooks", tmp_path / "copy/tiny.yaml"
     return copy
-
-
-def stages_run(result):
-    return [line.split()[0] for line in result.stdout.splitlines() if " running (" in line]
 
 
 def test_a_run_executes_the_stages_in_order_and_names_its_figures(finished):
@@ -126,13 +61,13 @@ def test_an_output_changed_behind_the_runners_back_is_redone(workshop):
     assert stages_run(result) == ["01_total"] and workshop.read("01_total/total.txt") == "12"
 
 
-def test_two_runs_at_once_do_not_hear_each_other(finished):
-    runs = [finished.start("-p", "run", f"twin{k}", "-p", "n", k + 4) for k in range(2)]
+def test_two_runs_at_once_do_not_hear_each_other(workshop):
+    runs = [workshop.start("-p", "run", f"twin{k}", "-p", "n", k + 5) for k in range(2)]
     for k, process in enumerate(runs):
         _, errors = process.communicate()
         assert process.returncode == 0 and "Invalid" not in errors, errors
-        total = (finished.root / f"runs/twin{k}/01_total/total.txt").read_text()
-        assert total == str(2 * sum(range(k + 4)))
+        total = (workshop.root / f"runs/twin{k}/01_total/total.txt").read_text()
+        assert total == str(2 * sum(range(k + 5)))
 
 
 def test_from_and_force_redo_what_they_say(workshop):

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dc3 import networks, teacher, validation
+from dc3 import networks, protocol, teacher, validation
 from dc3.augmentation import cutmix, epoch_generator, mix_seed
-from dc3.validation import Protocol, StudentResult, train_student, validate
+from dc3.protocol import Protocol
+from dc3.validation import StudentResult, train_student, validate
 
 CLASSES = 4
 
@@ -56,11 +57,11 @@ def weights(model):
 
 
 def test_learning_rate_falls_along_half_a_cosine_to_half():
-    assert validation.lr_factor(0, 300) == 1
-    assert validation.lr_factor(150, 300) == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
-    assert validation.lr_factor(300, 300) == pytest.approx(0.5)
+    assert protocol.lr_factor(0, 300) == 1
+    assert protocol.lr_factor(150, 300) == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
+    assert protocol.lr_factor(300, 300) == pytest.approx(0.5)
     # LambdaLR's shape by hand for epochs = 3: cos 0°, 30°, 60°
-    assert [validation.lr_factor(e, 3) for e in range(3)] == pytest.approx([1, 0.9330127, 0.75])
+    assert [protocol.lr_factor(e, 3) for e in range(3)] == pytest.approx([1, 0.9330127, 0.75])
 
 
 @pytest.mark.parametrize(
@@ -72,14 +73,14 @@ def test_learning_rate_falls_along_half_a_cosine_to_half():
     ],
 )  # fmt: skip
 def test_batch_size_rule(classes, ipc, expected):
-    assert validation.batch_size(classes, ipc) == expected
+    assert protocol.batch_size(classes, ipc) == expected
 
 
 @pytest.mark.parametrize("name", ["conv3", "vit_b_16"])
 def test_only_weights_of_more_than_one_dimension_decay(name):
     with torch.device("meta"):
         model = networks.NETWORKS[name].build(10, 32, 16)
-    decaying, free = validation.parameter_groups(model, 0.01)
+    decaying, free = protocol.parameter_groups(model, 0.01)
     assert (decaying["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
     names = {id(p): n for n, p in model.named_parameters()}
     assert len(names) == len(decaying["params"]) + len(free["params"])
@@ -97,19 +98,19 @@ def test_distillation_loss_is_the_kullback_leibler_divergence(temperature):
     q = np.exp(student.numpy() / temperature)
     p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
     expected = (p * np.log(p / q)).sum() / 6
-    assert validation.distillation_loss(student, teacher, temperature).item() == pytest.approx(expected, abs=1e-12)
+    assert protocol.distillation_loss(student, teacher, temperature).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_temperatures_go_with_the_mix():
-    assert validation.TEMPERATURE["cutmix"] == 20
-    assert validation.TEMPERATURE["mixup"] == 4
+    assert protocol.TEMPERATURE["cutmix"] == 20
+    assert protocol.TEMPERATURE["mixup"] == 4
 
 
 def test_augmentation_with_factor_1_only_flips():
     x = torch.randn(40, 3, 8, 8)
-    y = validation.augment(x, 1, torch.Generator().manual_seed(0))
+    y = protocol.augment(x, 1, torch.Generator().manual_seed(0))
     assert all(torch.equal(b, a) or torch.equal(b, a.flip(-1)) for a, b in zip(x, y, strict=True))
-    z = validation.augment(x, 2, torch.Generator().manual_seed(0))
+    z = protocol.augment(x, 2, torch.Generator().manual_seed(0))
     assert sum(torch.equal(b, a) or torch.equal(b, a.flip(-1)) for a, b in zip(x, z, strict=True)) < 20
 
 
@@ -125,7 +126,7 @@ def naive_training(images, labels, teacher, epochs, seed, soft):
         student.train()
         with epoch_generator(seed, epoch) as generator:
             order = torch.randperm(len(labels), generator=generator)
-            x = validation.augment(normalise(images[order.numpy()], "cpu"), 1, generator)
+            x = protocol.augment(normalise(images[order.numpy()], "cpu"), 1, generator)
             x, partner, lam = cutmix(x, generator)[:3]
         z, y = student(x), torch.tensor(labels)[order]
         if soft:
@@ -163,7 +164,7 @@ def test_student_learns_colours(settings):
     assert result.final.per_class.mean() == pytest.approx(result.final.top1)
     assert not result.model.training
     assert [row["epoch"] for row in result.history] == list(range(1, 13))
-    assert [row["lr"] for row in result.history] == [1e-3 * validation.lr_factor(e, 12) for e in range(12)]
+    assert [row["lr"] for row in result.history] == [1e-3 * protocol.lr_factor(e, 12) for e in range(12)]
     assert result.best["top1"] == max(row["top1"] for row in result.history if "top1" in row)
 
 
@@ -267,7 +268,9 @@ def test_validate_gives_a_tidy_table_and_its_summary(settings):
     sets = {"second": colours(2, seed=1), "first": colours(2, seed=2)}
     table = validate(sets, Oracle(), seeds=[7, 8], **settings | {"epochs": 4, "evaluate_every": 2})
     assert len(table) == 2 * 2 * 4
-    assert list(table.columns) == ["method", "network", "seed", "epoch", "loss", "lr", "top1", "top5"]
+    assert list(table.columns) == ["method", "network", "seed", "epoch", "loss", "lr", "top1", "top5", "per_class"]
+    last = table[table.epoch == 4]
+    assert np.allclose([np.mean(row) for row in last.per_class], last.top1) and table.per_class.count() == len(last)
     assert table[table.top1.notna()].epoch.unique().tolist() == [2, 4]
     out = validation.summary(table)
     assert out.method.tolist() == ["second", "first"]
@@ -275,6 +278,41 @@ def test_validate_gives_a_tidy_table_and_its_summary(settings):
     finals = table[(table.method == "first") & (table.epoch == 4)].top1
     assert out.top1_mean[1] == pytest.approx(finals.mean())
     assert out.top1_std[1] == pytest.approx(finals.std(ddof=1))
+
+
+def test_kept_students_are_not_trained_again_and_others_are(settings, tmp_path, monkeypatch):
+    sets, teacher = {"one": colours(2, seed=1)}, Oracle()
+    kept = {"keep": tmp_path, **settings, "epochs": 3}
+    first = validate(sets, teacher, seeds=[7], **kept)
+    trained = []
+    monkeypatch.setattr(
+        validation, "train_student", lambda *a, **k: trained.append(k["seed"]) or train_student(*a, **k)
+    )
+    again = validate(sets, teacher, seeds=[7, 8], **kept)
+    assert trained == [8]
+    pd.testing.assert_frame_equal(again[again.seed == 7], first, check_like=True)
+    validate(sets, teacher, seeds=[7], **kept | {"mix": "none"})
+    validate({"one": colours(2, seed=2)}, teacher, seeds=[7], **kept)
+    assert trained == [8, 7, 7], "another protocol or other images are another student"
+
+
+def test_ranking_holds_both_sets_to_the_same_treatment(settings, tmp_path):
+    condensed, random = colours(4, seed=1), colours(4, seed=2)
+    scores = validation.ranking(
+        condensed, random, Oracle(), real_hard=0.9, seeds=[0], keep=tmp_path, **settings | {"epochs": 2}
+    )
+    assert scores["HLR"] == pytest.approx(0.9 - scores["hard labels"])
+    assert len(list(tmp_path.iterdir())) == 5, "both sets with and without augmentation, one with hard labels"
+    same = validation.ranking(
+        condensed, condensed, Oracle(), real_hard=0.9, seeds=[0], keep=tmp_path, **settings | {"epochs": 2}
+    )
+    assert same["IOR"] == 0 and same["ARS"] == pytest.approx((1 - math.exp(-1)) / (math.e - math.exp(-1)))
+
+
+def test_without_flip_and_factor_nothing_is_augmented():
+    x = torch.rand(4, 3, 8, 8)
+    assert (protocol.augment(x, 1, torch.Generator().manual_seed(0), flip=False) == x).all()
+    assert (protocol.augment(x, 1, torch.Generator().manual_seed(0)) != x).any()
 
 
 def test_summary_by_hand():

@@ -1,0 +1,170 @@
+"""A condensed set on disk: PNGs in class folders 00000/, 00001/ … (the layout of RDED), and where each one comes from.
+
+Each PNG has its history in a text chunk, by which what a killed run left is recognised and kept. The provenance table
+stands beside the class folders and is written last: a folder that has one is complete.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image, PngImagePlugin
+
+from dc3.data import ImageSet, image_folder
+from dc3.files import replacing, sha256
+from dc3.progress import tqdm
+
+CHUNK_KEY = "dc3"  # of the PNG text chunk
+PROVENANCE = "provenance.parquet"
+NOT_IN_THE_TABLE = ("warm_prompts", "cold_prompts")  # pools that are the same for all: the drawn prompts are there
+
+
+class Made(NamedTuple):
+    """A condensed image: its row in the table of picks, its pixels uint8 (S, S, 3), and what was drawn for it."""
+
+    row: int
+    image: np.ndarray
+    draw: dict[str, Any]
+
+
+def fill(
+    folder: Path,
+    images: ImageSet,
+    picks: pd.DataFrame,
+    stamp: dict[str, Any],
+    make: Callable[[pd.DataFrame], Iterable[Made]],
+    batch: int,
+) -> pd.DataFrame:
+    """Makes the images of a condensed set that are not there yet, and returns its provenance, a row an image.
+
+    `picks` has a row an image with the columns index (its first source in `images`), label, bin, rank; image (label,
+    rank) becomes folder/<label>/<rank>.png. `stamp` is what all images have in common, `make` makes those of some rows
+    of the picks. Images that are there with the same history are kept, files that belong to no pick are removed.
+    """
+    picks = picks.sort_values(["label", "rank"]).reset_index(drop=True)
+    targets = [folder / f"{row.label:05d}" / f"{row.rank:05d}.png" for row in picks.itertuples()]
+    stamp = json.loads(json.dumps(stamp))
+    (folder / PROVENANCE).unlink(missing_ok=True)
+    _remove_strangers(folder, set(targets))
+    origins = [_origin(images, int(index), stamp) for index in picks["index"]]
+    waiting = [k for k, path in enumerate(targets) if not _is_made(path, origins[k])]
+    with tqdm(total=len(picks), initial=len(picks) - len(waiting), desc="condensed", unit="img") as bar:
+        for start in range(0, len(waiting), batch):
+            for made in make(picks.loc[waiting[start : start + batch]]):
+                _write(targets[made.row], made.image, origins[made.row] | {"draw": made.draw})
+                bar.update()
+    table = _provenance(images, picks, targets, folder)
+    with replacing(folder / PROVENANCE) as partial:
+        table.to_parquet(partial)
+    return table
+
+
+def _write(target: Path, image: np.ndarray, history: dict[str, Any]) -> None:
+    chunk = PngImagePlugin.PngInfo()
+    chunk.add_text(CHUNK_KEY, json.dumps(history))
+    with replacing(target) as partial:
+        Image.fromarray(image).save(partial, format="PNG", pnginfo=chunk)
+
+
+def history(path: Path) -> dict[str, Any]:
+    """What a PNG says of its own making: {"index", "source_sha256", "set", "draw"}."""
+    with Image.open(path) as image:
+        image.load()
+        return json.loads(image.text[CHUNK_KEY])
+
+
+def _origin(images: ImageSet, index: int, stamp: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "source_sha256": source_sha256(images, index), "set": stamp}
+
+
+def _is_made(path: Path, origin: dict[str, Any]) -> bool:
+    try:
+        made = history(path)
+    except (OSError, SyntaxError, KeyError, ValueError):  # not there, damaged, or not ours
+        return False
+    return origin.items() <= made.items()
+
+
+def _remove_strangers(folder: Path, targets: set[Path]) -> None:
+    for path in folder.glob("*/*"):
+        if path not in targets:
+            path.unlink()
+
+
+def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], folder: Path) -> pd.DataFrame:
+    rows = []
+    for row, target in zip(picks.itertuples(), targets, strict=True):
+        made = history(target)
+        rows.append(
+            {
+                "index": made["index"],
+                "source": str(images.source(made["index"])),
+                "source_sha256": made["source_sha256"],
+                "class": images.classes[int(row.label)],
+                "label": int(row.label),
+                "bin": int(row.bin),
+                "rank": int(row.rank),
+                **made["draw"],
+                **{key: value for key, value in made["set"].items() if key not in NOT_IN_THE_TABLE},
+                "file": target.relative_to(folder).as_posix(),
+                "sha256": sha256(target),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def source_sha256(images: ImageSet, index: int) -> str:
+    """Of the file that image `index` was read from; of its pixels (uint8, row by row) where there is no file."""
+    if images.root is not None:
+        return sha256(images.root / images.source(index))
+    return hashlib.sha256(np.ascontiguousarray(images.images([index]))).hexdigest()
+
+
+def load(folder: Path | str, classes: tuple[str, ...], image_size: int, *, allow_unequal: bool = False) -> ImageSet:
+    """A condensed set, ours or another's: class folders that sort as `classes`, or are named 00000, 00001 … for them.
+
+    Raises ValueError naming the difference: other classes than these, a class without images, unequal IPC (unless
+    allowed), images of another size than `image_size`; FileNotFoundError when `folder` is not there.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"condensed_dir = {str(folder)!r} is not a folder: expected one with class folders")
+    found = image_folder(folder, name="condensed", split=folder.name, image_size=image_size, parameter="condensed_dir")
+    _check_names(folder, found.classes, classes)
+    counts = found.counts()
+    if counts.min() != counts.max() and not allow_unequal:
+        few, many = classes[counts.argmin()], classes[counts.argmax()]
+        raise ValueError(
+            f"condensed_dir = {str(folder)!r} has {counts.min()} images of {few} and {counts.max()} of {many}: "
+            "expected the same number (IPC) of each class"
+        )
+    _check_sizes(found)
+    return found.cached()
+
+
+def _check_names(folder: Path, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    numbered = tuple(f"{label:05d}" for label in range(len(classes)))
+    if found in (tuple(classes), numbered):
+        return
+    expected = numbered if all(name.isdigit() for name in found) else tuple(classes)
+    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    told = [f"no folder for {', '.join(missing[:5])}"] * bool(missing)
+    told += [f"folders of no class: {', '.join(unknown[:5])}"] * bool(unknown)
+    raise ValueError(
+        f"condensed_dir = {str(folder)!r}: {'; '.join(told) or 'the class folders sort in another order'} "
+        f"({len(found)} folders for {len(classes)} classes)"
+    )
+
+
+def _check_sizes(found: ImageSet) -> None:
+    for source in found.sources:
+        with Image.open(found.root / source) as image:
+            if image.size != (found.image_size, found.image_size):
+                raise ValueError(
+                    f"condensed_dir: {source} is {image.width}×{image.height} px, the data set's images are "
+                    f"{found.image_size}×{found.image_size} px"
+                )

@@ -1,0 +1,77 @@
+"""Panels for JupyterLab: choose, press, see. Without a screen (papermill, nbval) there is none to show."""
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import ipywidgets as widgets
+import numpy as np
+from PIL import Image
+
+from dc3.blending import IMAGES_NEEDED
+from dc3.compensation import Coloring, Draw, compensated, edit_pairs, to_uint8
+from dc3.editor import Editor
+from dc3.figures import mosaic
+from dc3.paths import HEADLESS
+
+SHOWN_PIXELS = 160  # a side of an image in the panel
+
+
+def has_screen() -> bool:
+    """Whether somebody may be looking: False where DC3_HEADLESS is 1."""
+    return os.environ.get(HEADLESS) != "1"
+
+
+def edit_panel(images: np.ndarray, coloring: Coloring, editor: Editor) -> widgets.Widget | None:
+    """A panel to edit one of uint8 (n, S, S, 3): source, warm, cold, blended; None without a screen.
+
+    Prompts, guidance scales, seed and blend can be chosen; `coloring` and `editor` give the rest and the first values.
+    """
+    return EditPanel(images, coloring, editor).view if has_screen() else None
+
+
+class EditPanel:
+    """The controls, and what they show; `edit` makes the picture of their present values."""
+
+    def __init__(self, images: np.ndarray, coloring: Coloring, editor: Editor):
+        self.images, self.coloring, self.editor = images, coloring, editor
+        self.image = widgets.IntSlider(0, 0, len(images) - 1, description="image")
+        self.warm = widgets.Dropdown(options=list(coloring.warm_prompts), description="warm")
+        self.cold = widgets.Dropdown(options=list(coloring.cold_prompts), description="cold")
+        self.guidance = widgets.FloatSlider(editor.guidance_scale, min=1, max=8, step=0.25, description="guidance")
+        self.keeping = widgets.FloatSlider(editor.image_guidance_scale, min=1, max=3, step=0.1, description="image g.")
+        pairs = [mode for mode, needed in IMAGES_NEEDED.items() if needed == 2]
+        self.blend = widgets.Dropdown(options=pairs, value="gradient", description="blend")
+        self.seed = widgets.BoundedIntText(0, min=0, max=2**31, description="seed")
+        self.button = widgets.Button(description="edit", button_style="primary")
+        self.button.on_click(lambda _: self.edit())
+        self.picture, self.caption = widgets.Image(format="png"), widgets.Label("source, warm, cold, blended")
+        choices = [self.image, self.warm, self.cold, self.guidance, self.keeping, self.blend, self.seed, self.button]
+        self.view = widgets.HBox([widgets.VBox(choices), widgets.VBox([self.picture, self.caption])])
+        self.edit()
+
+    def edit(self) -> None:
+        source = self.images[self.image.value]
+        coloring = replace(self.coloring, blend_mode=self.blend.value)
+        seed = self.seed.value
+        drawn = Draw([self.warm.value, self.cold.value], [2 * seed, 2 * seed + 1], seed, 0)
+        editor = replace(
+            self.editor, guidance_scale=self.guidance.value, image_guidance_scale=self.keeping.value, batch_size=2
+        )
+        edits = edit_pairs(source[None], [drawn], coloring, editor)[0]
+        blended = compensated(source, edits, drawn, coloring)
+        if blended is None:
+            self.caption.value = "this edit failed (NaN or black): change the seed or lower the guidance"
+            return
+        self.caption.value = f"source, {self.warm.value}, {self.cold.value}, {self.blend.value} blend"
+        self.picture.value = png([source, *to_uint8(edits), blended])
+
+
+def png(images: Sequence[np.ndarray]) -> bytes:
+    """Images side by side, enlarged without smoothing, as the bytes of a PNG."""
+    factor = max(SHOWN_PIXELS // images[0].shape[0], 1)
+    enlarged = np.stack(images).repeat(factor, axis=1).repeat(factor, axis=2)
+    stream = io.BytesIO()
+    Image.fromarray(mosaic(enlarged, len(images), gap=4)).save(stream, format="PNG")
+    return stream.getvalue()

@@ -1,0 +1,58 @@
+"""One condensed image made again, from what its run recorded: do the bytes agree?"""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dc3 import condensed, methods, paths
+from dc3.runs import StageMissing, read_manifest
+from dc3.settings import of_run
+
+STAGE = "04_compensation"
+
+
+class Reproduction(NamedTuple):
+    """The condensed file, its SHA-256 on disk and made again, and the largest difference of a pixel (0 … 255)."""
+
+    file: Path
+    on_disk: str
+    again: str
+    largest_difference: int
+
+
+def reproduce(run: str, index: int) -> Reproduction:
+    """Makes the condensed image of source `index` of a finished run again, in a temporary folder.
+
+    StageMissing when the run has no finished compensation stage, ValueError naming what there is when no condensed
+    image comes from that source.
+    """
+    manifest = read_manifest(run, STAGE)
+    if manifest is None:
+        raise StageMissing(f"run {run!r} has no finished {STAGE}: dc3 run it first")
+    params, settings = manifest["params"], of_run(run)
+    folder = paths.RUNS / run / STAGE / "condensed"
+    made = pd.read_parquet(folder / condensed.PROVENANCE)
+    wanted = made[made["index"] == index]
+    if wanted.empty:
+        some = ", ".join(map(str, sorted(made["index"])[:5]))
+        raise ValueError(f"INDEX = {index}: no condensed image of run {run!r} comes from it; there are {some} …")
+    row = wanted.iloc[0]
+    method = methods.METHODS[params["method"]]
+    picks = pd.read_parquet(paths.RUNS / run / "03_sampling" / method.picks_file)
+    picks = picks[(picks["label"] == row["label"]) & (picks["rank"] == row["rank"])]
+    editor = methods.editor_of(params, settings.device) if method.edits else None
+    coloring = methods.coloring_of(params, settings.seed)
+    with tempfile.TemporaryDirectory() as again:
+        images = settings.image_set("train")
+        table = methods.condense(params["method"], images, picks, coloring, editor, Path(again))
+        difference = _largest_difference(folder / row["file"], Path(again) / row["file"])
+    return Reproduction(folder / row["file"], row["sha256"], table["sha256"].iloc[0], difference)
+
+
+def _largest_difference(one: Path, other: Path) -> int:
+    first, second = (np.asarray(Image.open(path)).astype(int) for path in (one, other))
+    return int(np.abs(first - second).max())

@@ -1,0 +1,148 @@
+"""Sweeps: the runs of a grid (`dc3.grid`) one after another, and one table of what their students came to.
+
+Runs take over from each other what they have in common (`dc3.sharing`). A sweep that is started again goes on where it
+was, because each of its runs does.
+"""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from dc3 import paths
+from dc3.files import replacing
+from dc3.grid import Sweep, Values, for_each, read_sweep
+from dc3.parameters import ParameterError, notebook_names
+from dc3.preflight import check_inputs
+from dc3.runner import StageFailed, run_notebooks
+from dc3.runs import read_manifest
+
+log = logging.getLogger(__name__)
+
+VALIDATION = "05_validation"
+STUDENT = {"method": "training_set", "network": "network", "seed": "student_seed"}  # history's columns → the results'
+SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those that it needs with it
+    ("dataset", "data_dir", "image_size", "images_per_class", "ipc"),
+    ("vae", "vae_revision"),
+    ("editor", "editor_revision"),
+]
+SCORES = ["epochs", "top1", "top5", "best_top1"]
+
+
+def sweep_runs(path: Path | str) -> dict[str, Values]:
+    """Run name → the values that the file sets for it, `run` among them. ParameterError when a value is refused."""
+    return read_sweep(path).runs
+
+
+def results(path: Path | str) -> pd.DataFrame:
+    """What the sweep's finished runs came to so far: a row per run, training set, network and student's seed.
+
+    Columns: run; the keys of the grid, with the run's value also where its block leaves the key out (a list as JSON);
+    training_set, network, student_seed; epochs, top1 and top5 after the last of them, best_top1 of the tested epochs;
+    teacher_accuracy; wall_seconds of 05_validation. ParameterError when a value of the file is refused.
+    """
+    return _collect(read_sweep(path))
+
+
+def run_sweep(path: Path | str, part: str = "1/1", force: bool = False) -> tuple[dict[str, str], Path]:
+    """Executes the runs of a part ("1/2": every second) and writes the table of all runs that are finished.
+
+    Returns the runs that failed, each with the last line of its message, and the table's path. ParameterError, before
+    anything runs, when the values of any run (of any part) are refused or what it needs is not there.
+    """
+    sweep = read_sweep(path)
+    names = _part(part, list(sweep.runs))
+    for_each(sweep.checked, Preflight())
+    for name, other in sweep.repeated.items():
+        log.info("%s has the same parameters as %s, which is run once", name, other)
+    failures = {}
+    for k, name in enumerate(names, 1):
+        log.info("\nrun %d of %d: %s", k, len(names), name)
+        try:
+            run_notebooks(sweep.runs[name], force=force, preflight=False)
+        except (StageFailed, ParameterError) as error:
+            failures[name] = str(error).rstrip().splitlines()[-1]
+            log.info("failed: %s", failures[name])
+    return failures, _write_results(sweep)
+
+
+def _part(part: str, names: list[str]) -> list[str]:
+    numbers = re.fullmatch(r"(\d+)/(\d+)", part)
+    k, n = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= k <= n:
+        raise ParameterError(f"--part {part}: expected k/n with k from 1 to n, such as 1/2 here and 2/2 elsewhere")
+    return names[k - 1 :: n]
+
+
+class Preflight:
+    """`check_inputs` for many runs. It checks what it is given, so the slow questions are put by themselves, once."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, str] = {}  # question → what is wrong, or ""
+
+    def __call__(self, params: Values) -> None:
+        """ParameterError as check_inputs raises it."""
+        slow = [{key: params[key] for key in keys if key in params} for keys in SLOW_TO_CHECK]
+        rest = {key: value for key, value in params.items() if key not in [keys[0] for keys in SLOW_TO_CHECK]}
+        wrong = [answer for part in (rest, *slow) if (answer := self._ask(part))]
+        if wrong:
+            raise ParameterError("\n".join(wrong))
+
+    def _ask(self, params: Values) -> str:
+        question = repr(params)
+        if question not in self.answers:
+            try:
+                check_inputs(params)
+                self.answers[question] = ""
+            except ParameterError as error:
+                self.answers[question] = str(error)
+        return self.answers[question]
+
+
+def _write_results(sweep: Sweep) -> Path:
+    table, path = _collect(sweep), paths.RUNS / f"{sweep.name}.sweep" / "results.parquet"
+    with replacing(path) as partial:
+        table.to_parquet(partial, index=False)
+    log.info("\n%d of %d runs of sweep %s are finished", table["run"].nunique(), len(sweep.runs), sweep.name)
+    return path
+
+
+def _collect(sweep: Sweep) -> pd.DataFrame:
+    columns = ["run", *sweep.keys, *STUDENT.values(), *SCORES, "teacher_accuracy", "wall_seconds"]
+    tables = [_rows(sweep, run) for run, params in sweep.checked.items() if _is_finished(run, params)]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def _is_finished(run: str, params: Values) -> bool:
+    """Whether 05_validation and all before it are done with these parameters.
+
+    A newer version of the code, or a parameter that it brought, does not take results away.
+    """
+    needed = [name for name in notebook_names() if name <= VALIDATION]
+    manifests = [read_manifest(run, name) for name in needed]
+    return VALIDATION in needed and all(
+        manifest and all(params.get(key, value) == value for key, value in manifest["params"].items())
+        for manifest in manifests
+    )
+
+
+def _rows(sweep: Sweep, run: str) -> pd.DataFrame:
+    manifest = read_manifest(run, VALIDATION)
+    keys = {key: sweep.checked[run][key] for key in sweep.keys}
+    shown = {key: json.dumps(value) if isinstance(value, list) else value for key, value in keys.items()}
+    return students(pd.read_parquet(paths.RUNS / run / VALIDATION / "history.parquet")).assign(
+        run=run,
+        **shown,
+        teacher_accuracy=manifest["facts"].get("teacher"),
+        wall_seconds=manifest["wall_seconds"],
+    )
+
+
+def students(history: pd.DataFrame) -> pd.DataFrame:
+    """A history with a row an epoch → a row per training set, network and student's seed, in the history's order."""
+    tested = history.dropna(subset="top1").sort_values("epoch", kind="stable").rename(columns=STUDENT)
+    groups = tested.groupby(list(STUDENT.values()), sort=False)
+    scores = groups[["epoch", "top1", "top5"]].last().assign(best_top1=groups["top1"].max())
+    return scores.rename(columns={"epoch": "epochs"}).reset_index()

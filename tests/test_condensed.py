@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from dc3 import condensed
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def write_set(folder, names, counts=(2, 2, 2), size=16):
+    for name, count in zip(names, counts, strict=True):
+        (folder / name).mkdir(parents=True)
+        for k in range(count):
+            Image.fromarray(np.full((size, size, 3), 40 * k, np.uint8)).save(folder / name / f"{k:05d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("names", [CLASSES, ("00000", "00001", "00002")])
+def test_a_set_from_elsewhere_loads_by_class_names_or_numbers(tmp_path, names):
+    found = condensed.load(write_set(tmp_path, names), CLASSES, 16)
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2] and found.images().shape == (6, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "counts", "size", "told"),
+    [
+        (("cat", "dog"), (2, 2), 16, r"no folder for owl \(2 folders for 3 classes\)"),
+        (("00000", "00002"), (2, 2), 16, "no folder for 00001"),
+        (("cat", "dog", "wolf"), (2, 2, 2), 16, "no folder for owl; folders of no class: wolf"),
+        (CLASSES, (2, 2, 1), 16, "1 images of owl and 2 of cat"),
+        (CLASSES, (2, 0, 2), 16, "class folders without images .dog"),
+        (CLASSES, (2, 2, 2), 32, r"cat/00000.png is 32×32 px, the data set's images are 16×16 px"),
+    ],
+)
+def test_a_set_that_does_not_fit_is_refused_with_the_difference(tmp_path, names, counts, size, told):
+    with pytest.raises(ValueError, match=rf"(?s)condensed_dir.*{told}"):
+        condensed.load(write_set(tmp_path, names, counts, size), CLASSES, 16)
+
+
+def test_unequal_ipc_can_be_allowed_and_a_missing_folder_is_named(tmp_path):
+    found = condensed.load(write_set(tmp_path / "a", CLASSES, (1, 2, 3)), CLASSES, 16, allow_unequal=True)
+    assert found.counts().tolist() == [1, 2, 3]
+    with pytest.raises(FileNotFoundError, match=r"condensed_dir = .*nowhere"):
+        condensed.load(tmp_path / "nowhere", CLASSES, 16)

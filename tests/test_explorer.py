@@ -1,0 +1,42 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dc3 import explorer
+from dc3.compensation import Coloring
+from dc3.paths import HEADLESS
+
+COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+
+
+def shown(panel):
+    return np.asarray(Image.open(io.BytesIO(panel.picture.value)))
+
+
+def test_the_panel_shows_the_edit_of_its_present_choices(images, random_editor):
+    panel = explorer.EditPanel(images, COLORING, random_editor)
+    before = shown(panel)
+    assert before.shape == (160, 4 * 160 + 3 * 4, 3)
+    assert (before[::5, :160:5] == images[0]).all(), "the source comes first"
+    panel.image.value, panel.warm.value, panel.seed.value = 1, "sepia", 3
+    assert (shown(panel) == before).all(), "nothing happens before the button is pressed"
+    panel.button.click()
+    after = shown(panel)
+    assert (after[::5, :160:5] == images[1]).all() and "sepia" in panel.caption.value
+    panel.guidance.value = 6
+    panel.button.click()
+    assert (shown(panel) != after).any()
+
+
+def test_without_a_screen_there_is_no_panel(images, random_editor, monkeypatch):
+    monkeypatch.setenv(HEADLESS, "1")
+    assert explorer.edit_panel(images, COLORING, random_editor) is None
+    monkeypatch.delenv(HEADLESS)
+    assert explorer.edit_panel(images, COLORING, random_editor) is not None

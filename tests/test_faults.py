@@ -1,0 +1,186 @@
+"""Bad input, through the real command and the real notebooks: one clear message, the right exit code, nothing lost.
+
+Exit code 2: refused before anything ran; 1: a stage failed, those finished before it stay. Without bad input, the whole
+chain on what people have: grey, transparent and 16-bit images, a class of one image, more bins than images.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from workshop import stages_run
+
+from dc3.parameters import notebook_names
+
+REFUSED, FAILED = 2, 1
+TRAIN = {"cat": 8, "dog": 1}
+QUICK = {
+    "run": "tiny",
+    "dataset": "imagefolder",
+    "image_size": 16,
+    "teacher_width": 8,
+    "teacher_epochs": 1,
+    "teacher_min_accuracy": 0,
+    "encode_size": 192,  # so that the latents are larger than all else
+    "encode_batch_size": 3,
+    "bins": 50,
+    "ipc": 1,
+    "edit_size": 16,
+    "edit_steps": 1,
+    "student_width": 8,
+    "student_epochs": 2,
+    "student_seeds": [0],
+}
+SMALL, ROOMY = "500k", "64m"  # a disk on which 00_teacher has room and the latents have not, and one with room for all
+
+
+class Home:
+    """A folder that runs write to, and the command on the images of `data_dir`."""
+
+    def __init__(self, folder, data_dir):
+        self.folder, self.params = folder, data_dir / "tiny.yaml"
+        self.params.write_text(yaml.dump(QUICK | {"data_dir": str(data_dir)}))
+
+    def run(self, *arguments):
+        environment = os.environ | {"DC3_HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
+        environment.pop("DC3_NOTEBOOKS", None)
+        command = [sys.executable, "-m", "dc3.cli", "run", self.params, *arguments]
+        return subprocess.run(map(str, command), env=environment, cwd=self.folder, capture_output=True, text=True)
+
+    def files(self, *stages):
+        """SHA-256 of every file that the stages wrote, figures apart."""
+        folders = [self.folder / "runs" / "tiny" / stage for stage in stages]
+        found = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+        return {str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+class Disk:
+    """A folder, with a small file system of its own in memory where mounting is permitted."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.is_small = self._mount(f"size={SMALL}")
+
+    def _mount(self, options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
+        return bool(shutil.which("mount")) and subprocess.run(command, capture_output=True).returncode == 0
+
+    def enlarge(self):
+        assert not self.is_small or self._mount(f"remount,size={ROOMY}")
+
+    def close(self):
+        if self.is_small:
+            subprocess.run(["umount", str(self.folder)], check=True)
+
+
+def write_image(path, *shape, bits=8):
+    dtype = {8: np.uint8, 16: np.uint16}[bits]
+    seed = int(hashlib.sha256(str(path.parts[-3:]).encode()).hexdigest()[:8], 16)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 2**bits, shape, dtype)).save(path)
+
+
+def write_images(root):
+    """train/ of a class with grey, RGBA and 16-bit images and a class of one image; test/ of three images each."""
+    for split, counts in {"train": TRAIN, "test": {"cat": 3, "dog": 3}}.items():
+        for name, count in counts.items():
+            (root / split / name).mkdir(parents=True)
+            for k in range(count):
+                write_image(root / split / name / f"{k}.png", 20, 20, 3)
+    write_image(root / "train/cat/0.png", 20, 20)
+    write_image(root / "train/cat/1.png", 20, 20, 4)
+    write_image(root / "train/cat/2.png", 20, 20, bits=16)
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory):
+    disk = Disk(tmp_path_factory.mktemp("disk"))
+    yield disk
+    disk.close()
+
+
+@pytest.fixture(scope="module")
+def chain(images, disk):
+    """The whole chain. Where mounting is permitted, its disk is full at first, and the run is started again."""
+    home = Home(disk.folder, images)
+    home.full = home.run() if disk.is_small else None
+    home.kept = home.files("00_teacher")
+    disk.enlarge()
+    home.finished = home.run()
+    return home
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["-p", "data_dir", "./nowhere"], "nowhere' is not a folder: expected a folder with train/ and val/"),
+        (["-p", "ipc", "2"], "ipc=2: expected 1 to 1, the size of the smallest class 'dog' of imagefolder/train"),
+        (["-p", "vae", "./no/vae"], "vae = './no/vae': nothing is there"),
+        (["-p", "editor", "./no/editor"], "editor = './no/editor': nothing is there"),
+        (["-p", "teacher", "no.safetensors"], "teacher = 'no.safetensors': nothing is there"),
+    ],
+    ids=lambda value: value[1] if isinstance(value, list) else "",
+)
+def test_refused_in_one_line_before_anything_runs(images, tmp_path, arguments, named):
+    result = Home(tmp_path, images).run(*arguments)
+    assert result.returncode == REFUSED
+    heading, message = result.stderr.splitlines()
+    assert heading == "refused, nothing was run:" and named in message
+    assert not result.stdout and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named_and_the_finished_stage_stays(chain):
+    if chain.full is None:
+        pytest.skip("mounting a small file system is not permitted here")
+    assert chain.full.returncode == FAILED
+    last = chain.full.stderr.splitlines()[-1]
+    assert last.startswith("01_features.ipynb, cell [") and "free some space on this disk" in last
+    assert "OSError: [Errno 28] no room for 0.001 GB of latents (No space left on device)" in last
+    assert "runs/tiny/00_teacher/manifest.json" in chain.kept
+    assert chain.files("00_teacher") == chain.kept, "kept by the run that found room"
+
+
+def test_a_run_with_room_again_goes_on_to_its_end(chain):
+    assert chain.finished.returncode == 0, chain.finished.stderr
+    assert stages_run(chain.finished) == notebook_names()[bool(chain.full) :]
+    assert "figures/tiny/binning_tsne.png" in chain.finished.stdout
+
+
+def test_odd_images_a_class_of_one_and_more_bins_than_images_go_through(chain):
+    assert chain.finished.returncode == 0, chain.finished.stderr
+    stages = chain.folder / "runs" / "tiny"
+    bins = pd.read_parquet(stages / "02_binning/bins.parquet")
+    assert bins["label"].value_counts().to_dict() == {0: TRAIN["cat"], 1: TRAIN["dog"]}
+    assert bins.groupby("label")["bin"].nunique().to_dict() == {0: TRAIN["cat"], 1: TRAIN["dog"]}
+    picks = pd.read_parquet(stages / "03_sampling/selection.parquet")
+    assert sorted(picks["label"]) == [0, 1]
+    tables = chain.folder / "figures" / "tiny"
+    for name in ("validation_accuracy", "color_and_fid_colors", "color_and_fid_distances"):
+        assert np.isfinite(pd.read_csv(tables / f"{name}.csv").filter(regex="mean|images|FID").to_numpy()).all()
+
+
+def test_an_unreadable_image_is_named_and_other_stages_stay(chain, tmp_path):
+    broken = write_images(tmp_path / "images")
+    file = broken / "train/cat/3.png"
+    file.write_bytes(file.read_bytes()[:200])
+    home = Home(shutil.copytree(chain.folder, tmp_path / "home"), broken)
+    others = notebook_names()[1:]
+    before = home.files(*others)
+    result = home.run()
+    assert result.returncode == FAILED and stages_run(result) == ["00_teacher"]
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("00_teacher.ipynb, cell [") and f"UnreadableImage: cannot read image {file} (" in last
+    assert last.endswith("replace or remove the file, then run again")
+    assert before and home.files(*others) == before

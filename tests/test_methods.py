@@ -1,0 +1,92 @@
+import typing
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dc3 import condensed, methods, networks, parameters
+from dc3.compensation import Coloring
+from dc3.data import in_memory
+from dc3.preflight import check_inputs
+
+COLORING = Coloring(0, ["sunny"], ["rainy"], "Adjust the color hue to be {p}", "gradient")
+
+
+@pytest.fixture(scope="module")
+def images():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    return in_memory("noise", "train", ["a", "b"], np.repeat([0, 1], 20), pixels)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return networks.create("conv3", 2, 16, width=8).eval()
+
+
+def pick(picked_by, images, teacher, ipc=3):
+    rng = np.random.default_rng(1)
+    factors = {"logit_grad": rng.normal(size=(40, 2)), "embedding": rng.normal(size=(40, 5))}
+    factors = {name: array.astype(np.float32) for name, array in factors.items()}
+    crops = {"factor": 2, "num_crop": 3, "mipc": 20}
+    return methods.pick(picked_by, images, teacher, ipc=ipc, seed=0, crops=crops, bins=np.arange(40) % 4, **factors)
+
+
+def test_the_parameter_names_the_table():
+    assert typing.get_args(parameters.Method) == tuple(methods.METHODS)
+    assert typing.get_args(parameters.Rival) == tuple(m.picked_by for m in methods.METHODS.values() if m.picked_by)
+    assert typing.get_args(parameters.Baseline) == tuple(name for name, m in methods.METHODS.items() if not m.edits)
+
+
+@pytest.mark.parametrize("method", [name for name, m in methods.METHODS.items() if not m.edits])
+def test_every_baseline_writes_the_same_layout_with_provenance(method, images, teacher, tmp_path):
+    picks = pick(methods.METHODS[method].picked_by or "dc3", images, teacher)
+    provenance = methods.condense(method, images, picks, COLORING, None, tmp_path)
+    made = condensed.load(tmp_path, images.classes, 16)
+    assert made.counts().tolist() == [3, 3]
+    expected, labels = methods.plain_images(images, picks)
+    assert (made.images() == expected).all() and (made.labels == labels).all()
+    assert {"index", "source", "source_sha256", "label", "bin", "rank", "file", "sha256"} <= set(provenance.columns)
+    assert (images.labels[provenance["index"]] == provenance["label"]).all()
+
+
+def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
+    picks = pick("rded", images, teacher)
+    provenance = methods.condense("rded", images, picks, COLORING, None, tmp_path)
+    assert len(provenance) == 6 and all(len(tiles["index"]) == 4 for tiles in provenance["tiles"])
+    assert sorted(np.concatenate([tiles["index"] for tiles in provenance["tiles"]])) == sorted(picks["index"])
+
+
+def test_mosaics_of_other_crops_are_made_again(images, teacher, tmp_path):
+    picks = pick("rded", images, teacher)
+    other = picks.assign(side=picks["side"].clip(upper=5))
+    methods.condense("rded", images, other, COLORING, None, tmp_path)
+    methods.condense("rded", images, picks, COLORING, None, tmp_path)
+    assert (condensed.load(tmp_path, images.classes, 16).images() == methods.plain_images(images, picks)[0]).all()
+
+
+def test_a_source_that_changed_is_condensed_again(images, teacher, tmp_path):
+    picks = pick("random", images, teacher)
+    methods.condense("random", images, picks, COLORING, None, tmp_path)
+    inverted = in_memory("noise", "train", ["a", "b"], images.labels, 255 - images.pixels)
+    methods.condense("random", inverted, picks, COLORING, None, tmp_path)
+    assert (condensed.load(tmp_path, images.classes, 16).images() == inverted.images(picks["index"])).all()
+
+
+def test_the_picks_of_a_method_lie_where_its_table_says():
+    assert methods.METHODS["dc3"].picks_file == methods.METHODS["dc3_plain"].picks_file == "selection.parquet"
+    assert methods.METHODS["rded"].picks_file == "compared/rded.parquet"
+
+
+@pytest.mark.parametrize(("key", "value"), [("method", "rded"), ("baselines", ["random", "dq"])])
+def test_a_method_that_03_does_not_pick_for_is_refused_before_anything_runs(key, value):
+    values = {"compared": ["random"], key: value}
+    checked = parameters.check(values, parameters.all_declared())
+    with pytest.raises(parameters.ParameterError, match=rf"{key} = .* must stand in compared"):
+        check_inputs(checked)
+
+
+def test_selection_tables_survive_parquet(images, teacher, tmp_path):
+    picks = pick("rded", images, teacher)
+    picks.to_parquet(tmp_path / "rded.parquet")
+    again = pd.read_parquet(tmp_path / "rded.parquet")
+    assert (methods.plain_images(images, again)[0] == methods.plain_images(images, picks)[0]).all()

@@ -1,0 +1,146 @@
+"""Taking over a stage from another run: once as users do it, its conditions on stages made by hand."""
+
+import errno
+import json
+import os
+
+import pytest
+from workshop import Workshop, stages_run
+
+from dc3 import paths, runs, sharing
+
+STAGE = "01_total"
+PARAMS = {"factor": 2}
+
+
+def test_a_run_takes_over_what_another_has_made_the_same_way(tmp_path):
+    workshop = Workshop(tmp_path)
+    assert workshop.run("--until", "00").returncode == 0
+    other = workshop.run("-p", "run", "other", "-p", "factor", "3")
+    assert "00_count           shared from run tiny\n" in other.stdout and stages_run(other) == ["01_total"]
+    assert workshop.read("01_total/total.txt", "other") == "18"
+    assert (tmp_path / "runs/other/notebooks/00_count.ipynb").exists()
+    again = workshop.run("-p", "run", "other", "-p", "factor", "3")
+    assert again.stdout.count("up to date") == 2
+    forced = workshop.run("-p", "run", "other", "--force", "--until", "00")
+    assert "shared" not in forced.stdout and stages_run(forced) == ["00_count"]
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """Runs "mine", with the first stage, and "twin", with both."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
+    for module in (sharing, runs):
+        monkeypatch.setattr(module, "notebook_fingerprint", lambda name: "the code")
+    for run in ("mine", "twin"):
+        make_count(run)
+    (tmp_path / "weights").write_text("weights")
+    make_total("twin", tmp_path / "weights")
+    return tmp_path
+
+
+def make_count(run, numbers="0,1"):
+    stage = runs.Stage("00_count", run, {"run": run}, "the code")
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    stage.output("numbers.txt").write_text(numbers)
+    stage.finish()
+
+
+def make_total(run, weights):
+    stage = runs.Stage(STAGE, run, PARAMS | {"run": run}, "the code")
+    stage.input("00_count/numbers.txt")
+    stage.use(weights)
+    written = [stage.output(name) for name in ("total.txt", "deep/er/table.txt", ".hidden", "begun.json")]
+    for path in (*written, stage.figures / "total_curve.png", runs.executed_copy(run, STAGE)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    stage.finish(count=2)
+
+
+def adopt(params=PARAMS):
+    return sharing.adopt("mine", STAGE, params | {"run": "mine"})
+
+
+def why_not_current():
+    return runs.why_not_current("mine", STAGE, PARAMS | {"run": "mine"})
+
+
+def half_finish(house):
+    folder = house / "runs/mine" / STAGE
+    folder.mkdir()
+    (folder / "begun.json").write_text("{}")
+    (folder / "half.txt").write_text("half")
+    return folder
+
+
+def test_the_stage_is_current_and_replaces_what_lay_there(house):
+    folder = half_finish(house)
+    for leftover in ("runs/mine/.01_total.shared/outputs/total.txt", "figures/mine/total_curve.png"):
+        (house / leftover).parent.mkdir(parents=True)
+        (house / leftover).write_text("of an adoption that was killed, or of other parameters")
+    assert adopt() == "twin" and why_not_current() is None
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        "manifest.json", "table.txt", "total.txt"]  # fmt: skip
+    assert sorted(path.name for path in (house / "runs/mine").iterdir()) == ["00_count", STAGE, "notebooks"]
+    for shared in (f"runs/*/{STAGE}/deep/er/table.txt", "figures/*/total_curve.png", f"runs/*/notebooks/{STAGE}.ipynb"):
+        mine, twin = sorted(house.glob(shared))
+        assert mine.samefile(twin)
+
+
+def test_the_manifest_says_whose_it_is_and_where_it_comes_from(house):
+    adopt()
+    mine, twin = (json.loads((house / "runs" / run / STAGE / "manifest.json").read_text()) for run in ("mine", "twin"))
+    assert mine == twin | {"run": "mine", "params": PARAMS | {"run": "mine"}, "shared_from": "twin"}
+    assert list(mine["outputs"]) == ["deep/er/table.txt", "total.txt"] and mine["facts"] == {"count": 2}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda house: (house / f"runs/twin/{STAGE}/total.txt").write_text("99"),
+        lambda house: (house / f"runs/twin/{STAGE}/deep/er/table.txt").unlink(),
+        lambda house: (house / f"runs/twin/{STAGE}/manifest.json").unlink(),
+        lambda house: (house / "figures/twin/total_curve.png").write_text("painted over"),
+        lambda house: (house / f"runs/twin/notebooks/{STAGE}.ipynb").unlink(),
+        lambda house: (house / "weights").write_text("other weights"),
+        lambda house: (house / "weights").unlink(),
+        lambda house: make_count("mine", "0,1,2"),
+    ],
+    ids=["output", "missing output", "unfinished", "figure", "no notebook", "weights", "no weights", "other input"],
+)
+def test_what_is_damaged_or_made_of_other_things_is_not_taken(house, damage):
+    folder = half_finish(house)
+    damage(house)
+    assert adopt() is None
+    assert sorted(path.name for path in folder.iterdir()) == ["begun.json", "half.txt"], "the stage can go on from it"
+    assert not list((house / "runs/mine").glob(".*"))
+
+
+def test_other_parameters_and_other_code_are_not_taken(house, monkeypatch):
+    assert adopt({"factor": 3}) is None
+    assert adopt(PARAMS | {"new": 1}) is None
+    monkeypatch.setattr(sharing, "notebook_fingerprint", lambda name: "other code")
+    assert adopt() is None
+
+
+def test_a_damaged_twin_does_not_hide_a_sound_one(house):
+    make_count("zwilling")
+    make_total("zwilling", house / "weights")
+    (house / f"runs/twin/{STAGE}/total.txt").write_text("99")
+    assert adopt() == "zwilling" and why_not_current() is None
+
+
+def test_the_twins_upstream_may_have_moved_on(house):
+    make_count("twin", "7,8,9")
+    assert adopt() == "twin" and why_not_current() is None
+
+
+def test_files_are_copied_where_they_cannot_be_linked(house, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert adopt() == "twin" and why_not_current() is None
+    mine, twin = sorted(house.glob(f"runs/*/{STAGE}/total.txt"))
+    assert mine.read_bytes() == twin.read_bytes() and not mine.samefile(twin)

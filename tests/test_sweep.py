@@ -1,0 +1,216 @@
+"""Sweeps: the file's grid, and sweeps of two tiny notebooks in processes of their own as users start them."""
+
+import time
+
+import pandas as pd
+import pytest
+from workshop import COUNT, VALIDATION, Workshop, stages_run, write_notebook
+
+from dc3 import grid, parameters, sweep
+from dc3.parameters import ParameterError
+
+PAIR = "base: {n: 4}\ngrid:\n  - {student_epochs: [2, 3]}\n"
+
+
+class Sweeps(Workshop):
+    def __init__(self, root):
+        super().__init__(root, {"00_count": COUNT, "05_validation": VALIDATION})
+
+    def write(self, name, text):
+        (self.root / f"{name}.yaml").write_text(text)
+        return self.root / f"{name}.yaml"
+
+    def results(self, name):
+        return pd.read_parquet(self.root / f"runs/{name}.sweep/results.parquet")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A sweep of two runs that was killed in the middle of its second, and started again."""
+    workshop = Sweeps(tmp_path_factory.mktemp("killed"))
+    file = workshop.write("pair_sweep", PAIR)
+    process = workshop.begin("sweep", file)
+    second = workshop.root / "runs/pair.student_epochs-3"
+    while process.poll() is None and not (second / "00_count/manifest.json").exists():
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    workshop.done_before = workshop.read("05_validation/manifest.json", "pair.student_epochs-2")
+    workshop.unfinished = not (second / "05_validation/manifest.json").exists()
+    workshop.again = workshop.dc3("sweep", file)
+    return workshop
+
+
+def test_a_killed_sweep_goes_on_where_it_was(killed):
+    assert killed.again.returncode == 0, killed.again.stderr
+    assert killed.unfinished and stages_run(killed.again) == ["05_validation"], "only the run that was under way"
+    assert killed.read("05_validation/manifest.json", "pair.student_epochs-2") == killed.done_before
+    assert "shared_from" in killed.read("00_count/manifest.json", "pair.student_epochs-3")
+    assert killed.again.stdout.rstrip().endswith("results: runs/pair.sweep/results.parquet")
+
+
+def test_the_results_have_a_row_for_every_student_of_every_run(killed):
+    table = killed.results("pair")
+    assert list(table.columns) == [
+        "run", "student_epochs", "training_set", "network", "student_seed",
+        "epochs", "top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds",
+    ]  # fmt: skip
+    students = [(k, name, seed) for k in (2, 3) for name in ("DC3", "random") for seed in (0, 1)]
+    assert list(zip(table["student_epochs"], table["training_set"], table["student_seed"], strict=True)) == students
+    assert (table["run"] == "pair.student_epochs-" + table["student_epochs"].astype(str)).all()
+    assert (table["epochs"] == table["student_epochs"]).all() and (table["top1"] == 1 / table["epochs"]).all()
+    assert (table["best_top1"] == 1).all() and (table["top5"] == table["student_seed"] + 0.5).all()
+    assert (table["teacher_accuracy"] == 0.9).all() and (table["wall_seconds"] > 0).all()
+
+
+def test_a_run_that_fails_is_reported_and_the_others_are_done(killed):
+    file = killed.write("luck_sweep", "base: {n: 4, student_seeds: [5]}\ngrid: [{student_epochs: [13, 14, 1]}]")
+    part = killed.dc3("sweep", file, "--part", "3/3")
+    assert part.returncode == 0 and stages_run(part) == ["05_validation"] and "run 1 of 1: luck" in part.stdout
+    assert list(killed.results("luck")["run"].unique()) == ["luck.student_epochs-1"]
+    whole = killed.dc3("sweep", file)
+    assert whole.returncode == 1
+    assert whole.stderr.rstrip().endswith(
+        "failed: luck.student_epochs-13: 05_validation.ipynb, cell [4]: ArithmeticError: bad luck\n"
+        "failed: luck.student_epochs-14: 05_validation.ipynb: its kernel was killed, most often for want of memory"
+    )
+    assert whole.stdout.count("05_validation      up to date") == 1 and "1 of 3 runs" in whole.stdout
+    assert list(killed.results("luck")["run"].unique()) == ["luck.student_epochs-1"]
+
+
+def test_results_of_other_parameters_than_the_files_are_left_out(killed, monkeypatch):
+    monkeypatch.setattr(sweep.paths, "RUNS", killed.root / "runs")
+    monkeypatch.setattr(grid, "all_declared", lambda: parameters.all_declared(killed.notebooks))
+    monkeypatch.setattr(sweep, "notebook_names", lambda: parameters.notebook_names(killed.notebooks))
+    assert len(sweep.results(killed.root / "pair_sweep.yaml")) == 8
+    (killed.root / "later").mkdir()
+    edited = killed.write("later/pair_sweep", PAIR.replace("n: 4", "n: 5"))
+    assert len(sweep.results(edited)) == 0, "runs of these names are there, but of n = 4"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("base: {n: 4}\ngrid: [{n: [3, 0], factr: 1}]", ["run bad.n-0.factr-1:", "n = 0 is not allowed", "factr: no"]),
+        ("grid: [{n: 3, teacher: [train, ./no.pt]}]", ["run bad.n-3.teacher-._no.pt:", "'./no.pt': nothing is there"]),
+    ],
+)
+def test_refusals_name_run_and_key_before_anything_runs(tmp_path, text, named):
+    workshop = Sweeps(tmp_path)
+    result = workshop.dc3("sweep", workshop.write("bad_sweep", text), "--part", "1/2")
+    assert result.returncode == 2 and "refused, nothing was run" in result.stderr
+    assert all(part in result.stderr for part in named), result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    """Reads the text of a sweep's file, on notebooks with a few parameters."""
+    declarations = (
+        'run: RunName = "demo"  # name\nipc: PositiveInt = 10  # images\nmethod: str = "dc3"  # what\n'
+        "lam: PositiveFloat = 1.0  # weight\nstudent_seeds: SeedList = [0, 1]  # seeds\nsoft: bool = True  # labels"
+    )
+    write_notebook(tmp_path, "00_first", ["", declarations])
+    monkeypatch.setattr(grid, "all_declared", lambda: parameters.all_declared(tmp_path))
+
+    def read_text(text):
+        (tmp_path / "cifar_sweep.yaml").write_text(text)
+        return grid.read_sweep(tmp_path / "cifar_sweep.yaml")
+
+    return read_text
+
+
+def test_blocks_are_products_and_runs_are_named_by_their_keys_in_order(read, tmp_path):
+    read(
+        "base: {lam: 1e-4, ipc: 7}\n"
+        "grid:\n"
+        "  - {method: [random, a/b], ipc: [1, 50]}\n"
+        "  - {student_seeds: [[0], [3, 4]], method: dc3}\n"
+    )
+    assert sweep.sweep_runs(tmp_path / "cifar_sweep.yaml") == {
+        name: {"lam": 1e-4, "run": name} | values
+        for name, values in {
+            "cifar.method-random.ipc-1": {"method": "random", "ipc": 1},
+            "cifar.method-random.ipc-50": {"method": "random", "ipc": 50},
+            "cifar.method-a_b.ipc-1": {"method": "a/b", "ipc": 1},
+            "cifar.method-a_b.ipc-50": {"method": "a/b", "ipc": 50},
+            "cifar.student_seeds-0.method-dc3": {"student_seeds": [0], "method": "dc3", "ipc": 7},
+            "cifar.student_seeds-3_4.method-dc3": {"student_seeds": [3, 4], "method": "dc3", "ipc": 7},
+        }.items()
+    }
+
+
+def test_grid_points_of_the_same_parameters_are_one_run(read):
+    swept = read("grid: [{ipc: [1, 10, 1]}, {ipc: 10, method: [dc3, random]}, {lam: [1, 1.0, 2]}]")
+    assert list(swept.runs) == ["cifar.ipc-1", "cifar.ipc-10", "cifar.ipc-10.method-random", "cifar.lam-2"]
+    assert swept.repeated == {
+        "cifar.ipc-10.method-dc3": "cifar.ipc-10", "cifar.lam-1": "cifar.ipc-10", "cifar.lam-1.0": "cifar.ipc-10",
+    }  # fmt: skip
+    assert swept.keys == ["ipc", "method", "lam"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("dataset: cifar10", "dataset: a sweep's file has base and grid"),
+        ("base: {ipc: 1}", "grid = None: expected a list of blocks"),
+        ("grid: {ipc: [1, 10]}", "expected a list of blocks"),
+        ("base: [ipc]\ngrid: [{ipc: 1}]", "base = ['ipc']: expected"),
+        ("base: {run: x}\ngrid: [{ipc: 1}]", "run: the runs of a sweep are named by its grid"),
+        ("grid: [{run: [a, b]}]", "run: the runs of a sweep are named by its grid"),
+        ("grid: [{ipc: []}]", "ipc = [] has no values"),
+        ("grid: [{method: [a/b, a_b]}]", "two runs would be named 'cifar.method-a_b'"),
+        (f"grid: [{{method: [{'x' * 300}]}}]", "200 are allowed"),
+        ("grid: [{student_seeds: [0, 1]}]", "run cifar.student_seeds-0:\n  student_seeds = 0 is not allowed"),
+        ("grid: [{ipc: [0], soft: [true, false]}]", "run cifar.ipc-0.soft-True, cifar.ipc-0.soft-False:\n  ipc = 0"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(read, text, named):
+    with pytest.raises(ParameterError) as refusal:
+        read(text)
+    assert named in str(refusal.value)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_parts_are_disjoint_and_together_all(n):
+    names = [f"run {k}" for k in range(5)]
+    parts = [sweep._part(f"{k}/{n}", names) for k in range(1, n + 1)]
+    assert sorted(name for part in parts for name in part) == names
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
+def test_other_parts_are_refused(part):
+    with pytest.raises(ParameterError, match="expected k/n"):
+        sweep._part(part, ["run"])
+
+
+def test_a_data_set_is_listed_once_for_all_runs_on_it_and_every_refused_run_is_named(monkeypatch):
+    listed = []
+
+    def check_inputs(params):
+        if "dataset" in params:
+            listed.append((params["data_dir"], params["ipc"]))
+            if params["data_dir"] == "gone":
+                raise ParameterError("data_dir='gone' is not a folder")
+
+    monkeypatch.setattr(sweep, "check_inputs", check_inputs)
+    runs = {
+        f"{folder}-{ipc}-{method}": {"dataset": "imagefolder", "data_dir": folder, "ipc": ipc, "method": method}
+        for folder in ("there", "gone")
+        for ipc in (1, 10)
+        for method in ("dc3", "random", "rded")
+    }
+    with pytest.raises(ParameterError) as refusal:
+        grid.for_each(runs, sweep.Preflight())
+    assert listed == [("there", 1), ("there", 10), ("gone", 1), ("gone", 10)]
+    named = ", ".join(name for name in runs if name.startswith("gone"))
+    assert str(refusal.value) == f"run {named}:\n  data_dir='gone' is not a folder"
+
+
+def test_the_slow_checks_can_be_asked_by_themselves():
+    declared = parameters.all_declared()
+    sweep.Preflight()(parameters.check({}, declared))
+    with pytest.raises(ParameterError, match=r"editor = '\./none'"):
+        sweep.Preflight()(parameters.check({"editor": "./none"}, declared))
+    with pytest.raises(ParameterError, match="ipc=9999"):
+        sweep.Preflight()(parameters.check({"ipc": 9999}, declared))
