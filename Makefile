@@ -11,13 +11,16 @@ demo: .venv/installed
 	$(BIN)/dc3 run params/demo.yaml
 
 # Away from the runs and figures of the user, and without progress bars, which the committed outputs do not have either.
-test: unit .venv/installed
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest tests
 	rm -rf .nbval
 	DC3_HOME=$(CURDIR)/.nbval DC3_PROGRESS=0 DC3_HEADLESS=1 $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
+# The quick ones, while you work.
 unit: .venv/installed
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m "not slow"
 
 # Run the demo and keep its outputs in the committed notebooks.
 notebooks: demo

@@ -110,13 +110,14 @@ def inception_score(logits: np.ndarray, *, seed: int, splits: int = 10) -> Score
 def coverage(real: np.ndarray, fake: np.ndarray, neighbours: int = 5) -> float:
     """Coverage (Naeem 2020): the share of real images with a fake one inside the ball to their k-th real neighbour.
 
-    Features (n, d); 0 … 1. Unlike FID it is meaningful for a handful of fake images. Raises as `fid`, and ValueError
-    for neighbours that the real set does not have.
+    Features (n, d); 0 … 1. Unlike FID it is meaningful for a handful of fake images. k is `neighbours`, or all others
+    in a smaller real set. Raises as `fid`, and ValueError for neighbours below 1.
     """
     real, fake = (torch.cat(list(_row_chunks(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
     _require_width(real.shape[1], fake.shape[1])
-    if not 1 <= neighbours < len(real):
-        raise ValueError(f"neighbours={neighbours}: expected 1 to {len(real) - 1}, below the size of the real set")
+    if neighbours < 1:
+        raise ValueError(f"neighbours={neighbours}: expected at least 1")
+    neighbours = min(neighbours, len(real) - 1)
     covered = 0
     for rows in real.split(CHUNK // 4):
         radius = torch.cdist(rows, real).kthvalue(neighbours + 1, dim=1).values  # the first is the image itself

@@ -1,12 +1,15 @@
 """Files that are complete or absent: write beside the target, flush to the disk, rename over it."""
 
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 CHUNK = 1 << 20
+FULL = 1 << 20  # bytes: with less free, a write that failed is taken to have failed for want of room
 
 
 @contextmanager
@@ -14,7 +17,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on leaving without an error the file there becomes `path`, durably.
 
     When the block raises (a full disk, a kill) the temporary file is removed where possible and `path` is as before.
-    The suffix of `path` is kept, because writers choose their format by it.
+    The suffix of `path` is kept, because writers choose their format by it. OSError naming `path` on a full disk, where
+    writers of their own say "unexpected pos 704 vs 598" (torch.save) or "100000 requested and 25568 written" (numpy).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,6 +28,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
         flush_to_disk(partial)
         os.replace(partial, path)
         flush_to_disk(path.parent)
+    except Exception as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and shutil.disk_usage(path.parent).free < FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -26,7 +26,7 @@ def _check_picked(params: dict[str, Any]) -> None:
     """What 04 condenses and 05 trains on must be among what 03 picks."""
     if "compared" not in params:
         return
-    from dc3.methods import METHODS  # brings torch and diffusers
+    from dc3.methods import METHODS  # brings torch
 
     for parameter in ("method", "baselines", "color_beside"):
         names = params[parameter] if isinstance(params[parameter], list) else [params[parameter]]

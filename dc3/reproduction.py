@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3 import condensed, methods, paths
+from dc3 import condensation, condensed, methods, paths
 from dc3.runs import StageMissing, read_manifest
 from dc3.settings import of_run
 
@@ -44,11 +44,11 @@ def reproduce(run: str, index: int) -> Reproduction:
     method = methods.METHODS[params["method"]]
     picks = pd.read_parquet(paths.RUNS / run / "03_sampling" / method.picks_file)
     picks = picks[(picks["label"] == row["label"]) & (picks["rank"] == row["rank"])]
-    editor = methods.editor_of(params, settings.device) if method.edits else None
-    coloring = methods.coloring_of(params, settings.seed)
+    editor = condensation.editor_of(params, settings.device) if method.edits else None
+    coloring = condensation.coloring_of(params, settings.seed)
     with tempfile.TemporaryDirectory() as again:
         images = settings.image_set("train")
-        table = methods.condense(params["method"], images, picks, coloring, editor, Path(again))
+        table = condensation.condense(params["method"], images, picks, coloring, editor, Path(again))
         difference = _largest_difference(folder / row["file"], Path(again) / row["file"])
     return Reproduction(folder / row["file"], row["sha256"], table["sha256"].iloc[0], difference)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import papermill
 from nbclient.exceptions import DeadKernelError
+from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -58,7 +59,7 @@ def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str,
     if reason is None:
         log.info("%-18s up to date", name)
         return
-    if not asked and (other := adopt(run, name, own)):
+    if not asked and (other := _adopted(run, name, own)):
         log.info("%-18s shared from run %s", name, other)
         return
     log.info("%-18s running (%s)", name, reason)
@@ -67,6 +68,13 @@ def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str,
     if manifest is None:
         raise StageFailed(f"{name}.ipynb ran to its end without finishing its stage: it never calls stage.finish()")
     log.info("%-18s done in %.0f s", name, manifest["wall_seconds"])
+
+
+def _adopted(run: str, name: str, params: dict[str, Any]) -> str | None:
+    try:
+        return adopt(run, name, params)
+    except OSError as error:
+        raise StageFailed(f"{name}: what another run has of it cannot be taken over: {error}") from None
 
 
 def _between(start: str, until: str, names: list[str]) -> list[str]:
@@ -99,12 +107,12 @@ def _given(values: dict[str, Any], own: dict[str, Any], parameters: dict[str, Pa
 def _execute(name: str, run: str, params: dict[str, Any]) -> None:
     """One notebook in a fresh kernel; its executed copy stays in the run, a failed one too."""
     target = executed_copy(run, name)
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial.ipynb")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ[paths.HEADLESS] = "1"
     started = time.time()
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with kernel_channel() as channel:
             papermill.execute_notebook(
                 str(paths.NOTEBOOKS / f"{name}.ipynb"),
@@ -120,11 +128,22 @@ def _execute(name: str, run: str, params: dict[str, Any]) -> None:
         raise StageFailed(_failure(name, error)) from None
     except DeadKernelError:
         raise StageFailed(f"{name}.ipynb: its kernel was killed, most often for want of memory") from None
+    except OSError as error:
+        raise StageFailed(f"{name}.ipynb: its executed copy {paths.shown(target)} cannot be written: {error}") from None
     finally:
+        _keep_copy(partial, target)
+    log.debug("%s: %.1f s with the kernel's start", name, time.time() - started)
+
+
+def _keep_copy(partial: Path, target: Path) -> None:
+    """The executed notebook under its name; one that a full disk cut short is removed, its stage redone later."""
+    try:
         if partial.exists():
             strip_noise(partial, target)
-            partial.unlink()
-    log.debug("%s: %.1f s with the kernel's start", name, time.time() - started)
+    except (OSError, NotJSONError):
+        log.warning("%s could not be written whole and is not kept", paths.shown(target))
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

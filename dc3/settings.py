@@ -33,7 +33,7 @@ class Settings:
 
     def image_set(self, split: str) -> ImageSet:
         """The run's "train" or "test" images. ValueError when they are not the ones the run began with."""
-        images = data.load(split=split, **self.load)
+        images = load_split(split, self.load)
         if images.fingerprint() != self.fingerprints[split]:
             raise ValueError(f"the {split} images of {self.load} have changed since 00_teacher ran: run it again")
         return images.cached()
@@ -43,7 +43,7 @@ def settle(stage: Stage, seed: int, device: str, precision: str, **load: Any) ->
     """Opens both splits once, so that a bad data_dir is refused here, and writes what the other stages read."""
     if load["data_dir"]:
         load["data_dir"] = str(stage.use(load["data_dir"]))
-    opened = {split: data.load(split=split, **load) for split in SPLITS}
+    opened = {split: load_split(split, load) for split in SPLITS}
     content = {
         "seed": seed,
         "device": device,
@@ -54,6 +54,11 @@ def settle(stage: Stage, seed: int, device: str, precision: str, **load: Any) ->
     }
     write_json(stage.output(FILE), content)
     return _settings(stage.output(FILE))
+
+
+def load_split(split: str, load: dict[str, Any]) -> ImageSet:
+    """One split of the image set; `images_per_class` thins out the training images only."""
+    return data.load(split=split, **load | ({} if split == "train" else {"images_per_class": 0}))
 
 
 def settings(stage: Stage) -> Settings:

@@ -104,6 +104,7 @@ def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
     assert len(kept) == 3 and all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_set_ends_in_the_bytes_of_an_undisturbed_run(random_editor_folder, tmp_path):
     script = Path(__file__).with_name("killing.py")
     command = [sys.executable, str(script), str(random_editor_folder), str(tmp_path), "24"]

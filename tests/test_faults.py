@@ -19,6 +19,8 @@ from workshop import stages_run
 
 from dc3.parameters import notebook_names
 
+pytestmark = pytest.mark.slow
+
 REFUSED, FAILED = 2, 1
 TRAIN = {"cat": 8, "dog": 1}
 QUICK = {
@@ -49,9 +51,12 @@ class Home:
         self.params.write_text(yaml.dump(QUICK | {"data_dir": str(data_dir)}))
 
     def run(self, *arguments):
+        return self.dc3("run", self.params, *arguments)
+
+    def dc3(self, *arguments):
         environment = os.environ | {"DC3_HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
         environment.pop("DC3_NOTEBOOKS", None)
-        command = [sys.executable, "-m", "dc3.cli", "run", self.params, *arguments]
+        command = [sys.executable, "-m", "dc3.cli", *arguments]
         return subprocess.run(map(str, command), env=environment, cwd=self.folder, capture_output=True, text=True)
 
     def files(self, *stages):
@@ -64,9 +69,9 @@ class Home:
 class Disk:
     """A folder, with a small file system of its own in memory where mounting is permitted."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, size=SMALL):
         self.folder = folder
-        self.is_small = self._mount(f"size={SMALL}")
+        self.is_small = self._mount(f"size={size}")
 
     def _mount(self, options):
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
@@ -152,6 +157,20 @@ def test_a_full_disk_is_named_and_the_finished_stage_stays(chain):
     assert chain.files("00_teacher") == chain.kept, "kept by the run that found room"
 
 
+def test_a_disk_without_room_for_the_executed_notebook(images, tmp_path):
+    disk = Disk(tmp_path, size="4k")
+    if not disk.is_small:
+        pytest.skip("mounting a small file system is not permitted here")
+    try:
+        result = Home(tmp_path, images).run()
+    finally:
+        disk.close()
+    assert result.returncode == FAILED and "Traceback" not in result.stderr
+    copy = "runs/tiny/notebooks/00_teacher.ipynb"
+    last = f"00_teacher.ipynb: its executed copy {copy} cannot be written: [Errno 28] No space left on device"
+    assert last in result.stderr
+
+
 def test_a_run_with_room_again_goes_on_to_its_end(chain):
     assert chain.finished.returncode == 0, chain.finished.stderr
     assert stages_run(chain.finished) == notebook_names()[bool(chain.full) :]
@@ -169,6 +188,20 @@ def test_odd_images_a_class_of_one_and_more_bins_than_images_go_through(chain):
     tables = chain.folder / "figures" / "tiny"
     for name in ("validation_accuracy", "color_and_fid_colors", "color_and_fid_distances"):
         assert np.isfinite(pd.read_csv(tables / f"{name}.csv").filter(regex="mean|images|FID").to_numpy()).all()
+
+
+def test_a_condensed_image_is_made_again_to_the_same_bytes(chain, tmp_path):
+    again = chain.dc3("reproduce", "tiny", "8")
+    assert again.returncode == 0 and "00001/00000.png" in again.stdout and "the bytes agree" in again.stdout
+    unknown = chain.dc3("reproduce", "tiny", "9")
+    assert (
+        unknown.returncode == REFUSED and "INDEX = 9: no condensed image of run 'tiny' comes from it" in unknown.stderr
+    )
+    home = Home(shutil.copytree(chain.folder, tmp_path / "home"), chain.params.parent)
+    provenance = home.folder / "runs/tiny/04_compensation/condensed/provenance.parquet"
+    pd.read_parquet(provenance).assign(sha256="0" * 64).to_parquet(provenance)
+    differing = home.dc3("reproduce", "tiny", "8")
+    assert differing.returncode == FAILED and "the bytes differ, pixels by up to 0 of 255" in differing.stdout
 
 
 def test_an_unreadable_image_is_named_and_other_stages_stay(chain, tmp_path):

@@ -208,5 +208,6 @@ def test_bad_sets_are_refused():
                 score(good, fake)
     with pytest.raises(ValueError, match="at least 2"):
         inception_score(good[:1], seed=0)
-    with pytest.raises(ValueError, match="neighbours=20"):
-        coverage(good, good, neighbours=20)
+    with pytest.raises(ValueError, match="neighbours=0"):
+        coverage(good, good, neighbours=0)
+    assert coverage(good, good, neighbours=10**6) == 1, "as many neighbours as there are"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dc3 import condensed, methods, networks, parameters
+from dc3 import condensation, condensed, methods, networks, parameters
 from dc3.compensation import Coloring
 from dc3.data import in_memory
 from dc3.preflight import check_inputs
@@ -40,7 +40,7 @@ def test_the_parameter_names_the_table():
 @pytest.mark.parametrize("method", [name for name, m in methods.METHODS.items() if not m.edits])
 def test_every_baseline_writes_the_same_layout_with_provenance(method, images, teacher, tmp_path):
     picks = pick(methods.METHODS[method].picked_by or "dc3", images, teacher)
-    provenance = methods.condense(method, images, picks, COLORING, None, tmp_path)
+    provenance = condensation.condense(method, images, picks, COLORING, None, tmp_path)
     made = condensed.load(tmp_path, images.classes, 16)
     assert made.counts().tolist() == [3, 3]
     expected, labels = methods.plain_images(images, picks)
@@ -51,7 +51,7 @@ def test_every_baseline_writes_the_same_layout_with_provenance(method, images, t
 
 def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
-    provenance = methods.condense("rded", images, picks, COLORING, None, tmp_path)
+    provenance = condensation.condense("rded", images, picks, COLORING, None, tmp_path)
     assert len(provenance) == 6 and all(len(tiles["index"]) == 4 for tiles in provenance["tiles"])
     assert sorted(np.concatenate([tiles["index"] for tiles in provenance["tiles"]])) == sorted(picks["index"])
 
@@ -59,16 +59,16 @@ def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
 def test_mosaics_of_other_crops_are_made_again(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
     other = picks.assign(side=picks["side"].clip(upper=5))
-    methods.condense("rded", images, other, COLORING, None, tmp_path)
-    methods.condense("rded", images, picks, COLORING, None, tmp_path)
+    condensation.condense("rded", images, other, COLORING, None, tmp_path)
+    condensation.condense("rded", images, picks, COLORING, None, tmp_path)
     assert (condensed.load(tmp_path, images.classes, 16).images() == methods.plain_images(images, picks)[0]).all()
 
 
 def test_a_source_that_changed_is_condensed_again(images, teacher, tmp_path):
     picks = pick("random", images, teacher)
-    methods.condense("random", images, picks, COLORING, None, tmp_path)
+    condensation.condense("random", images, picks, COLORING, None, tmp_path)
     inverted = in_memory("noise", "train", ["a", "b"], images.labels, 255 - images.pixels)
-    methods.condense("random", inverted, picks, COLORING, None, tmp_path)
+    condensation.condense("random", inverted, picks, COLORING, None, tmp_path)
     assert (condensed.load(tmp_path, images.classes, 16).images() == inverted.images(picks["index"])).all()
 
 

@@ -10,6 +10,9 @@ from workshop import TOTAL, Workshop, stages_run, write_notebook
 from dc3 import code_fingerprint
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workshop = Workshop(tmp_path_factory.mktemp("finished"))

@@ -13,6 +13,7 @@ STAGE = "01_total"
 PARAMS = {"factor": 2}
 
 
+@pytest.mark.slow
 def test_a_run_takes_over_what_another_has_made_the_same_way(tmp_path):
     workshop = Workshop(tmp_path)
     assert workshop.run("--until", "00").returncode == 0

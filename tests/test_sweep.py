@@ -41,6 +41,7 @@ def killed(tmp_path_factory):
     return workshop
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(killed):
     assert killed.again.returncode == 0, killed.again.stderr
     assert killed.unfinished and stages_run(killed.again) == ["05_validation"], "only the run that was under way"
@@ -49,6 +50,7 @@ def test_a_killed_sweep_goes_on_where_it_was(killed):
     assert killed.again.stdout.rstrip().endswith("results: runs/pair.sweep/results.parquet")
 
 
+@pytest.mark.slow
 def test_the_results_have_a_row_for_every_student_of_every_run(killed):
     table = killed.results("pair")
     assert list(table.columns) == [
@@ -63,6 +65,7 @@ def test_the_results_have_a_row_for_every_student_of_every_run(killed):
     assert (table["teacher_accuracy"] == 0.9).all() and (table["wall_seconds"] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_reported_and_the_others_are_done(killed):
     file = killed.write("luck_sweep", "base: {n: 4, student_seeds: [5]}\ngrid: [{student_epochs: [13, 14, 1]}]")
     part = killed.dc3("sweep", file, "--part", "3/3")
@@ -78,6 +81,7 @@ def test_a_run_that_fails_is_reported_and_the_others_are_done(killed):
     assert list(killed.results("luck")["run"].unique()) == ["luck.student_epochs-1"]
 
 
+@pytest.mark.slow
 def test_results_of_other_parameters_than_the_files_are_left_out(killed, monkeypatch):
     monkeypatch.setattr(sweep.paths, "RUNS", killed.root / "runs")
     monkeypatch.setattr(grid, "all_declared", lambda: parameters.all_declared(killed.notebooks))
