@@ -23,7 +23,8 @@ unit: .venv/installed
 	$(BIN)/python -m pytest tests -m "not slow"
 
 # Run the demo and keep its outputs in the committed notebooks.
-notebooks: demo
+notebooks: .venv/installed
+	$(BIN)/dc3 run params/demo.yaml --force
 	$(BIN)/dc3 keep-outputs demo
 
 # The exact versions that were tried, from a fresh environment of what pyproject.toml asks for.

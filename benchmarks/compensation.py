@@ -20,11 +20,12 @@ from PIL import Image
 from dc3 import condensed, data, networks, parameters
 from dc3.compensation import Coloring, compensate, draw
 from dc3.editor import Editor, load_editor
+from dc3.image_set import ImageSet
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
 
 
-def published(images: data.ImageSet, picks: pd.DataFrame, coloring: Coloring, tool: Editor, folder: Path) -> None:
+def published(images: ImageSet, picks: pd.DataFrame, coloring: Coloring, tool: Editor, folder: Path) -> None:
     """One call per image and prompt; the text is embedded anew in each."""
     for index in picks["index"]:
         source = Image.fromarray(images.images([index])[0]).resize((tool.size, tool.size), Image.Resampling.BILINEAR)

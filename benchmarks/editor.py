@@ -30,7 +30,7 @@ from dc3.evaluation import accuracy
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
 WARM, COLD = DEFAULTS["warm_prompts"], DEFAULTS["cold_prompts"]
 PROMPTS = [*WARM, *COLD]
-GUIDANCE = (1.5, 2.0, 4.0, 8.0)
+GUIDANCE = (1.25, 2.0, 4.0, 8.0)
 SEEDS = 4
 
 

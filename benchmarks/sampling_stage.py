@@ -23,6 +23,7 @@ import typer
 from torch import nn
 
 from dc3 import binning, checkpoints, data, networks, paths, sampling, strategies
+from dc3.image_set import ImageSet
 
 IMAGE_SIZE, IPC, BINS = 32, 10, 10
 GRID = 8  # pixels a side that the bins are made of
@@ -55,7 +56,7 @@ def obtain_teacher(path: str, classes: int) -> nn.Module:
     return networks.create("conv3", classes, IMAGE_SIZE, 128, seed=0).eval()
 
 
-def pixel_bins(images: data.ImageSet) -> np.ndarray:
+def pixel_bins(images: ImageSet) -> np.ndarray:
     """The bin of every image, (n,) int64, by its pixels averaged down to GRID a side."""
     cell = IMAGE_SIZE // GRID
     small = images.images().reshape(len(images), GRID, cell, GRID, cell, 3).mean(axis=(2, 4))

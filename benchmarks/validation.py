@@ -34,6 +34,7 @@ from torchvision import transforms
 from dc3 import augmentation, data, networks, validation
 from dc3 import teacher as teachers
 from dc3.evaluation import labels_tensor, on_device
+from dc3.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from dc3.protocol import Protocol, lr_factor, parameter_groups
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
@@ -62,7 +63,7 @@ class ShufflePatches:
 class PILImages(Dataset):
     """PIL images with their labels, through a transform one by one."""
 
-    def __init__(self, images: data.ImageSet, transform: transforms.Compose):
+    def __init__(self, images: ImageSet, transform: transforms.Compose):
         self.images = [Image.fromarray(pixels) for pixels in images.images()]
         self.labels, self.transform = images.labels, transform
 
@@ -88,7 +89,7 @@ def cutmix(images: Tensor) -> Tensor:
 class Published:
     """The published loop: a student, its optimiser, and an epoch."""
 
-    def __init__(self, images: data.ImageSet, student: nn.Module, teacher: nn.Module, protocol: Protocol, workers: int):
+    def __init__(self, images: ImageSet, student: nn.Module, teacher: nn.Module, protocol: Protocol, workers: int):
         self.student, self.teacher, self.protocol = student, teacher, protocol
         transform = transforms.Compose(
             [
@@ -96,7 +97,7 @@ class Published:
                 transforms.RandomResizedCrop(IMAGE_SIZE, (1 / protocol.factor, 1), antialias=True),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
         self.loader = DataLoader(
@@ -137,7 +138,7 @@ class Published:
 class Ours:
     """The loop of dc3.validation."""
 
-    def __init__(self, images: data.ImageSet, teacher: nn.Module, protocol: Protocol):
+    def __init__(self, images: ImageSet, teacher: nn.Module, protocol: Protocol):
         self.source = on_device(images.images(), CPU)
         self.labels = labels_tensor(images.labels, self.source)
         self.student = validation._Student(protocol, teacher, len(images.classes), IMAGE_SIZE, SEED, CPU)
@@ -147,7 +148,7 @@ class Ours:
         return self.student._epoch(number, self.source, self.labels)["loss"]
 
 
-def scenes(ipc: int) -> data.ImageSet:
+def scenes(ipc: int) -> ImageSet:
     return data.load("scenes10", "train", image_size=IMAGE_SIZE, images_per_class=ipc)
 
 
@@ -158,7 +159,7 @@ def brief_teacher(network: str, width: int) -> nn.Module:
     return teachers.train(images.images(), images.labels, seed=SEED, **options)[0]
 
 
-def sides(images: data.ImageSet, teacher: nn.Module, protocol: Protocol, workers: int) -> dict[str, Ours | Published]:
+def sides(images: ImageSet, teacher: nn.Module, protocol: Protocol, workers: int) -> dict[str, Ours | Published]:
     """Both loops at their start: students with the same weights, each with a copy of the teacher in its own layout."""
     seed = augmentation.mix_seed(SEED, "student")  # as dc3.validation draws it
     student = networks.create(protocol.network, len(images.classes), IMAGE_SIZE, protocol.width, seed=seed)

@@ -13,8 +13,8 @@ import pandas as pd
 
 from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
-from dc3.data import ImageSet
 from dc3.editor import Editor, weights_hash
+from dc3.image_set import ImageSet
 
 ATTEMPTS = 2
 SOURCE_MODE = "none"  # no edit: the pick itself, for ablation

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, PngImagePlugin
 
-from dc3.data import ImageSet, image_folder
+from dc3.data import image_folder
 from dc3.files import replacing, sha256
+from dc3.image_set import ImageSet
 from dc3.progress import tqdm
 
 CHUNK_KEY = "dc3"  # of the PNG text chunk

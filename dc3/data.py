@@ -1,151 +1,20 @@
-"""Image sets: the embedded scenes10, torchvision's CIFAR, any folder of class folders. Images: uint8 (n, S, S, 3)."""
+"""Image sets by name: the embedded scenes10, torchvision's CIFAR, any folder of class folders."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import torchvision.datasets
 from PIL import Image
-from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from dc3 import scenes
-from dc3.decoding import UnreadableImage as UnreadableImage
-from dc3.decoding import read_image, square
+from dc3.decoding import square
+from dc3.image_set import ImageSet, in_memory
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}  # the first that exists: ImageNet's test has no labels
-CACHE_BYTES = 2e9  # image sets up to this size are decoded once and kept in memory
-DECODERS = min(8, os.cpu_count() or 1)
-
-
-def normalise(images: np.ndarray | Tensor, device: torch.device | str | None = None) -> Tensor:
-    """ImageNet normalisation, (x/255 - mean)/std: uint8 (n, H, W, 3) to channels_last float32 (n, 3, H, W) on `device`.
-
-    Raises ValueError for another dtype or shape.
-    """
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images: expected uint8 (n, H, W, 3), got {images.dtype} {tuple(images.shape)}")
-    pixels = images.to(device or images.device).permute(0, 3, 1, 2).to(torch.float32)
-    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return pixels.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """A labelled image set: `pixels` in memory, or files under `root` that are decoded when asked for."""
-
-    name: str
-    split: str
-    classes: tuple[str, ...]
-    labels: np.ndarray  # (n,) int64
-    image_size: int
-    sources: Sequence[str]  # relative to root, or an identifier such as scenes10/train/astronaut/00012
-    pixels: np.ndarray | None = None  # (n, S, S, 3) uint8
-    root: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def images(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """The images at `indices` (None: all), in that order: uint8 (b, S, S, 3)."""
-        chosen = self._positions(indices)
-        if self.pixels is not None:
-            return self.pixels[chosen]
-        out = np.empty((len(chosen), self.image_size, self.image_size, 3), np.uint8)
-        with ThreadPoolExecutor(DECODERS) as pool:
-            decoded = pool.map(lambda i: read_image(self.root / self.sources[i], self.image_size), chosen)
-            for row, image in enumerate(decoded):
-                out[row] = image
-        return out
-
-    def batches(self, batch_size: int = 256) -> Iterator[np.ndarray]:
-        """All images in order, uint8 (≤ batch_size, S, S, 3) at a time, so that a large set need not be held."""
-        for start in range(0, len(self), batch_size):
-            yield image_slice(self, start, start + batch_size)
-
-    def source(self, index: int) -> str:
-        """Where image `index` comes from."""
-        return self.sources[index]
-
-    def counts(self) -> np.ndarray:
-        """Images per class, (C,) int64."""
-        return np.bincount(self.labels, minlength=len(self.classes))
-
-    def class_indices(self, c: int) -> np.ndarray:
-        """The positions of class `c`, ascending, int64."""
-        return np.flatnonzero(self.labels == c)
-
-    def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
-        """The subset at `indices`, in that order, with the same classes."""
-        chosen = self._positions(indices)
-        pixels = None if self.pixels is None else self.pixels[chosen]
-        return replace(self, labels=self.labels[chosen], sources=[self.sources[i] for i in chosen], pixels=pixels)
-
-    def cached(self, limit_bytes: float = CACHE_BYTES) -> "ImageSet":
-        """The same set with its pixels in memory where they take no more than `limit_bytes`, else the set itself."""
-        if self.pixels is not None or len(self) * self.image_size**2 * 3 > limit_bytes:
-            return self
-        return replace(self, pixels=self.images())
-
-    def first_per_class(self, k: int) -> "ImageSet":
-        """The first `k` images of each class (fewer where there are fewer; 0: all), in the order of the set."""
-        if k == 0:
-            return self
-        first = [self.class_indices(c)[:k] for c in range(len(self.classes))]
-        return self.take(np.sort(np.concatenate(first)))
-
-    def fingerprint(self) -> str:
-        """SHA-256 over names, sizes and modification times of the files, or over the pixels of a set in memory."""
-        digest = hashlib.sha256(repr((self.name, self.split, self.classes, self.image_size)).encode())
-        digest.update(np.ascontiguousarray(self.labels))
-        if self.pixels is not None:
-            digest.update(np.ascontiguousarray(self.pixels))
-            return digest.hexdigest()
-        for source in self.sources:
-            status = os.stat(self.root / source)
-            digest.update(f"{source}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
-
-    def _positions(self, indices: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        everything = np.arange(len(self))
-        if indices is None or np.size(indices) == 0:
-            return everything if indices is None else everything[:0]
-        return np.atleast_1d(everything[np.asarray(indices)])
-
-
-def image_slice(images: ImageSet | np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Images start…stop of a set or of a uint8 array (n, H, W, 3): what kernels that walk through either call."""
-    if isinstance(images, ImageSet):
-        return images.images(np.arange(start, min(stop, len(images))))
-    return images[start:stop]
-
-
-def in_memory(
-    name: str,
-    split: str,
-    classes: Sequence[str],
-    labels: np.ndarray,
-    pixels: np.ndarray,
-    sources: Sequence[str] | None = None,
-) -> ImageSet:
-    """An ImageSet around uint8 `pixels` (n, S, S, 3). Raises ValueError for another dtype, shape, label count."""
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != 3:
-        raise ValueError(f"pixels: expected uint8 (n, S, S, 3), got {pixels.dtype} {pixels.shape}")
-    labels = np.asarray(labels, np.int64)
-    if labels.shape != (len(pixels),):
-        raise ValueError(f"labels: expected one for each of {len(pixels)} images, got shape {labels.shape}")
-    if sources is None:
-        sources = [f"{name}/{split}/{classes[label]}/{index:05d}" for index, label in enumerate(labels)]
-    return ImageSet(name, split, tuple(classes), labels, pixels.shape[1], sources, pixels=pixels)
 
 
 @dataclass(frozen=True)

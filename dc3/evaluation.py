@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dc3.data import normalise
+from dc3.image_set import normalise
 
 
 class Images(Protocol):
-    """What trains and tests a network: a uint8 (n, S, S, 3) array, or anything with this much of dc3.data.ImageSet."""
+    """What trains and tests a network: a uint8 (n, S, S, 3) array, or anything with this much of an ImageSet."""
 
     def __len__(self) -> int: ...
 

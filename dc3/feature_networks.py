@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchmetrics.image.fid import NoTrainInceptionV3
 
-from dc3.data import normalise
+from dc3.image_set import normalise
 from dc3.networks import last_linear
 
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (b, H, W, 3) -> features (b, d), logits (b, C)

@@ -13,8 +13,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dc3.data import ImageSet, image_slice
 from dc3.files import replacing
+from dc3.image_set import ImageSet, image_slice
 from dc3.progress import tqdm
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

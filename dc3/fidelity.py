@@ -12,8 +12,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from dc3.data import ImageSet, image_slice
 from dc3.feature_networks import FeatureNetwork
+from dc3.image_set import ImageSet, image_slice
 from dc3.progress import tqdm
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import pandas as pd
 from torch import nn
 
 from dc3 import rded, strategies
-from dc3.data import ImageSet
+from dc3.image_set import ImageSet
 
 RDED = "rded"
 

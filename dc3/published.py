@@ -56,7 +56,7 @@ STUDENTS = {"resnet18": RESNET18, "conv3": CONV3}
 
 
 def table(data_set: str) -> pd.DataFrame:
-    """Columns method, student, ipc, top1_mean (a fraction); KeyError for a data set without published numbers."""
+    """Columns method, student, ipc, top1_mean (a fraction). ValueError naming the data sets that there are."""
     rows = [
         {"method": method, "student": student, "ipc": ipc, "top1_mean": percent / 100}
         for student, sets in STUDENTS.items()
@@ -65,5 +65,17 @@ def table(data_set: str) -> pd.DataFrame:
         if percent is not NOT_GIVEN
     ]
     if not rows:
-        raise KeyError(f"no published numbers for {data_set!r}; there are some for {', '.join(RESNET18)}")
+        raise ValueError(f"published_as = {data_set!r}: there are published numbers for {', '.join(RESNET18)}")
     return pd.DataFrame(rows)
+
+
+def beside(ours: pd.DataFrame, ipc: int, data_set: str) -> pd.DataFrame:
+    """Our summary (columns method, network, top1_mean, top1_std) at `ipc`, then the published numbers, marked as such.
+
+    Columns method, ipc, top1_mean, top1_std (NaN where not given), as `figures.methods_by_ipc` draws them.
+    """
+    theirs = table(data_set)
+    theirs["method"] = theirs["method"] + ", " + theirs["student"] + ", published"
+    mine = ours.assign(method=ours["method"] + ", " + ours["network"] + ", here", ipc=ipc)
+    columns = ["method", "ipc", "top1_mean", "top1_std"]
+    return pd.concat([mine[columns], theirs.assign(top1_std=float("nan"))[columns]], ignore_index=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dc3 import data, networks, paths
-from dc3.data import ImageSet
+from dc3.image_set import ImageSet
 from dc3.runs import Stage, read_json, write_json
 
 FILE = "settings.json"

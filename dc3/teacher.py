@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from dc3 import checkpoints, networks, paths
 from dc3.augmentation import epoch_generator, mix_seed, pad_crop_flip
-from dc3.data import ImageSet, normalise
 from dc3.evaluation import Images, accuracy, autocast, batches, labels_tensor, on_device
 from dc3.files import replacing
+from dc3.image_set import ImageSet, normalise
 from dc3.progress import trange
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dc3 import augmentation, networks
-from dc3.data import normalise
 from dc3.evaluation import Evaluation, Images, autocast, batches, evaluate, labels_tensor, on_device
 from dc3.files import replacing
+from dc3.image_set import normalise
 from dc3.progress import trange
 from dc3.protocol import Protocol, augment, check_labels, distillation_loss, lr_factor, mix, parameter_groups
 from dc3.scores import ars, hlr, ior, lrs

@@ -12,9 +12,10 @@ from PIL import Image
 
 from dc3 import condensed
 from dc3.compensation import Coloring, EditFailed, compensate, copy, draw
-from dc3.data import image_folder, in_memory
+from dc3.data import image_folder
 from dc3.editor import load_editor
 from dc3.files import sha256
+from dc3.image_set import in_memory
 from dc3.paths import SHIPPED_EDITOR
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")

@@ -13,6 +13,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from dc3 import data, scenes
+from dc3.decoding import UnreadableImage, read_image
+from dc3.image_set import IMAGENET_MEAN, IMAGENET_STD, in_memory, normalise
 
 SHARED_CIFAR = Path(__file__).parents[1].parent / "shared" / "data" / "cifar10.zip"
 
@@ -39,17 +41,17 @@ def saved(tmp_path, image, name="image.png", **options):
 
 def test_normalise_is_torchvisions():
     images = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
-    oracle = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)])
+    oracle = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     expected = oracle(torch.from_numpy(images).permute(0, 3, 1, 2))
     for given_images in (images, torch.from_numpy(images), np.broadcast_to(images, images.shape)):
-        normalised = data.normalise(given_images)
+        normalised = normalise(given_images)
         assert normalised.dtype == torch.float32
         assert normalised.is_contiguous(memory_format=torch.channels_last)
         assert (normalised - expected).abs().max() < 1e-6
     with pytest.raises(ValueError, match="images"):
-        data.normalise(images.astype(np.float32))
+        normalise(images.astype(np.float32))
     with pytest.raises(ValueError, match="images"):
-        data.normalise(images[0])
+        normalise(images[0])
 
 
 def test_imagefolder_has_the_order_of_torchvision(folder):
@@ -84,7 +86,7 @@ def test_images_per_class_keeps_the_first(folder):
     ]
     one = data.load("imagefolder", "train", data_dir=folder, images_per_class=1)
     assert one.counts().tolist() == [1, 1]
-    mixed = data.in_memory("mixed", "train", "ab", np.array([1, 0, 1, 0, 1]), np.zeros((5, 2, 2, 3), np.uint8))
+    mixed = in_memory("mixed", "train", "ab", np.array([1, 0, 1, 0, 1]), np.zeros((5, 2, 2, 3), np.uint8))
     assert mixed.first_per_class(2).labels.tolist() == [1, 0, 1, 0]
 
 
@@ -101,28 +103,28 @@ def test_fingerprint_follows_the_files(folder):
 
 def test_fingerprint_follows_the_pixels():
     pixels = np.zeros((2, 4, 4, 3), np.uint8)
-    before = data.in_memory("x", "train", ("a", "b"), np.array([0, 1]), pixels.copy()).fingerprint()
+    before = in_memory("x", "train", ("a", "b"), np.array([0, 1]), pixels.copy()).fingerprint()
     pixels[1, 0, 0, 0] = 1
-    assert data.in_memory("x", "train", ("a", "b"), np.array([0, 1]), pixels).fingerprint() != before
+    assert in_memory("x", "train", ("a", "b"), np.array([0, 1]), pixels).fingerprint() != before
 
 
 def test_resizing_is_torchvisions_resize_and_centre_crop(tmp_path):
     photo = scenes.photograph("chelsea")
     oracle = v2.Compose([v2.Resize(64), v2.CenterCrop(64)])  # on PIL: antialiased bilinear
-    ours = data.read_image(saved(tmp_path, photo), 64).astype(int)
+    ours = read_image(saved(tmp_path, photo), 64).astype(int)
     difference = np.abs(ours - np.asarray(oracle(photo)).astype(int))
     assert difference.mean() < 3  # the crop is centred to a fraction of a pixel, theirs to a whole one
 
 
 def test_right_sized_image_is_not_resampled(tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(data.read_image(saved(tmp_path, Image.fromarray(pixels)), 32), pixels)
+    np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(pixels)), 32), pixels)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (33, 32), (7, 500)])
 def test_any_aspect_ratio_becomes_a_square(tmp_path, shape):
     path = saved(tmp_path, Image.new("RGB", shape, (10, 20, 30)))
-    assert (data.read_image(path, 32) == [10, 20, 30]).all()
+    assert (read_image(path, 32) == [10, 20, 30]).all()
 
 
 def test_pixel_formats(tmp_path):
@@ -131,7 +133,7 @@ def test_pixel_formats(tmp_path):
     image = Image.fromarray(rgb)
 
     def read(picture, name="image.png", **options):
-        return data.read_image(saved(tmp_path, picture, name, **options), 8).astype(int)
+        return read_image(saved(tmp_path, picture, name, **options), 8).astype(int)
 
     np.testing.assert_array_equal(read(Image.fromarray(ramp)), np.repeat(ramp[..., None], 3, axis=2))
     palette = image.quantize(8)
@@ -146,20 +148,20 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     expected = np.rint(levels.astype(np.uint16) / 257)
     for name in ("image.png", "image.tif", "image.pgm"):
         path = saved(tmp_path, Image.fromarray(levels.astype(np.uint16)), name)
-        assert np.abs(data.read_image(path, 8)[..., 0] - expected).max() == 0, name
+        assert np.abs(read_image(path, 8)[..., 0] - expected).max() == 0, name
 
 
 def test_transparency_is_composited_over_white(tmp_path):
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[:, 4:] = (200, 0, 0, 255)
     rgba[:4, :4] = (0, 0, 0, 128)
-    read = data.read_image(saved(tmp_path, Image.fromarray(rgba)), 8)
+    read = read_image(saved(tmp_path, Image.fromarray(rgba)), 8)
     assert (read[4:, :4] == 255).all()
     assert (read[:, 4:] == [200, 0, 0]).all()
     assert np.abs(read[:4, :4].astype(int) - 127).max() <= 1
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([255, 0, 0, 0, 255, 0])
-    assert (data.read_image(saved(tmp_path, palette, transparency=1), 8) == 255).all()
+    assert (read_image(saved(tmp_path, palette, transparency=1), 8) == 255).all()
 
 
 def test_exif_orientation_is_not_applied_as_in_imagefolder(tmp_path):
@@ -168,7 +170,7 @@ def test_exif_orientation_is_not_applied_as_in_imagefolder(tmp_path):
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:8] = 255
     path = saved(tmp_path, Image.fromarray(pixels), "turned.png", exif=exif)
-    np.testing.assert_array_equal(data.read_image(path, 16), pixels)
+    np.testing.assert_array_equal(read_image(path, 16), pixels)
     np.testing.assert_array_equal(np.asarray(torchvision.datasets.folder.default_loader(path)), pixels)
 
 
@@ -179,17 +181,17 @@ def test_unreadable_images_are_named(tmp_path, monkeypatch):
     (tmp_path / "empty.png").touch()
     saved(tmp_path, Image.fromarray(np.zeros((4, 4), np.float32)), "float.tif")
     for name in ("truncated.jpg", "text.png", "empty.png", "missing.png", "float.tif"):
-        with pytest.raises(data.UnreadableImage, match=name):
-            data.read_image(tmp_path / name, 8)
+        with pytest.raises(UnreadableImage, match=name):
+            read_image(tmp_path / name, 8)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(data.UnreadableImage, match=r"whole\.jpg.*pixels"):
-        data.read_image(whole, 8)
+    with pytest.raises(UnreadableImage, match=r"whole\.jpg.*pixels"):
+        read_image(whole, 8)
 
 
 def test_an_unreadable_image_in_a_batch_is_named(folder):
     (folder / "train" / "cat" / "2.png").write_text("broken")
     image_set = data.load("imagefolder", "train", data_dir=folder)
-    with pytest.raises(data.UnreadableImage, match=r"2\.png"):
+    with pytest.raises(UnreadableImage, match=r"2\.png"):
         image_set.images()
     assert image_set.images([0, 2]).shape == (2, 32, 32, 3)
 
@@ -244,9 +246,9 @@ def test_check_ipc_names_the_smallest_class(folder):
 
 def test_in_memory_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="pixels"):
-        data.in_memory("x", "train", "ab", np.zeros(2), np.zeros((2, 4, 5, 3), np.uint8))
+        in_memory("x", "train", "ab", np.zeros(2), np.zeros((2, 4, 5, 3), np.uint8))
     with pytest.raises(ValueError, match="labels"):
-        data.in_memory("x", "train", "ab", np.zeros(3), np.zeros((2, 4, 4, 3), np.uint8))
+        in_memory("x", "train", "ab", np.zeros(3), np.zeros((2, 4, 4, 3), np.uint8))
 
 
 def test_scenes_has_the_promised_size_and_names():

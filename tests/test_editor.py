@@ -60,6 +60,25 @@ def test_a_pipeline_of_the_real_checkpoints_components_runs_at_another_size(tmp_
     assert edited.shape == (3, 32, 32, 3) and np.isfinite(edited).all()
 
 
+def test_several_edits_of_one_image_encode_it_once(random_editor, images, monkeypatch):
+    encoded, encode = [], random_editor.pipeline.vae.encode
+    monkeypatch.setattr(random_editor.pipeline.vae, "encode", lambda x: encoded.append(len(x)) or encode(x))
+    varied = random_editor.variations(images[0], PROMPTS, [1, 2, 3, 4, 5])
+    assert len(encoded) == 1, "one padded batch"
+    assert (varied == random_editor.edit(images[:1].repeat(5, 0), PROMPTS, [1, 2, 3, 4, 5])).all()
+
+
+def test_half_precision_edits_hardly_differ(random_editor, random_editor_folder, images):
+    half = load_editor(
+        str(random_editor_folder), size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4,
+        precision="bfloat16",
+    )  # fmt: skip
+    assert half.precision == "bfloat16" and random_editor.precision == "float32"
+    assert weights_hash(half) != weights_hash(random_editor)
+    difference = np.abs(half.edit(images, PROMPTS, range(5)) - random_editor.edit(images, PROMPTS, range(5)))
+    assert 0 < difference.mean() < 0.02
+
+
 def test_the_weights_hash_tells_editors_apart(random_editor, random_editor_folder):
     again = load_editor(
         str(random_editor_folder), size=32, steps=1, guidance_scale=1, image_guidance_scale=1, batch_size=1

@@ -10,6 +10,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from dc3 import data, features
+from dc3.decoding import UnreadableImage
+from dc3.image_set import ImageSet
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +118,8 @@ def test_latents_that_are_not_finite_are_refused_and_leave_no_file(images, vae_f
 def test_an_unreadable_image_leaves_the_older_file_alone(vae, images, tmp_path):
     out = tmp_path / "latents.npy"
     before = features.encode(vae, images, out, size=16, batch_size=4).copy()
-    image_set = data.ImageSet("x", "train", ("a",), np.zeros(1, int), 16, ["missing.png"], root=tmp_path)
-    with pytest.raises(data.UnreadableImage):
+    image_set = ImageSet("x", "train", ("a",), np.zeros(1, int), 16, ["missing.png"], root=tmp_path)
+    with pytest.raises(UnreadableImage):
         features.encode(vae, image_set, out, size=16, batch_size=4)
     np.testing.assert_array_equal(np.load(out), before)
     assert [path.name for path in tmp_path.iterdir()] == ["latents.npy"]

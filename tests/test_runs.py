@@ -9,7 +9,6 @@ from workshop import TOTAL, Workshop, stages_run, write_notebook
 
 from dc3 import code_fingerprint
 
-
 pytestmark = pytest.mark.slow
 
 
