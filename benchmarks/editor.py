@@ -59,7 +59,8 @@ def similarities(edited: np.ndarray, sources: np.ndarray) -> np.ndarray:
 def named_rightly(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     """Whether the nearest mean shift, of the other half of the images, is that of the prompt asked for: (n,) bool."""
     right = np.zeros(len(shifts), bool)
-    half = np.arange(len(shifts)) // len(PROMPTS) % 2
+    turn = np.arange(len(shifts)) % (len(shifts) // 2)
+    half = turn // (len(WARM) * len(COLD)) % 2  # each has every pair of prompts
     for tested in (0, 1):
         seen = half != tested
         centres = np.stack([shifts[seen & (prompts == prompt)].mean(axis=0) for prompt in PROMPTS])

@@ -102,12 +102,3 @@ def test_the_projects_notebooks_declare_every_parameter_with_a_known_type_and_a_
     parameters = all_declared()
     assert check({}, parameters).keys() == parameters.keys()
     assert all(parameter.help for parameter in parameters.values())
-
-
-def test_every_params_file_passes_against_the_notebooks():
-    from dc3.paths import REPOSITORY
-
-    files = sorted((REPOSITORY / "params").glob("*.yaml"))
-    assert files
-    for file in files:
-        check(read_file(file), all_declared())
