@@ -23,10 +23,10 @@ def check_inputs(params: dict[str, Any]) -> None:
 
 
 def _check_picked(params: dict[str, Any]) -> None:
-    """What 04 condenses and 05 trains on must be among what 03 picks."""
+    """What 04 condenses and 05 trains on must be among what 03 picks, and RDED must have crops enough to pick from."""
     if "compared" not in params:
         return
-    from dc3.methods import METHODS  # brings torch
+    from dc3.methods import METHODS, RDED  # brings torch
 
     for parameter in ("method", "baselines", "color_beside"):
         names = params[parameter] if isinstance(params[parameter], list) else [params[parameter]]
@@ -36,6 +36,12 @@ def _check_picked(params: dict[str, Any]) -> None:
                 f"{parameter} = {params[parameter]!r}: {', '.join(lacking)} must stand in compared too, which is "
                 f"{params['compared']!r}: 03_sampling makes the picks"
             )
+    crops = params["ipc"] * params["crops_per_side"] ** 2
+    if RDED in params["compared"] and crops > params["crop_images"]:
+        raise ParameterError(
+            f"crop_images = {params['crop_images']}: rded needs ipc · crops_per_side² = {crops} images a class; raise "
+            "crop_images, or leave rded out of compared"
+        )
 
 
 def _looks_local(value: str) -> bool:
