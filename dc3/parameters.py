@@ -42,11 +42,13 @@ RivalList = list[Rival]
 BaselineList = list[Baseline]
 NetworkList = list[Network]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8)]
 RunName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 Seed = NonNegativeInt
 PromptList = Annotated[list[str], Field(min_length=1)]
 SeedList = Annotated[list[int], Field(min_length=1)]
+IpcList = list[PositiveInt]
 
 TYPES = {name: value for name, value in globals().items() if name[0].isupper()} | {
     kind.__name__: kind for kind in (int, float, str, bool, list)
@@ -152,7 +154,7 @@ def parse_value(text: str) -> Any:
 
 __all__ = [  # what the notebooks' parameter cells import
     "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "Fraction", "Function",
-    "GradientLoss", "Greedy", "ImageSize", "KMeansKind", "Method", "Mix", "Network", "NetworkList", "NonNegativeFloat",
-    "NonNegativeInt", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName",
-    "Seed", "SeedList", "Selection",
+    "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind", "Method", "Mix", "Network", "NetworkList",
+    "NonNegativeFloat", "NonNegativeInt", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList",
+    "RivalList", "RunName", "Seed", "SeedList", "Selection", "Share",
 ]  # fmt: skip

@@ -71,6 +71,15 @@ def check_diffusion_model(name: str, value: str, revision: str = "") -> None:
         ) from error
 
 
+def _check_sure(params: dict[str, Any], smallest: int) -> None:
+    """ValueError when the sure share of the smallest class is less than its picks."""
+    if (sure := max(round(params.get("sure_share", 1) * smallest), 1)) < params["ipc"]:
+        raise ValueError(
+            f"sure_share = {params['sure_share']}: of the smallest class's {smallest} images that leaves {sure} for "
+            f"ipc = {params['ipc']} picks; raise sure_share, or lower ipc"
+        )
+
+
 def _is_cached(model: str, file: str, revision: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
@@ -90,5 +99,6 @@ def _check_image_set(params: dict[str, Any]) -> None:
                 images_per_class=params["images_per_class"] if split == "train" else 0,
             )
         data.check_ipc(images, params["ipc"])
+        _check_sure(params, int(images.counts().min()))
     except (ValueError, OSError, RuntimeError) as error:
         raise ParameterError(str(error)) from None

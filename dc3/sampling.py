@@ -16,6 +16,7 @@ from dc3.progress import tqdm
 __all__ = [
     "Selection",
     "allocate_budget",
+    "class_losses",
     "followers",
     "gradient_factors",
     "gradient_kernel",
@@ -48,6 +49,19 @@ def logit_gradient(logits: Tensor, labels: Tensor, loss: str = "softmax_ce") -> 
 def _through_softmax(probability: Tensor, one_hot: Tensor) -> Tensor:
     residual = probability.softmax(1) - one_hot
     return probability * (residual - (probability * residual).sum(1, keepdim=True))
+
+
+@torch.no_grad()
+def class_losses(model: nn.Module, embedding: Array, labels: Sequence[int] | Array) -> np.ndarray:
+    """Cross-entropy of the model's answer with each label, (n,) float64, from the (n, d) of `gradient_factors` alone.
+
+    The logits are the last linear layer's, so no image is looked at again. ValueError as `gradient_factors`.
+    """
+    layer = last_linear(model)
+    labels = _checked_labels(labels, layer.out_features)
+    weight, bias = layer.weight.double().cpu(), 0 if layer.bias is None else layer.bias.double().cpu()
+    logits = torch.from_numpy(np.asarray(embedding)).double() @ weight.T + bias
+    return F.cross_entropy(logits, torch.from_numpy(labels), reduction="none").numpy()
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -140,6 +140,7 @@ def choose(
     greedy: str = "NaiveGreedy",
     lam: float = 1.0,
     allocation: str = "proportional",
+    among: np.ndarray | None = None,
     device: torch.device | str | None = None,
 ) -> pd.DataFrame:
     """The selection table: ipc images of every class, by one of STRATEGIES.
@@ -147,30 +148,47 @@ def choose(
     labels, bins (n,) integers; logit_grad (n, C) and embedding (n, d) of gradient_factors, arrays or memory maps, of
     which one class at a time is read, to `device`; one kernel at a time is held. Herding and kcenter work on the
     embedding; bins, logit_grad and embedding may be absent where the strategy does not need them. Draws depend on
-    (seed, class) only.
+    (seed, class) only. among (n,) bool: the images that may be picked, such as `surest`; None for all.
     Returns columns index (position in the image set), label, bin (of `bins`; −1 without), rank (pick order in the
     class, from 0; dc3 takes the first picks of all bins, then the second ones, …), gain (NaN for the baselines that
     have none), sorted by label and rank. Raises ValueError naming an unknown strategy, a missing or mismatched
-    array, and a class of fewer than ipc images.
+    array, and a class of fewer than ipc images to pick from.
     """
     if selection not in STRATEGIES:
         raise ValueError(f"selection: {selection!r} is not one of {', '.join(STRATEGIES)}")
     strategy = STRATEGIES[selection]
     labels, bins, factors = _checked(labels, bins, {"logit_grad": logit_grad, "embedding": embedding}, strategy.needs)
     check_options(function, greedy, lam, seed)
-    classes, counts = np.unique(labels, return_counts=True)
+    among = np.ones(len(labels), bool) if among is None else np.asarray(among, bool)
+    classes = np.unique(labels)
+    counts = [np.count_nonzero(labels[among] == label) for label in classes]
     for label, count in zip(classes, counts, strict=True):
-        check_count("ipc", ipc, int(count), f"the number of images of class {label}")
+        check_count("ipc", ipc, int(count), f"the number of images of class {label} to pick from")
     options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
     tables = []
     for label in tqdm(classes, unit="class"):
-        members = np.flatnonzero(labels == label)
+        members = np.flatnonzero((labels == label) & among)
         rows = {name: _rows(name, factor, members, device) for name, factor in factors.items()}
         picks = strategy.choose(ClassImages(int(label), bins[members], **rows, **options), int(ipc))
         index = members[picks.indices]
         columns = {"index": index, "label": label, "bin": bins[index], "rank": np.arange(ipc), "gain": picks.gains}
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def surest(losses: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
+    """The share (0 to 1, at least one image) of each class whose loss (n,) is lowest: (n,) bool. Ties go to the first.
+
+    Images that a teacher is sure of teach most in a short training: the observation that RDED (2312.03526) rests on.
+    ValueError for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"sure_share = {share}: a share of each class above 0, and at most 1")
+    kept = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        kept[members[np.argsort(losses[members], kind="stable")][: max(round(share * len(members)), 1)]] = True
+    return kept
 
 
 def _checked(
