@@ -74,15 +74,19 @@ def sweep(
         str, typer.Option(metavar="K/N", help="only every N-th run, from the K-th on; for N machines")
     ] = "1/1",
     force: Annotated[bool, typer.Option("--force", help="redo every stage of every run, sharing none")] = False,
+    report: Annotated[bool, typer.Option(help="write a page over all runs that are finished")] = True,
 ) -> None:
     """Execute the runs of a grid, sharing the stages they have in common, and collect their results in one table."""
     from dc3.sweep import run_sweep
+    from dc3.sweep_report import write_report
 
     try:
         failures, table = run_sweep(sweep_file, part, force)
     except ParameterError as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
     typer.echo(f"results: {paths.shown(table)}")
+    if report and (page := write_report(table)):
+        typer.echo(f"report: {paths.shown(page)}")
     if failures:
         stop("\n".join(f"failed: {name}: {why}" for name, why in failures.items()), FAILED)
 
