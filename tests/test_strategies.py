@@ -268,5 +268,5 @@ def test_the_surest_are_the_lowest_losses_of_each_class():
     assert surest(losses, labels, 1).all()
     with pytest.raises(ValueError, match="sure_share = 0"):
         surest(losses, labels, 0)
-    with pytest.raises(ValueError, match="ipc: 3 .* class 1 to pick from"):
+    with pytest.raises(ValueError, match=r"ipc: 3 .* class 1 to pick from"):
         choose("random", labels=labels, ipc=3, among=surest(losses, labels, 1))
