@@ -41,6 +41,7 @@ KMeansKind = Literal["full", "minibatch"]
 RivalList = list[Rival]
 BaselineList = list[Baseline]
 NetworkList = list[Network]
+FolderList = list[str]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8)]
 RunName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
@@ -151,8 +152,8 @@ def parse_value(text: str) -> Any:
 
 
 __all__ = [  # what the notebooks' parameter cells import
-    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "Fraction", "Function",
-    "GradientLoss", "Greedy", "ImageSize", "KMeansKind", "Method", "Mix", "Network", "NetworkList", "NonNegativeFloat",
-    "NonNegativeInt", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName",
-    "Seed", "SeedList", "Selection",
+    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "FolderList", "Fraction",
+    "Function", "GradientLoss", "Greedy", "ImageSize", "KMeansKind", "Method", "Mix", "Network", "NetworkList",
+    "NonNegativeFloat", "NonNegativeInt", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList",
+    "RivalList", "RunName", "Seed", "SeedList", "Selection",
 ]  # fmt: skip
