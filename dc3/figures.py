@@ -21,6 +21,7 @@ WIDTH = 6.5  # inches: the text column of a page (TMLR's), for which the style's
 MAX_CLASSES = 10  # shown in figures that have a panel or row a class
 MAX_NAMES = 25  # classes that are named on an axis
 LETTER = 4.6  # points: the width of a letter at 7 points, a little more than the average
+SLANTED_LETTERS = 14  # in a line of a slanted heading
 GAP = 2  # pixels between the images of a mosaic
 MUTED = (  # ten colours that colour-blind people tell apart (Paul Tol's "muted"), for the bins of a class
     "#332288", "#88CCEE", "#DDCC77", "#117733", "#CC6677", "#AA4499", "#44AA99", "#999933", "#882255", "#BBBBBB",
@@ -82,8 +83,8 @@ def _set_headings(figure: Figure, columns: Sequence[str], step: int) -> None:
     letters = max(1, int(room / LETTER))
     plain = [column.replace("_", " ") for column in columns]
     slanted = max(len(word) for column in plain for word in column.split()) > letters
-    headings = plain if slanted else ["\n".join(wrap(column, letters)) for column in plain]
-    style = {"rotation": 30, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
+    headings = ["\n".join(wrap(column, SLANTED_LETTERS if slanted else letters)) for column in plain]
+    style = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
     ax.xaxis.tick_top()
     ax.set_xticks(np.arange(len(columns)) * step + step / 2, headings, **style)
     ax.spines[:].set_visible(False)
@@ -194,7 +195,7 @@ def student_curves(runs: pd.DataFrame, chance: float) -> Figure:
     ax.axhline(100 * chance, color="grey", linestyle=":", linewidth=1)
     ax.annotate("chance", (0, 100 * chance), textcoords="offset points", xytext=(2, 3), fontsize=7, color="grey")
     ax.set(xlabel="epoch", ylabel="test accuracy (%)")
-    ax.legend(title="", loc="lower right")
+    ax.legend(title="", loc="center right")
     return figure
 
 
