@@ -41,6 +41,7 @@ KMeansKind = Literal["full", "minibatch"]
 RivalList = list[Rival]
 BaselineList = list[Baseline]
 NetworkList = list[Network]
+FolderList = list[str]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8)]
@@ -153,8 +154,8 @@ def parse_value(text: str) -> Any:
 
 
 __all__ = [  # what the notebooks' parameter cells import
-    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "Fraction", "Function",
-    "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind", "Method", "Mix", "Network", "NetworkList",
-    "NonNegativeFloat", "NonNegativeInt", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList",
-    "RivalList", "RunName", "Seed", "SeedList", "Selection", "Share",
+    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "FolderList", "Fraction",
+    "Function", "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind", "Method", "Mix", "Network",
+    "NetworkList", "NonNegativeFloat", "NonNegativeInt", "PCASolver", "PositiveFloat", "PositiveInt", "Precision",
+    "PromptList", "RivalList", "RunName", "Seed", "SeedList", "Selection", "Share",
 ]  # fmt: skip

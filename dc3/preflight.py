@@ -17,6 +17,10 @@ def check_inputs(params: dict[str, Any]) -> None:
             check_diffusion_model(name, params[name], params[revision])
     if _looks_local(params.get("teacher", "train")):
         _check_path("teacher", params["teacher"])
+    for name in ("condensed_dir", "color_condensed_dirs", "feature_weights"):
+        value = params.get(name) or []
+        for path in [value] if isinstance(value, str) else value:
+            _check_path(name, path)
     _check_picked(params)
     if "dataset" in params:
         _check_image_set(params)
