@@ -188,7 +188,7 @@ def train(generator: Generator, latents: Latents, recipe: Recipe, folder: Path) 
     """
     if not recipe.steps:
         return np.empty(0)
-    _claim(folder, asdict(recipe) | {"generator": generator.name, "set": latents.fingerprint})
+    claim(folder, asdict(recipe) | {"generator": generator.name, "set": latents.fingerprint})
     if (folder / LOSSES).exists():
         generator.load(folder)
         return np.load(folder / LOSSES)
@@ -211,7 +211,7 @@ def train(generator: Generator, latents: Latents, recipe: Recipe, folder: Path) 
     return np.array(losses)
 
 
-def _claim(folder: Path, key: dict) -> None:
+def claim(folder: Path, key: dict) -> None:
     """Empties a folder unless what lies in it was made for the same key."""
     text = json.dumps(key)
     if not (folder / KEY).exists() or (folder / KEY).read_text() != text:

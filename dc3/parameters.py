@@ -38,9 +38,13 @@ Network = Literal[
 ]  # fmt: skip
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
+GeneratorKind = Literal["dit", "lora"]
 RivalList = list[Rival]
 BaselineList = list[Baseline]
 NetworkList = list[Network]
+GeneratorList = Annotated[list[GeneratorKind], Field(min_length=1)]
+NameList = list[str]
+NumberList = list[NonNegativeInt]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8)]
 RunName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
@@ -152,7 +156,7 @@ def parse_value(text: str) -> Any:
 
 __all__ = [  # what the notebooks' parameter cells import
     "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "Fraction", "Function",
-    "GradientLoss", "Greedy", "ImageSize", "KMeansKind", "Method", "Mix", "Network", "NetworkList", "NonNegativeFloat",
-    "NonNegativeInt", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName",
-    "Seed", "SeedList", "Selection",
+    "GeneratorList", "GradientLoss", "Greedy", "ImageSize", "KMeansKind", "Method", "Mix", "NameList", "Network",
+    "NetworkList", "NonNegativeFloat", "NonNegativeInt", "NumberList", "PCASolver", "PositiveFloat", "PositiveInt",
+    "Precision", "PromptList", "RivalList", "RunName", "Seed", "SeedList", "Selection",
 ]  # fmt: skip

@@ -18,6 +18,8 @@ def check_inputs(params: dict[str, Any]) -> None:
     if _looks_local(params.get("teacher", "train")):
         _check_path("teacher", params["teacher"])
     _check_picked(params)
+    if "generators" in params:
+        _check_generators(params)
     if "dataset" in params:
         _check_image_set(params)
 
@@ -28,7 +30,9 @@ def _check_picked(params: dict[str, Any]) -> None:
         return
     from dc3.methods import METHODS, RDED  # brings torch
 
-    for parameter in ("method", "baselines", "color_beside"):
+    for parameter in ("method", "baselines", "color_beside", "finetune_beside"):
+        if parameter not in params:
+            continue
         names = params[parameter] if isinstance(params[parameter], list) else [params[parameter]]
         lacking = [name for name in names if METHODS[name].picked_by not in (None, *params["compared"])]
         if lacking:
@@ -42,6 +46,20 @@ def _check_picked(params: dict[str, Any]) -> None:
             f"crop_images = {params['crop_images']}: rded needs ipc · crops_per_side² = {crops} images a class; raise "
             "crop_images, or leave rded out of compared"
         )
+
+
+def _check_generators(params: dict[str, Any]) -> None:
+    """What 07 fine-tunes must be there, and its shape and prompts must make sense, before the hours of 00 to 06."""
+    if "lora" in params["generators"]:
+        check_diffusion_model("lora_base", params["lora_base"], params["lora_revision"])
+        if "{class}" not in params["prompt_template"]:
+            raise ParameterError(
+                f"prompt_template = {params['prompt_template']!r} has no {{class}}: the place where the class name goes"
+            )
+    if "dit" in params["generators"] and params["dit_base"]:
+        check_diffusion_model("dit_base", params["dit_base"], params["dit_revision"])
+    elif "dit" in params["generators"] and params["dit_width"] % params["dit_heads"]:
+        raise ParameterError(f"dit_heads = {params['dit_heads']} must divide dit_width = {params['dit_width']}")
 
 
 def _looks_local(value: str) -> bool:
