@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -73,38 +74,42 @@ class Recipe:
 
 
 class Latents(NamedTuple):
-    """A training set as its generator sees it: posterior means (n, c, h, w) unscaled, of images and mirror images."""
+    """What a training sees of its set: posterior means (m, c, h, w), unscaled, of the images and mirror images that it
+    draws, by ascending `keys` (m,) = 2 · index + mirrored; labels (n,) of the whole set."""
 
-    plain: np.ndarray
-    mirrored: np.ndarray
+    means: np.ndarray
+    keys: np.ndarray
     labels: np.ndarray
     fingerprint: str
 
 
 class Batch(NamedTuple):
-    """What was drawn for one batch: rows (b,), mirrored (b,), labels dropped (b,), noise like the latents, times t."""
+    """What was drawn for one batch: images and whether mirrored, as keys (b,); labels dropped (b,); a seed of noise."""
 
-    rows: np.ndarray
-    mirrored: np.ndarray
+    keys: np.ndarray
     dropped: np.ndarray
-    noise: Tensor
-    t: Tensor
+    noise_seed: int
+
+    @property
+    def images(self) -> np.ndarray:
+        return self.keys // 2
 
 
 @dataclass(frozen=True, eq=False)
-class _Resized(ImageSet):
-    """The images of a set at `image_size` (antialiased bilinear), mirrored or not."""
+class _Drawn(ImageSet):
+    """The images of a set that `keys` name, mirrored or not, at `image_size` (antialiased bilinear)."""
 
     original: ImageSet | None = None
-    mirror: bool = False
+    keys: np.ndarray | None = None
 
     def images(self, indices: np.ndarray | None = None) -> np.ndarray:
-        pixels = np.stack([resized(image, self.image_size) for image in self.original.images(indices)])
-        return pixels[:, :, ::-1] if self.mirror else pixels
+        keys = self.keys[slice(None) if indices is None else indices]
+        pixels = np.stack([resized(image, self.image_size) for image in self.original.images(keys // 2)])
+        return np.where((keys % 2).astype(bool)[:, None, None, None], pixels[:, :, ::-1], pixels)
 
 
-def encode(generator: Generator, images: ImageSet, folder: Path) -> Latents:
-    """Encodes a set and its mirror images once, into memory maps in `folder`; what is there already is kept.
+def encode(generator: Generator, images: ImageSet, recipe: Recipe, folder: Path) -> Latents:
+    """Encodes what a training draws of a set, each once, into a memory map in `folder`; what is there already is kept.
 
     Raises ValueError for a set without images, or with a class that the generator is not told of.
     """
@@ -115,34 +120,27 @@ def encode(generator: Generator, images: ImageSet, folder: Path) -> Latents:
             f"{images.name}: labels go up to {images.labels.max()}, {generator.name} is told of {generator.classes} "
             "classes: the set and the generator must be of one data set"
         )
-    vae, fingerprint = generator.vae, images.fingerprint()
-    side = generator.size // 2 ** (len(vae.config.block_out_channels) - 1)
-    found = []
-    for mirror in (False, True):
-        path = folder / f"{fingerprint[:16]}-{generator.size}-{'mirrored' if mirror else 'plain'}.npy"
-        if not path.exists():
-            own = _Resized(
-                images.name, images.split, images.classes, images.labels, generator.size, (), None, None, images, mirror
-            )
-            features.encode(vae, own, path, size=generator.size, batch_size=ENCODED_A_BATCH)
-        rows = np.load(path, mmap_mode="r")
-        found.append(rows.reshape(len(rows), vae.config.latent_channels, side, side))
-    return Latents(*found, images.labels, fingerprint)
+    parts = range(recipe.steps * recipe.accumulate)
+    keys = np.unique([draw(recipe, part, len(images)).keys for part in parts])
+    fingerprint, size, vae = images.fingerprint(), generator.size, generator.vae
+    drawn = sha256(keys.tobytes()).hexdigest()
+    path = folder / f"{generator.name}-{fingerprint[:16]}-{drawn[:16]}-{size}.npy"
+    if len(keys) and not path.exists():
+        labels = images.labels[keys // 2]
+        own = _Drawn(images.name, images.split, images.classes, labels, size, (), None, None, images, keys)
+        features.encode(vae, own, path, size=size, batch_size=ENCODED_A_BATCH)
+    side = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    shape = (len(keys), vae.config.latent_channels, side, side)
+    means = np.load(path, mmap_mode="r").reshape(shape) if len(keys) else np.empty(shape, np.float16)
+    return Latents(means, keys, images.labels, fingerprint)
 
 
-def draw(recipe: Recipe, part: int, count: int, shape: tuple[int, ...], times: int) -> Batch:
-    """The draws of batch `part` for a set of `count` images: noise, times and drop-out do not depend on the set."""
+def draw(recipe: Recipe, part: int, count: int) -> Batch:
+    """The draws of batch `part` for a set of `count` images: all but which images do not depend on the set."""
     rng = np.random.default_rng([recipe.seed, part])
     rows = (rng.random(recipe.batch_size) * count).astype(np.int64)
     mirrored, dropped = rng.random(recipe.batch_size) < 0.5, rng.random(recipe.batch_size) < recipe.drop
-    noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    return Batch(
-        rows,
-        mirrored,
-        dropped,
-        torch.randn((recipe.batch_size, *shape), generator=noise),
-        torch.randint(times, (recipe.batch_size,), generator=noise),
-    )
+    return Batch(2 * rows + mirrored, dropped, int(rng.integers(2**62)))
 
 
 @dataclass
@@ -165,14 +163,14 @@ class DenoisingLoss:
             )
 
     def __call__(self, part: int) -> Tensor:
-        device, plain = self.generator.vae.device, self.latents.plain
-        drawn = draw(self.recipe, part, len(plain), plain.shape[1:], self.noising.config.num_train_timesteps)
-        picked = np.where(
-            drawn.mirrored[:, None, None, None], self.latents.mirrored[drawn.rows], plain[drawn.rows]
-        ).astype(np.float32)
-        z = torch.from_numpy(picked).to(device) * self.generator.vae.config.scaling_factor
-        labels = torch.from_numpy(np.where(drawn.dropped, NO_CLASS, self.latents.labels[drawn.rows])).to(device)
-        noise, t = drawn.noise.to(device), drawn.t.to(device)
+        device, latents = self.generator.vae.device, self.latents
+        drawn = draw(self.recipe, part, len(latents.labels))
+        means = latents.means[np.searchsorted(latents.keys, drawn.keys)].astype(np.float32)
+        z = torch.from_numpy(means).to(device) * self.generator.vae.config.scaling_factor
+        labels = torch.from_numpy(np.where(drawn.dropped, NO_CLASS, latents.labels[drawn.images])).to(device)
+        draws = torch.Generator().manual_seed(drawn.noise_seed)
+        noise = torch.randn(z.shape, generator=draws).to(device)
+        t = torch.randint(self.noising.config.num_train_timesteps, (len(z),), generator=draws).to(device)
         noisy = self.noising.add_noise(z, noise, t)
         target = noise if self.noising.config.prediction_type == "epsilon" else self.noising.get_velocity(z, noise, t)
         with autocast(device, self.recipe.amp):

@@ -72,7 +72,7 @@ def _outcome(
     plan: Plan, recipe: Recipe, images: ImageSet, folder: Path, latents: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     generator = plan.make(recipe.seed)
-    losses = train(generator, encode(generator, images, latents), recipe, folder)
+    losses = train(generator, encode(generator, images, recipe, latents), recipe, folder)
     file = folder / "generated" / IMAGES
     claim(file.parent, asdict(plan.sampling))
     if not file.exists():

@@ -108,5 +108,14 @@ def _check_image_set(params: dict[str, Any]) -> None:
                 images_per_class=params["images_per_class"] if split == "train" else 0,
             )
         data.check_ipc(images, params["ipc"])
+        _check_class_names(params.get("class_names", []), images.classes)
     except (ValueError, OSError, RuntimeError) as error:
         raise ParameterError(str(error)) from None
+
+
+def _check_class_names(names: list[str], classes: tuple[str, ...]) -> None:
+    if names and len(names) != len(classes):
+        raise ValueError(
+            f"class_names = {names}: {len(names)} names for {len(classes)} classes ({', '.join(classes[:5])} …): "
+            "give one for each, in their order, or none"
+        )
