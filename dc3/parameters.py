@@ -38,10 +38,14 @@ Network = Literal[
 ]  # fmt: skip
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
+GeneratorKind = Literal["dit", "lora"]
 RivalList = list[Rival]
 BaselineList = list[Baseline]
 NetworkList = list[Network]
 FolderList = list[str]
+GeneratorList = Annotated[list[GeneratorKind], Field(min_length=1)]
+NameList = list[str]
+NumberList = list[NonNegativeInt]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8)]
@@ -155,7 +159,8 @@ def parse_value(text: str) -> Any:
 
 __all__ = [  # what the notebooks' parameter cells import
     "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "FolderList", "Fraction",
-    "Function", "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind", "Method", "Mix", "Network",
-    "NetworkList", "NonNegativeFloat", "NonNegativeInt", "PCASolver", "PositiveFloat", "PositiveInt", "Precision",
-    "PromptList", "RivalList", "RunName", "Seed", "SeedList", "Selection", "Share",
+    "Function", "GeneratorList", "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind", "Method", "Mix",
+    "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt", "NumberList", "PCASolver",
+    "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName", "Seed", "SeedList",
+    "Selection", "Share",
 ]  # fmt: skip

@@ -22,6 +22,8 @@ def check_inputs(params: dict[str, Any]) -> None:
         for path in [value] if isinstance(value, str) else value:
             _check_path(name, path)
     _check_picked(params)
+    if "generators" in params:
+        _check_generators(params)
     if "dataset" in params:
         _check_image_set(params)
 
@@ -32,7 +34,9 @@ def _check_picked(params: dict[str, Any]) -> None:
         return
     from dc3.methods import METHODS, RDED  # brings torch
 
-    for parameter in ("method", "baselines", "color_beside"):
+    for parameter in ("method", "baselines", "color_beside", "finetune_beside"):
+        if parameter not in params:
+            continue
         names = params[parameter] if isinstance(params[parameter], list) else [params[parameter]]
         lacking = [name for name in names if METHODS[name].picked_by not in (None, *params["compared"])]
         if lacking:
@@ -46,6 +50,20 @@ def _check_picked(params: dict[str, Any]) -> None:
             f"crop_images = {params['crop_images']}: rded needs ipc · crops_per_side² = {crops} images a class; raise "
             "crop_images, or leave rded out of compared"
         )
+
+
+def _check_generators(params: dict[str, Any]) -> None:
+    """What 07 fine-tunes must be there, and its shape and prompts must make sense, before the hours of 00 to 06."""
+    if "lora" in params["generators"]:
+        check_diffusion_model("lora_base", params["lora_base"], params["lora_revision"])
+        if "{class}" not in params["prompt_template"]:
+            raise ParameterError(
+                f"prompt_template = {params['prompt_template']!r} has no {{class}}: the place where the class name goes"
+            )
+    if "dit" in params["generators"] and params["dit_base"]:
+        check_diffusion_model("dit_base", params["dit_base"], params["dit_revision"])
+    elif "dit" in params["generators"] and params["dit_width"] % params["dit_heads"]:
+        raise ParameterError(f"dit_heads = {params['dit_heads']} must divide dit_width = {params['dit_width']}")
 
 
 def _looks_local(value: str) -> bool:
@@ -104,5 +122,14 @@ def _check_image_set(params: dict[str, Any]) -> None:
             )
         data.check_ipc(images, params["ipc"])
         _check_sure(params, int(images.counts().min()))
+        _check_class_names(params.get("class_names", []), images.classes)
     except (ValueError, OSError, RuntimeError) as error:
         raise ParameterError(str(error)) from None
+
+
+def _check_class_names(names: list[str], classes: tuple[str, ...]) -> None:
+    if names and len(names) != len(classes):
+        raise ValueError(
+            f"class_names = {names}: {len(names)} names for {len(classes)} classes ({', '.join(classes[:5])} …): "
+            "give one for each, in their order, or none"
+        )

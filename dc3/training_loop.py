@@ -1,6 +1,7 @@
 """A resumable training loop for diffusion components: AdamW, cosine decay, averaged weights."""
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,52 +26,67 @@ def fit(
     ema_decay: float = 0.999,
     warmup: int = 100,
     save_every: int = 250,
-) -> None:
-    """Trains `network` in place and leaves its exponentially averaged weights in it.
+    accumulate: int = 1,
+) -> list[float]:
+    """Trains `network` in place, leaves its exponentially averaged weights in it, and returns the loss of every step.
 
     `loss_at(step)` returns the scalar loss of one step; it takes every random draw from the step number, so a run that
     is killed and started again continues from the last checkpoint and sees the batches it would have seen. A finished
-    checkpoint trains no further. FloatingPointError when a loss is not finite; the last checkpoint stays.
+    checkpoint trains no further. With `accumulate` a step averages the gradients of `loss_at(step · accumulate)` and
+    those after it. FloatingPointError when a loss is not finite; the last checkpoint stays.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
     average = EMAModel(network.parameters(), decay=ema_decay, use_ema_warmup=True, power=3 / 4)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "average": average}
-    start = restore(parts, checkpoint)
+    losses = restore(parts, checkpoint)
+    start = len(losses)
     network.train()
     running = None
     for step in (bar := trange(start, steps, initial=start, total=steps, desc=checkpoint.stem)):
-        loss = loss_at(step)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"{checkpoint.stem}: the loss of step {step} is {loss.item()}: lower learning_rate"
-            )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses.append(backward(loss_at, step, accumulate, checkpoint.stem))
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         average.step(network.parameters())
-        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
+        running = losses[-1] if running is None else 0.99 * running + 0.01 * losses[-1]
         bar.set_postfix(loss=f"{running:.4f}")
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            save(parts, step + 1, checkpoint)
+            save(parts, losses, checkpoint)
             log.info("%s: step %d of %d, loss %.4f", checkpoint.stem, step + 1, steps, running)
     average.copy_to(network.parameters())
     network.eval()
+    return losses
 
 
-def save(parts: dict, step: int, checkpoint: Path) -> None:
-    """Writes the state of every part and the step reached, complete or not at all."""
+def backward(loss_at: Callable[[int], torch.Tensor], step: int, accumulate: int, name: str) -> float:
+    """Adds the gradients of one step, part by part; returns its loss, the mean over the parts."""
+    total = 0.0
+    for part in range(step * accumulate, (step + 1) * accumulate):
+        loss = loss_at(part) / accumulate
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"{name}: the loss of step {step} is {loss.item()}: lower learning_rate")
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def save(parts: dict, losses: list[float], checkpoint: Path) -> None:
+    """Writes the state of every part, the steps reached and their losses, complete or not at all."""
+    content = {"step": len(losses), "losses": losses}
     with replacing(checkpoint) as partial:
-        torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, partial)
+        torch.save(content | {name: part.state_dict() for name, part in parts.items()}, partial)
 
 
-def restore(parts: dict, checkpoint: Path) -> int:
-    """Loads what `save` wrote into the parts; returns the step to go on from (0 without a checkpoint)."""
+def restore(parts: dict, checkpoint: Path) -> list[float]:
+    """Loads what `save` wrote into the parts; returns the losses of the steps done (none without a checkpoint).
+
+    Checkpoints of before losses were kept have NaN for them.
+    """
     if not checkpoint.exists():
-        return 0
+        return []
     state = torch.load(checkpoint, weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state[name])
-    return state["step"]
+    return state.get("losses", [math.nan] * state["step"])

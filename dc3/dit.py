@@ -1,0 +1,149 @@
+"""DiT, the class-conditional diffusion transformer (Peebles & Xie, arXiv 2212.09748): small and new, or a checkpoint.
+
+A diffusers `DiTPipeline` in both cases: saved and loaded as one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers.models.embeddings import LabelEmbedding
+from torch import Tensor, nn
+
+from dc3 import paths
+from dc3.editor import first_line
+from dc3.finetuning import seeded
+
+NULL_CLASS = 1000  # DiTPipeline guides away from row 1000 of the class embeddings, whatever the number of classes
+NOISE_SCHEDULE = {  # v and zero terminal SNR, as for the shipped editor: small latents show their mean in usual noise
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+}
+
+
+class DiT:
+    """A `dc3.finetuning.Generator`: the whole transformer is trained; class k of the data is its class `rows[k]`."""
+
+    name = "DiT"
+
+    def __init__(self, pipeline: DiTPipeline, rows: Sequence[int], device: torch.device, checkpointing: bool = False):
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.vae.requires_grad_(False)
+        self.pipeline = pipeline.to(device)
+        self.rows = torch.tensor([*rows, NULL_CLASS], device=device)  # the last is what NO_CLASS = −1 picks
+        self.classes = len(rows)
+        self.vae, self.scheduler, self.transformer = pipeline.vae, pipeline.scheduler, pipeline.transformer
+        self.size = self.transformer.config.sample_size * _downscaling(self.vae)
+        for module in self.transformer.modules():
+            if isinstance(module, LabelEmbedding):
+                module.dropout_prob = 0.0  # each block would drop labels of its own, from the global generator
+        if checkpointing:
+            self.transformer.enable_gradient_checkpointing()
+        self.trained = nn.ParameterList(self.transformer.parameters())
+
+    def predict(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        predicted = self.transformer(noisy, timestep=t, class_labels=self.rows[labels]).sample
+        return predicted[:, : noisy.shape[1]]
+
+    def sample(self, labels: list[int], noise: list[torch.Generator], steps: int, guidance: float) -> Tensor:
+        rows = self.rows[torch.tensor(labels)].tolist()
+        return self.pipeline(rows, guidance, noise, steps, output_type="pt").images
+
+    def save(self, folder: Path) -> None:
+        self.pipeline.save_pretrained(folder, safe_serialization=True)
+
+    def load(self, folder: Path) -> None:
+        loaded = DiTTransformer2DModel.from_pretrained(folder / "transformer")
+        self.transformer.load_state_dict(loaded.state_dict())
+
+
+def new_dit(
+    vae: AutoencoderKL, classes: int, size: int, device: torch.device, *, width: int, depth: int, heads: int,
+    patch: int, seed: int, checkpointing: bool = False,
+) -> DiT:  # fmt: skip
+    """An untrained DiT over the latents of `vae` for images of `size` pixels, adaLN-Zero initialised as published.
+
+    Raises ValueError naming what does not fit: width and heads, size and patch, or more than 1000 classes.
+    """
+    if width % heads:
+        raise ValueError(f"dit_heads = {heads} must divide dit_width = {width}")
+    if size % (_downscaling(vae) * patch):
+        raise ValueError(
+            f"dit_patch = {patch}: images of {size} px have latents of {size / _downscaling(vae):g}, which must be a "
+            "multiple of it"
+        )
+    rows = _rows([], classes)
+    transformer = seeded(
+        lambda: _initialised(
+            DiTTransformer2DModel(
+                num_attention_heads=heads,
+                attention_head_dim=width // heads,
+                in_channels=vae.config.latent_channels,
+                out_channels=vae.config.latent_channels,
+                num_layers=depth,
+                sample_size=size // _downscaling(vae),
+                patch_size=patch,
+                num_embeds_ada_norm=NULL_CLASS,
+            )
+        ),
+        seed,
+    )
+    pipeline = DiTPipeline(transformer, vae.eval(), DDIMScheduler(**NOISE_SCHEDULE))
+    return DiT(pipeline, rows, device, checkpointing)
+
+
+def load_dit(
+    base: str, classes: int, device: torch.device, *, rows: Sequence[int] = (), revision: str = "",
+    checkpointing: bool = False,
+) -> DiT:  # fmt: skip
+    """A trained DiTPipeline, folder or hub id (facebook/DiT-XL-2-256), in float32: the weights are all trained.
+
+    `rows`: the number of each class among the 1000 of the checkpoint (empty: the first ones, which then learn anew).
+    Raises FileNotFoundError when it cannot be had, ValueError for another kind of pipeline or rows that do not fit.
+    """
+    try:
+        pipeline = DiTPipeline.from_pretrained(paths.model_location(base), revision=revision or None)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"dit_base = {base!r} cannot be loaded ({first_line(error)}): give a folder with a DiTPipeline, a hub id "
+            "that this machine can reach, or '' for a small DiT from nothing"
+        ) from error
+    if not isinstance(pipeline.transformer, DiTTransformer2DModel):
+        raise ValueError(f"dit_base = {base!r} has a {type(pipeline.transformer).__name__}, not a DiT")
+    return DiT(pipeline, _rows(rows, classes), device, checkpointing)
+
+
+def _rows(rows: Sequence[int], classes: int) -> list[int]:
+    rows = list(rows) or list(range(classes))
+    if len(rows) != classes or len(set(rows)) != classes or not 0 <= min(rows) <= max(rows) < NULL_CLASS:
+        raise ValueError(
+            f"dit_rows = {rows}: expected {classes} different numbers below {NULL_CLASS}, one for each class"
+        )
+    return rows
+
+
+def _downscaling(vae: AutoencoderKL) -> int:
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _initialised(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
+    """Xavier for linear layers, zero for what modulates and what comes out: every block begins as the identity."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        if isinstance(module, LabelEmbedding):
+            nn.init.normal_(module.embedding_table.weight, std=0.02)
+    for block in model.transformer_blocks:
+        nn.init.zeros_(block.norm1.linear.weight)
+        for layer in (block.norm1.emb.timestep_embedder.linear_1, block.norm1.emb.timestep_embedder.linear_2):
+            nn.init.normal_(layer.weight, std=0.02)
+    for layer in (model.proj_out_1, model.proj_out_2):
+        nn.init.zeros_(layer.weight)
+    return model

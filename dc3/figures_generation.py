@@ -1,0 +1,67 @@
+"""Figures of what generators learn and make; they take tables and arrays and return a matplotlib Figure."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from dc3.figures import GAP, MAX_CLASSES, WIDTH, show_rows
+
+SMOOTHED = 0.05  # of the steps: window of the running mean of a loss curve
+
+
+def loss_curves(history: pd.DataFrame) -> Figure:
+    """Training loss over steps, a panel a generator, a line a set, seeds as a band; columns of `loss_history`."""
+    generators = history["generator"].drop_duplicates()
+    figure, axes = plt.subplots(1, len(generators), figsize=(WIDTH, 2.6), squeeze=False)
+    for ax, generator in zip(axes[0], generators, strict=True):
+        part = history[history["generator"] == generator].copy()
+        window = max(1, round(SMOOTHED * part["step"].max()))
+        smooth = part.groupby(["set", "seed"])["loss"].rolling(window).mean()
+        part["loss"] = smooth.droplevel(["set", "seed"])
+        part = part.dropna(subset=["loss"])
+        sns.lineplot(part, x="step", y="loss", hue="set", style="set", errorbar=("pi", 100), ax=ax)
+        ax.set(title=generator, xlabel="training step", ylabel=f"denoising loss, mean of {window} steps")
+        ax.legend(title="", fontsize=7)
+    sns.despine(figure)
+    return figure
+
+
+def sample_rows(
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: Sequence[str], per_class: int = 3, title: str = ""
+) -> Figure:
+    """{name: (images uint8 (n, S, S, 3), labels)}: `per_class` rows of each set, a column a class."""
+    shown = range(min(len(classes), MAX_CLASSES))
+    rows, names = [], []
+    for name, (images, labels) in sets.items():
+        of_class = [np.flatnonzero(labels == label)[:per_class] for label in shown]
+        for k in range(min(len(found) for found in of_class)):
+            rows.append(np.stack([images[found[k]] for found in of_class]))
+            names.append(name if k == 0 else "")
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.8 * WIDTH * len(rows) / len(shown) * 0.9))
+    show_rows(ax, rows, names)
+    step = rows[0].shape[2] + GAP
+    headings = [classes[label].replace("_", "\n") for label in shown]
+    ax.set_xticks(np.arange(len(shown)) * step + step / 2, headings, fontsize=6.5)
+    ax.xaxis.tick_top()
+    ax.set_title(title)
+    return figure
+
+
+def score_points(table: pd.DataFrame, scores: Sequence[str]) -> Figure:
+    """A panel a score, sets down, generators as marks, a mark a seed; columns generator, set and the scores."""
+    figure, axes = plt.subplots(1, len(scores), figsize=(WIDTH, 1.3 + 0.3 * table["set"].nunique()), sharey=True)
+    for ax, score in zip(np.atleast_1d(axes), scores, strict=True):
+        sns.stripplot(
+            table, x=score, y="set", hue="generator", dodge=0.4, jitter=False, size=6, ax=ax, legend=ax is axes[0]
+        )
+        ax.set(xlabel=score, ylabel="")
+        ax.grid(axis="x", alpha=0.4)
+    handles, names = axes[0].get_legend_handles_labels()
+    axes[0].get_legend().remove()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+    sns.despine(figure)
+    return figure

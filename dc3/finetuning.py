@@ -1,0 +1,261 @@
+"""Fine-tuning of generative models: equal steps on every image set, then images of every class.
+
+What a set teaches is asked of two generators that share this code: a class-conditional DiT (`dc3.dit`) and a
+text-to-image U-Net by LoRA (`dc3.lora`). Both denoise latents of an AutoencoderKL. All that is drawn comes from
+(seed, step) in training and (seed, class, number) in generation, so sets of any size see the same noise at the same
+step, a killed run goes on to the same weights, and an image does not depend on its batch.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler
+from torch import Tensor, nn
+
+from dc3 import features
+from dc3.editor import resized, resized_back
+from dc3.evaluation import autocast
+from dc3.files import replacing
+from dc3.image_set import ImageSet
+from dc3.progress import tqdm
+from dc3.training_loop import fit
+
+NO_CLASS = -1  # a dropped condition: what classifier-free guidance guides away from
+LOSSES, KEY, CHECKPOINT = "losses.npy", "key.json", "checkpoint.pt"
+ENCODED_A_BATCH = 32
+WARMUP = 0.1  # of the steps
+EMA_DECAY = 0.999
+
+
+class Generator(Protocol):
+    """A latent diffusion model that is trained; `name` for messages, `size` pixels a side, `classes` it is told of."""
+
+    name: str
+    size: int
+    classes: int
+    vae: AutoencoderKL
+    scheduler: ConfigMixin
+    trained: nn.ParameterList
+
+    def predict(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """What the model makes of noisy latents (b, c, h, w) at times t (b,), labels (b,) or NO_CLASS: (b, c, h, w)."""
+
+    def sample(self, labels: list[int], noise: list[torch.Generator], steps: int, guidance: float) -> Tensor:
+        """Images (b, 3, size, size) in 0…1."""
+
+    def save(self, folder: Path) -> None:
+        """Writes the weights as diffusers loads them."""
+
+    def load(self, folder: Path) -> None:
+        """Takes over what `save` wrote."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: the same for all sets. `amp`: bfloat16 autocast, None on a GPU only; a step has
+    `accumulate` batches of `batch_size`; `drop` is the share of images whose class is dropped."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    accumulate: int = 1
+    drop: float = 0.1
+    amp: bool | None = None
+    save_every: int = 250
+
+
+class Latents(NamedTuple):
+    """What a training sees of its set: posterior means (m, c, h, w), unscaled, of the images and mirror images that it
+    draws, by ascending `keys` (m,) = 2 · index + mirrored; labels (n,) of the whole set."""
+
+    means: np.ndarray
+    keys: np.ndarray
+    labels: np.ndarray
+    fingerprint: str
+
+
+class Batch(NamedTuple):
+    """What was drawn for one batch: images and whether mirrored, as keys (b,); labels dropped (b,); a seed of noise."""
+
+    keys: np.ndarray
+    dropped: np.ndarray
+    noise_seed: int
+
+    @property
+    def images(self) -> np.ndarray:
+        return self.keys // 2
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn(ImageSet):
+    """The images of a set that `keys` name, mirrored or not, at `image_size` (antialiased bilinear)."""
+
+    original: ImageSet | None = None
+    keys: np.ndarray | None = None
+
+    def images(self, indices: np.ndarray | None = None) -> np.ndarray:
+        keys = self.keys[slice(None) if indices is None else indices]
+        pixels = np.stack([resized(image, self.image_size) for image in self.original.images(keys // 2)])
+        return np.where((keys % 2).astype(bool)[:, None, None, None], pixels[:, :, ::-1], pixels)
+
+
+def encode(generator: Generator, images: ImageSet, recipe: Recipe, folder: Path) -> Latents:
+    """Encodes what a training draws of a set, each once, into a memory map in `folder`; what is there already is kept.
+
+    Raises ValueError for a set without images, or with a class that the generator is not told of.
+    """
+    if not len(images):
+        raise ValueError(f"{images.name}: no images to fine-tune {generator.name} on")
+    if images.labels.max() >= generator.classes or images.labels.min() < 0:
+        raise ValueError(
+            f"{images.name}: labels go up to {images.labels.max()}, {generator.name} is told of {generator.classes} "
+            "classes: the set and the generator must be of one data set"
+        )
+    parts = range(recipe.steps * recipe.accumulate)
+    keys = np.unique([draw(recipe, part, len(images)).keys for part in parts])
+    fingerprint, size, vae = images.fingerprint(), generator.size, generator.vae
+    drawn = sha256(keys.tobytes()).hexdigest()
+    path = folder / f"{generator.name}-{fingerprint[:16]}-{drawn[:16]}-{size}.npy"
+    if len(keys) and not path.exists():
+        labels = images.labels[keys // 2]
+        own = _Drawn(images.name, images.split, images.classes, labels, size, (), None, None, images, keys)
+        features.encode(vae, own, path, size=size, batch_size=ENCODED_A_BATCH)
+    side = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    shape = (len(keys), vae.config.latent_channels, side, side)
+    means = np.load(path, mmap_mode="r").reshape(shape) if len(keys) else np.empty(shape, np.float16)
+    return Latents(means, keys, images.labels, fingerprint)
+
+
+def draw(recipe: Recipe, part: int, count: int) -> Batch:
+    """The draws of batch `part` for a set of `count` images: all but which images do not depend on the set."""
+    rng = np.random.default_rng([recipe.seed, part])
+    rows = (rng.random(recipe.batch_size) * count).astype(np.int64)
+    mirrored, dropped = rng.random(recipe.batch_size) < 0.5, rng.random(recipe.batch_size) < recipe.drop
+    return Batch(2 * rows + mirrored, dropped, int(rng.integers(2**62)))
+
+
+@dataclass
+class DenoisingLoss:
+    """‖model(z_t, t, class) − target‖² of one batch (Ho 2020); the target is ε or v as the generator's scheduler says.
+
+    Where a DiT predicts a variance too (DiT-XL-2-256), those channels get no gradient: the pipeline does not use them.
+    """
+
+    generator: Generator
+    latents: Latents
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        self.noising = DDPMScheduler.from_config(self.generator.scheduler.config)
+        if self.noising.config.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(
+                f"{self.generator.name}: its scheduler predicts {self.noising.config.prediction_type!r}; known are "
+                "'epsilon' and 'v_prediction'"
+            )
+
+    def __call__(self, part: int) -> Tensor:
+        device, latents = self.generator.vae.device, self.latents
+        drawn = draw(self.recipe, part, len(latents.labels))
+        means = latents.means[np.searchsorted(latents.keys, drawn.keys)].astype(np.float32)
+        z = torch.from_numpy(means).to(device) * self.generator.vae.config.scaling_factor
+        labels = torch.from_numpy(np.where(drawn.dropped, NO_CLASS, latents.labels[drawn.images])).to(device)
+        draws = torch.Generator().manual_seed(drawn.noise_seed)
+        noise = torch.randn(z.shape, generator=draws).to(device)
+        t = torch.randint(self.noising.config.num_train_timesteps, (len(z),), generator=draws).to(device)
+        noisy = self.noising.add_noise(z, noise, t)
+        target = noise if self.noising.config.prediction_type == "epsilon" else self.noising.get_velocity(z, noise, t)
+        with autocast(device, self.recipe.amp):
+            predicted = self.generator.predict(noisy, t, labels)
+        return F.mse_loss(predicted.float(), target)
+
+
+def train(generator: Generator, latents: Latents, recipe: Recipe, folder: Path) -> np.ndarray:
+    """Trains `generator` in place and writes its weights to `folder`; returns the loss of every step, float64 (steps,).
+
+    A killed training goes on from its checkpoint, a finished one is loaded; what `folder` holds of another set or
+    recipe is removed. With 0 steps the generator stays as it is. FloatingPointError when a loss is not finite.
+    """
+    if not recipe.steps:
+        return np.empty(0)
+    claim(folder, asdict(recipe) | {"generator": generator.name, "set": latents.fingerprint})
+    if (folder / LOSSES).exists():
+        generator.load(folder)
+        return np.load(folder / LOSSES)
+    losses = fit(
+        generator.trained,
+        DenoisingLoss(generator, latents, recipe),
+        folder / CHECKPOINT,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        ema_decay=EMA_DECAY,
+        warmup=int(WARMUP * recipe.steps),
+        save_every=recipe.save_every,
+        accumulate=recipe.accumulate,
+    )
+    generator.save(folder)
+    generator.load(folder)  # what a run that goes on from here would have, to the bit
+    with replacing(folder / LOSSES) as partial:
+        np.save(partial, np.array(losses))
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return np.array(losses)
+
+
+def claim(folder: Path, key: dict) -> None:
+    """Empties a folder unless what lies in it was made for the same key."""
+    text = json.dumps(key)
+    if not (folder / KEY).exists() or (folder / KEY).read_text() != text:
+        shutil.rmtree(folder, ignore_errors=True)
+        with replacing(folder / KEY) as partial:
+            partial.write_text(text)
+
+
+def generate(
+    generator: Generator,
+    per_class: int,
+    seed: int,
+    *,
+    steps: int,
+    guidance: float,
+    batch_size: int,
+    image_size: int,
+    amp: bool | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`per_class` images of every class: uint8 (C · per_class, image_size, image_size, 3) and labels, class by class.
+
+    Each image has noise of its own from (seed, class, number) and every batch the same shape (the last one is padded).
+    FloatingPointError when an image is not finite.
+    """
+    labels = np.repeat(np.arange(generator.classes), per_class)
+    numbers = np.tile(np.arange(per_class), generator.classes)
+    made = np.empty((len(labels), image_size, image_size, 3), np.uint8)
+    for start in tqdm(range(0, len(labels), batch_size), desc=f"{generator.name} generates"):
+        rows = np.resize(np.arange(start, min(start + batch_size, len(labels))), batch_size)
+        noise = [_noise(seed, int(labels[k]), int(numbers[k])) for k in rows]
+        with torch.no_grad(), autocast(generator.vae.device, amp):
+            batch = generator.sample(labels[rows].tolist(), noise, steps, guidance)
+        batch = batch.float().permute(0, 2, 3, 1).cpu().numpy()
+        if not np.isfinite(batch).all():
+            raise FloatingPointError(f"{generator.name} generates images that are not finite: lower its learning rate")
+        made[rows] = [np.rint(255 * resized_back(image, image_size).clip(0, 1)) for image in batch]
+    return made, labels
+
+
+def _noise(seed: int, label: int, number: int) -> torch.Generator:
+    draws = np.random.default_rng([seed, label, number])
+    return torch.Generator().manual_seed(int(draws.integers(2**62)))
+
+
+def seeded(make: Callable[[], Any], seed: int) -> Any:
+    """What `make` builds with its random weights drawn from `seed`; the global generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()

@@ -1,0 +1,156 @@
+"""The same generator fine-tuned on several image sets, what each then generates, and its distance from real images."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dc3 import evaluation, fidelity
+from dc3.checkpoints import Teacher
+from dc3.feature_networks import FeatureNetwork
+from dc3.files import replacing
+from dc3.finetuning import Generator, Recipe, claim, encode, generate, train
+from dc3.image_set import ImageSet
+
+REAL = "real images"  # the row of training images under the same scores: what no generator can be expected to beat
+KID_SUBSET = 100
+IMAGES = "images.npy"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are made of a trained generator: `dc3.finetuning.generate`."""
+
+    per_class: int
+    steps: int
+    guidance: float
+    batch_size: int
+    image_size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One generator of a study: `make(seed)` gives it as it is before training, the same for the same seed."""
+
+    make: Callable[[int], Generator]
+    recipe: Recipe
+    sampling: Sampling
+
+
+class Outcome(NamedTuple):
+    """A generator trained on a set with a seed: the loss of every step, images uint8 (n, S, S, 3), labels (n,)."""
+
+    generator: str
+    set: str
+    seed: int
+    losses: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def compare(
+    plans: Mapping[str, Plan], sets: Mapping[str, ImageSet], seeds: Sequence[int], folder: Path
+) -> Iterator[Outcome]:
+    """Trains every generator on every set with every seed, equal steps, and lets it generate; one outcome at a time.
+
+    folder/<generator>-<set>-<seed>/ holds the trained weights as diffusers loads them and the images; what is finished
+    there is not done again. Latents lie in folder/latents, for the caller to remove. Raises as `encode` and `train`.
+    """
+    for name, plan in plans.items():
+        for set_name, images in sets.items():
+            for seed in seeds:
+                recipe = replace(plan.recipe, seed=plan.recipe.seed + seed)
+                own = folder / f"{name}-{re.sub(r'[^0-9a-z]+', '_', set_name.lower())}-{seed}"
+                yield Outcome(name, set_name, seed, *_outcome(plan, recipe, images, own, folder / "latents"))
+
+
+def _outcome(
+    plan: Plan, recipe: Recipe, images: ImageSet, folder: Path, latents: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = plan.make(recipe.seed)
+    losses = train(generator, encode(generator, images, recipe, latents), recipe, folder)
+    file = folder / "generated" / IMAGES
+    claim(file.parent, asdict(plan.sampling))
+    if not file.exists():
+        made, _ = generate(generator, seed=recipe.seed, amp=recipe.amp, **asdict(plan.sampling))
+        with replacing(file) as partial:
+            np.save(partial, made)
+    labels = np.repeat(np.arange(generator.classes), plan.sampling.per_class)
+    return losses, np.load(file, mmap_mode="r"), labels
+
+
+def real_outcome(train_set: ImageSet, per_class: int, seed: int) -> Outcome:
+    """Training images in the place of generated ones, `per_class` of each class drawn at random (or all there are)."""
+    rng = np.random.default_rng(seed)
+    rows = [train_set.class_indices(c) for c in range(len(train_set.classes))]
+    picked = np.concatenate([rng.permutation(row)[:per_class] for row in rows])
+    return Outcome(REAL, "full set", seed, np.empty(0), train_set.images(picked), train_set.labels[picked])
+
+
+def scores(
+    outcomes: Sequence[Outcome], test: ImageSet, network: FeatureNetwork, teacher: Teacher, seed: int
+) -> pd.DataFrame:
+    """A row an outcome: generator, set, seed, images, FID, KID, IS (named after `network`), and the share of images
+    that the teacher takes for the class they were made as, all against the `test` images."""
+    real = fidelity.embed(test, network)
+    return pd.DataFrame([_scores(outcome, real, network, teacher, seed) for outcome in outcomes])
+
+
+def _scores(outcome: Outcome, real: fidelity.Embedded, network: FeatureNetwork, teacher: Teacher, seed: int) -> dict:
+    images = np.asarray(outcome.images)
+    fake = fidelity.embed(images, network)
+    kid = fidelity.kid(
+        real.features, fake.features, seed=seed, subset_size=min(KID_SUBSET, len(images), len(real.features))
+    )
+    return {
+        "generator": outcome.generator,
+        "set": outcome.set,
+        "seed": outcome.seed,
+        "images": len(images),
+        network.label("FID"): fidelity.fid(real.features, fake.features),
+        network.label("KID"): kid.mean,
+        network.label("IS"): fidelity.inception_score(fake.logits, seed=seed, splits=1).mean,
+        "taken for its class": evaluation.accuracy(teacher.model, images, outcome.labels),
+    }
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """`scores` over the seeds: generator, set, seeds, images, and mean and std of every score (NaN for one seed)."""
+    values = [column for column in table if column not in ("generator", "set", "seed", "images")]
+    grouped = table.groupby(["generator", "set"], sort=False)
+    found = grouped.agg(seeds=("seed", "count"), images=("images", "first"))
+    for column in values:
+        found[column], found[f"{column} std"] = grouped[column].mean(), grouped[column].std()
+    return found.reset_index()
+
+
+def loss_history(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """The loss of every step: columns generator, set, seed, step (1 …), loss."""
+    parts = [
+        pd.DataFrame(
+            {
+                "generator": o.generator,
+                "set": o.set,
+                "seed": o.seed,
+                "step": 1 + np.arange(len(o.losses)),
+                "loss": o.losses,
+            }
+        )
+        for o in outcomes
+        if len(o.losses)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def final_losses(history: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
+    """Mean loss of the first and last `share` of the steps: columns generator, set, first, last, change."""
+    last_step = history.groupby("generator")["step"].transform("max")
+    edge = (share * last_step).clip(lower=1)
+    keys = ["generator", "set"]
+    first = history[history["step"] <= edge].groupby(keys, sort=False)["loss"].mean()
+    last = history[history["step"] > last_step - edge].groupby(keys, sort=False)["loss"].mean()
+    return pd.DataFrame({"first": first, "last": last, "change": last - first}).reset_index()

@@ -1,0 +1,152 @@
+"""Text-to-image by LoRA (Hu, arXiv 2106.09685): the class names are the prompts, only low-rank updates are trained.
+
+The same code takes `StableDiffusionPipeline`s (stable-diffusion-v1-5) and the shipped tiny-instruct-pix2pix. The latter
+is an editor: its U-Net sees the latents of a source image beside the noise. Its training left the source out for a part
+of the steps (zeros in its place), and that is how it is used here: no source, the prompt alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
+from diffusers.training_utils import cast_training_params
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import Tensor, nn
+
+from dc3 import paths
+from dc3.editor import first_line
+from dc3.finetuning import seeded
+
+ADAPTER = "default"
+PLACE = "{class}"  # of the class name in the prompt template
+KINDS = (StableDiffusionPipeline, StableDiffusionInstructPix2PixPipeline)
+
+
+class LoRA:
+    """A `dc3.finetuning.Generator`: a text-to-image pipeline of which a LoRA of the U-Net is trained."""
+
+    name = "LoRA"
+
+    def __init__(self, pipeline: DiffusionPipeline, prompts: Sequence[str], size: int, checkpointing: bool = False):
+        self.pipeline, self.prompts, self.size, self.classes = pipeline, list(prompts), size, len(prompts)
+        self.vae, self.unet, self.scheduler = pipeline.vae, pipeline.unet, pipeline.scheduler
+        self.text = _embeddings(pipeline, [*prompts, ""])  # the last, no prompt, is what NO_CLASS = −1 picks
+        if checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self.trained = nn.ParameterList(p for p in self.unet.parameters() if p.requires_grad)
+
+    @property
+    def edits(self) -> bool:
+        """Whether the U-Net has a second half of input channels, for the source of an edit."""
+        return isinstance(self.pipeline, StableDiffusionInstructPix2PixPipeline)
+
+    def predict(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        text = self.text[labels]
+        seen = torch.cat([noisy, torch.zeros_like(noisy)], dim=1) if self.edits else noisy
+        return self.unet(seen.to(text.dtype), t, encoder_hidden_states=text).sample
+
+    def sample(self, labels: list[int], noise: list[torch.Generator], steps: int, guidance: float) -> Tensor:
+        text = self.text[torch.tensor(labels)]
+        if self.edits:
+            side = self.size // self.pipeline.vae_scale_factor
+            empty = text.new_zeros(len(labels), self.vae.config.latent_channels, side, side)
+            shape = {"image": empty, "image_guidance_scale": 1.0}
+        else:
+            shape = {"height": self.size, "width": self.size}
+        return self.pipeline(
+            prompt_embeds=text,
+            negative_prompt_embeds=self.text[-1:].expand_as(text),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=noise,
+            output_type="pt",
+            **shape,
+        ).images
+
+    def save(self, folder: Path) -> None:
+        """pytorch_lora_weights.safetensors, as `load_lora_weights` of the base's pipeline reads it."""
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet, adapter_name=ADAPTER))
+        self.pipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
+
+    def load(self, folder: Path) -> None:
+        self.unet.delete_adapters(ADAPTER)
+        self.pipeline.load_lora_weights(folder, adapter_name=ADAPTER)
+
+
+def load_lora_base(
+    base: str, classes: Sequence[str], device: torch.device, *, template: str, rank: int, targets: Sequence[str],
+    size: int = 0, seed: int = 0, revision: str = "", dtype: torch.dtype = torch.float32, checkpointing: bool = False,
+) -> LoRA:  # fmt: skip
+    """A base model (shipped, folder or hub id) with a fresh LoRA of `rank` on the U-Net's layers named `targets`.
+
+    `template` with {class} gives the prompts; size 0 is the base's own. U-Net and text encoder are held in `dtype`
+    (bfloat16 needs autocast), LoRA and VAE in float32. FileNotFoundError when the base cannot be had, ValueError naming
+    the parameter when it is no text-to-image pipeline, has no such layers, or reads the prompts of two classes as one.
+    """
+    pipeline = _pipeline(base, revision, dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.requires_grad_(False)
+    prompts = class_prompts(template, classes)
+    _check_told_apart(pipeline, prompts)
+    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
+    try:
+        seeded(lambda: pipeline.unet.add_adapter(config, adapter_name=ADAPTER), seed)
+    except ValueError as error:
+        raise ValueError(f"lora_targets = {list(targets)}: {first_line(error)}") from error
+    cast_training_params(pipeline.unet, torch.float32)
+    pipeline.vae.to(torch.float32)
+    size = size or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    return LoRA(pipeline.to(device), prompts, size, checkpointing)
+
+
+def class_prompts(template: str, classes: Sequence[str]) -> list[str]:
+    """One prompt a class of "a photo of a {class}", underscores as spaces. ValueError when there is no {class}."""
+    if PLACE not in template:
+        raise ValueError(f"prompt_template = {template!r} has no {PLACE}: the place where the class name goes")
+    return [template.replace(PLACE, name.replace("_", " ")) for name in classes]
+
+
+def _pipeline(base: str, revision: str, dtype: torch.dtype) -> DiffusionPipeline:
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            paths.model_location(base),
+            dtype=dtype,
+            safety_checker=None,
+            requires_safety_checker=False,
+            revision=revision or None,
+        )
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"lora_base = {base!r} cannot be loaded ({first_line(error)}): give {paths.SHIPPED_EDITOR.name!r}, a "
+            "folder in diffusers' format, or a hub id that this machine can reach"
+        ) from error
+    if not isinstance(pipeline, KINDS):
+        known = ", ".join(kind.__name__ for kind in KINDS)
+        raise ValueError(f"lora_base = {base!r} is a {type(pipeline).__name__}: known are {known}")
+    return pipeline
+
+
+def _tokens(pipeline: DiffusionPipeline, texts: list[str]) -> Tensor:
+    tokenizer = pipeline.tokenizer
+    return tokenizer(
+        texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def _check_told_apart(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
+    seen: dict[tuple[int, ...], str] = {}
+    for prompt, tokens in zip(prompts, _tokens(pipeline, prompts).tolist(), strict=True):
+        if (other := seen.setdefault(tuple(tokens), prompt)) is not prompt:
+            raise ValueError(
+                f"prompt_template: {prompt!r} and {other!r} are one prompt to the model, which reads "
+                f"{pipeline.tokenizer.model_max_length} tokens: shorten the template, or give class_names"
+            )
+
+
+@torch.no_grad()
+def _embeddings(pipeline: DiffusionPipeline, texts: list[str]) -> Tensor:
+    """(n, tokens, width); the text encoder is frozen, so once is enough."""
+    return pipeline.text_encoder(_tokens(pipeline, texts).to(pipeline.device))[0]
