@@ -14,6 +14,7 @@ import pandas as pd
 from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
 from dc3.editor import Editor, weights_hash
+from dc3.folders import printable
 from dc3.image_set import ImageSet
 
 ATTEMPTS = 2
@@ -150,5 +151,5 @@ class _Compensator:
             rows = rows[[result is None for result in results]]
             if rows.empty:
                 return
-        names = ", ".join(str(self.images.source(int(index))) for index in rows["index"])
+        names = ", ".join(printable(self.images.source(int(index))) for index in rows["index"])
         raise EditFailed(f"the editor returned NaN or black in {ATTEMPTS} attempts for {names}; all else is kept")
