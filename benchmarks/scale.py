@@ -2,8 +2,8 @@
 
 Features, bins and selection on sets of 1,000, 10,000 and 100,000 images of 32 px, each in a process of its own. An
 image is a pure function of its index and is made when it is asked for. Classes have 100 images at every size and the
-teacher 1,000 outputs, so that nothing grows but the number of images. `--latents` instead: bins and selection of 1,000 classes
-of 1,280 images, as many as ImageNet-1K has, on synthetic latents and gradients that are made class by class.
+teacher 1,000 outputs, so that nothing grows but the number of images. `--latents` instead: bins and selection of 1,000
+classes of 1,280 images, as many as ImageNet-1K has, on synthetic latents and gradients that are made class by class.
 
 Seconds are of processor time of one thread, which other work on the machine does not lengthen by taking turns (it still
 does by sharing caches); wall time is given beside them. Peak memory is the largest resident set of the process.
