@@ -21,7 +21,7 @@ from typing import Any
 from dc3 import locks, paths
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import replacing, sha256
-from dc3.folders import walk
+from dc3.folders import LinkLoop, walk
 from dc3.parameters import check, declared
 
 MANIFEST = "manifest.json"
@@ -164,7 +164,7 @@ def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
         if ((read_manifest(run, stage) or {}).get("outputs", {})).get(file) != digest:
             return f"its input {key} changed"
     for path, digest in manifest["external"].items():
-        if not Path(path).exists() or listing(Path(path)) != digest:
+        if not is_as_listed(Path(path), digest):
             return f"{path} changed"
     return _damage(paths.RUNS / run / name, manifest["outputs"]) or _damage(paths.FIGURES / run, manifest["figures"])
 
@@ -185,6 +185,14 @@ def listing(path: Path) -> str:
         status, name = os.stat(file), os.path.relpath(file, path)
         digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def is_as_listed(path: Path, digest: str) -> bool:
+    """Whether `listing` still gives that; what cannot be listed is not, and the stage that uses it will say why."""
+    try:
+        return path.exists() and listing(path) == digest
+    except (LinkLoop, OSError):
+        return False
 
 
 def read_manifest(run: str, stage: str) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dc3 import data, folders
 from dc3.decoding import UnreadableImage, read_image
-from dc3.runs import listing
+from dc3.runs import is_as_listed, listing
 
 
 @pytest.fixture
@@ -68,6 +68,15 @@ def test_two_links_that_lead_to_each_other_are_a_loop(tmp_path):
         (tmp_path / one / "link").symlink_to(tmp_path / other)
     with pytest.raises(folders.LinkLoop, match="a/link/link"):
         list(folders.walk(tmp_path / "a"))
+
+
+def test_a_folder_that_came_to_have_a_loop_is_not_what_a_stage_used(images):
+    used = listing(images)
+    assert is_as_listed(images, used)
+    (images / "loop").symlink_to(images)
+    assert not is_as_listed(images, used), "so the stage runs, and says why it cannot"
+    (images / "loop").unlink()
+    assert is_as_listed(images, used) and not is_as_listed(images / "nowhere", used)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX systems only")
