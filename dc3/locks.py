@@ -13,22 +13,25 @@ _held: dict[Path, FileLock] = {}  # by this process
 
 
 class Busy(RuntimeError):
-    """Another process holds the lock; the message says what it is at and what to do."""
+    """The lock is not to be had, most often because another process holds it; the message says what to do."""
 
 
 def take(path: Path, busy: str, wait: float = 0) -> None:
     """Takes the lock for this process, until `release` or its death; what it holds already it keeps.
 
-    Busy with the message `busy` when another process still holds it after `wait` seconds.
+    Busy with the message `busy` when another process still holds it after `wait` seconds, and naming the file where
+    the file system does not let it be made.
     """
     if path in _held:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=wait)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise Busy(busy) from None
+    except OSError as error:
+        raise Busy(f"the lock {path} cannot be made: {error}") from error
     _held[path] = lock
 
 
