@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 import typer
 
-from dc3 import binning, features, networks, paths, sampling, strategies
+from dc3 import binning, factors, features, networks, paths, strategies
 from dc3.image_set import ImageSet
 
 SEED = 0
@@ -98,10 +98,10 @@ def of_images(count: int, folder: Path) -> dict[str, float]:
     with watch.step("bins"):
         bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
     with watch.step("gradients"):
-        factors = folder / "logit_grad.npy", folder / "embedding.npy"
-        factors = sampling.gradient_factors_on_disk(*factors, teacher, images.batches(), labels)
+        files = folder / "logit_grad.npy", folder / "embedding.npy"
+        gradients = factors.to_disk(*files, teacher, images.batches(), labels)
     with watch.step("selection"):
-        picks = select(labels, bins, *factors)
+        picks = select(labels, bins, *gradients)
     return row(count, watch, picks, sum(path.stat().st_size for path in folder.iterdir()))
 
 
@@ -114,8 +114,8 @@ def of_latents(classes: int, class_size: int) -> dict[str, float]:
         latents = ByClass(0, count, class_size, LATENT_VALUES, np.float16)
         bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
     with watch.step("selection"):
-        factors = ByClass(1, count, class_size, OUTPUTS), ByClass(2, count, class_size, EMBEDDING)
-        picks = select(labels, bins, *factors)
+        gradients = ByClass(1, count, class_size, OUTPUTS), ByClass(2, count, class_size, EMBEDDING)
+        picks = select(labels, bins, *gradients)
     return row(count, watch, picks, 0)
 
 

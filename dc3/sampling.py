@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3.arrays import RowFile
-from dc3.files import replacing
 from dc3.greedy import Array, Selection, accumulator, allocate_budget, as_tensor, positions, select
 from dc3.image_set import normalise
 from dc3.networks import last_linear
@@ -19,9 +16,9 @@ from dc3.progress import tqdm
 __all__ = [
     "Selection",
     "allocate_budget",
+    "factor_batches",
     "followers",
     "gradient_factors",
-    "gradient_factors_on_disk",
     "gradient_kernel",
     "logit_gradient",
     "represented_by",
@@ -86,32 +83,6 @@ def gradient_factors(
         embedding[start : start + len(gradient)] = features
         start += len(gradient)
     return logit_grad, embedding
-
-
-def gradient_factors_on_disk(
-    logit_grad_path: Path | str,
-    embedding_path: Path | str,
-    model: nn.Module,
-    images: Iterable[Array],
-    labels: Sequence[int] | Array,
-    loss: str = "softmax_ce",
-) -> tuple[np.ndarray, np.ndarray]:
-    """`gradient_factors` straight to two .npy files, which are there when complete; returns them memory-mapped.
-
-    For ImageNet-1K and a ResNet-18 they are 5.1 and 2.6 GB, of which one batch is in memory. OSError for a full disk.
-    """
-    layer = last_linear(model)
-    shapes = (len(labels), layer.out_features), (len(labels), layer.in_features)
-    with (
-        replacing(logit_grad_path) as first,
-        replacing(embedding_path) as second,
-        RowFile(first, shapes[0], np.float32, "gradients") as gradients,
-        RowFile(second, shapes[1], np.float32, "embeddings") as embeddings,
-    ):
-        for gradient, features in factor_batches(model, images, labels, loss):
-            gradients.append(gradient)
-            embeddings.append(features)
-    return np.load(logit_grad_path, mmap_mode="r"), np.load(embedding_path, mmap_mode="r")
 
 
 def factor_batches(
