@@ -1,12 +1,17 @@
 """Image folders that break under way: named, nothing half-made left, and mended they give the bytes of a whole one."""
 
+import os
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from dc3 import data, features, paths, runs
 from dc3.autoencoder_training import build_autoencoder
+from dc3.compensation import copy
 from dc3.decoding import UnreadableImage
 from dc3.settings import settle
 
@@ -60,6 +65,18 @@ def settled(tmp_path, monkeypatch):
     stage = runs.Stage("00_teacher", "tiny", {}, "code")
     load = {"dataset": "imagefolder", "data_dir": str(images), "image_size": SIZE, "images_per_class": 0}
     return settle(stage, 0, "cpu", "auto", **load), images
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes there")
+def test_a_file_name_that_is_not_utf8_comes_through_to_the_provenance(settled, tmp_path):
+    settings, images = settled
+    os.rename(images / "train/dog/1.png", os.fsencode(images / "train/dog") + b"/1\xe9.png")
+    train = data.load("imagefolder", "train", data_dir=images, image_size=SIZE)
+    picks = pd.DataFrame({"index": [3, 0], "label": [1, 0], "bin": 0, "rank": 0})
+    copy(train, picks, tmp_path / "condensed")
+    table = pd.read_parquet(tmp_path / "condensed/provenance.parquet")
+    assert table["source"].tolist() == ["train/cat/0.png", r"train/dog/1\xe9.png"]
+    assert len(settings.classes) == 3 and len(train.fingerprint()) == 64
 
 
 def test_a_class_folder_that_vanishes_between_stages_is_named_and_put_back_all_is_as_before(settled, tmp_path):

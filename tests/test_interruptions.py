@@ -34,7 +34,7 @@ SLOW_TOTAL = [
     "    partial.write_text(str(factor * sum(map(int, numbers))))\n"
     "stage.finish()",
 ]
-PATIENCE = 120  # seconds
+PATIENCE = 1200  # seconds, on a machine that has other things to do
 
 
 @pytest.fixture(scope="module")
