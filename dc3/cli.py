@@ -30,13 +30,14 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="redo every stage")] = False,
 ) -> None:
     """Execute the notebooks of a run in order; stages that are up to date are skipped."""
+    from dc3.locks import Busy
     from dc3.runner import StageFailed, run_notebooks
 
     try:
         given = dict(pair.split("=", 1) for pair in p)
         values = {"run": params_file.stem} | read_file(params_file) | {k: parse_value(v) for k, v in given.items()}
         figures = run_notebooks(values, start, force, until)
-    except ParameterError as error:
+    except (ParameterError, Busy) as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
     except StageFailed as error:
         stop(str(error), FAILED)

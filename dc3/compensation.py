@@ -17,6 +17,7 @@ from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
 from dc3.editor import Editor, weights_hash
 from dc3.evaluation import image_losses, weights_digest
+from dc3.folders import printable
 from dc3.image_set import ImageSet
 
 ATTEMPTS = 2
@@ -185,7 +186,7 @@ class _Compensator:
             rows = rows[[not of_row for of_row in candidates]]
             if rows.empty:
                 return
-        names = ", ".join(str(self.images.source(int(index))) for index in rows["index"])
+        names = ", ".join(printable(self.images.source(int(index))) for index in rows["index"])
         raise EditFailed(f"the editor returned NaN or black in {ATTEMPTS} attempts for {names}; all else is kept")
 
     def _candidates(self, indices: np.ndarray, attempt: int) -> list[list[Candidate]]:

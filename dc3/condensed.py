@@ -15,7 +15,9 @@ import pandas as pd
 from PIL import Image, PngImagePlugin
 
 from dc3.data import image_folder
+from dc3.decoding import size_of
 from dc3.files import replacing, sha256
+from dc3.folders import printable
 from dc3.image_set import ImageSet
 from dc3.progress import tqdm
 
@@ -85,7 +87,7 @@ def _origin(images: ImageSet, index: int, stamp: dict[str, Any]) -> dict[str, An
 def _is_made(path: Path, origin: dict[str, Any]) -> bool:
     try:
         made = history(path)
-    except (OSError, SyntaxError, KeyError, ValueError):  # not there, damaged, or not ours
+    except (OSError, SyntaxError, KeyError, ValueError, Image.DecompressionBombError):  # damaged, or not ours
         return False
     return origin.items() <= made.items()
 
@@ -103,7 +105,7 @@ def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], fold
         rows.append(
             {
                 "index": made["index"],
-                "source": str(images.source(made["index"])),
+                "source": printable(images.source(made["index"])),
                 "source_sha256": made["source_sha256"],
                 "class": images.classes[int(row.label)],
                 "label": int(row.label),
@@ -185,9 +187,9 @@ def _check_names(told: str, found: tuple[str, ...], classes: tuple[str, ...]) ->
 
 def _check_sizes(told: str, found: ImageSet) -> None:
     for source in found.sources:
-        with Image.open(found.root / source) as image:
-            if image.size != (found.image_size, found.image_size):
-                raise ValueError(
-                    f"{told}: {source} is {image.width}×{image.height} px, the data set's images are "
-                    f"{found.image_size}×{found.image_size} px"
-                )
+        width, height = size_of(found.root / source)
+        if (width, height) != (found.image_size, found.image_size):
+            raise ValueError(
+                f"{told}: {printable(source)} is {width}×{height} px, the data set's images are "
+                f"{found.image_size}×{found.image_size} px"
+            )

@@ -36,6 +36,7 @@ Network = Literal[
     "conv3", "conv4", "conv5", "conv6", "resnet18", "resnet18_modified", "resnet50", "resnet101", "resnet101_modified",
     "efficientnet_b0", "mobilenet_v2", "vgg11", "alexnet", "vit_b_16", "swin_v2_t",
 ]  # fmt: skip
+LatentsDtype = Literal["float16", "float32"]
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
 GeneratorKind = Literal["dit", "lora"]
@@ -154,13 +155,16 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def parse_value(text: str) -> Any:
     """The value of `-p KEY VALUE` as a params file would read it."""
-    return yaml.load(text, FloatLoader)
+    try:
+        return yaml.load(text, FloatLoader)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{text!r} is not a value that YAML knows: {' '.join(str(error).split())}") from None
 
 
 __all__ = [  # what the notebooks' parameter cells import
     "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "FolderList", "Fraction",
-    "Function", "GeneratorList", "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind", "Method", "Mix",
-    "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt", "NumberList", "PCASolver",
-    "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName", "Seed", "SeedList",
-    "Selection", "Share",
+    "Function", "GeneratorList", "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind", "LatentsDtype",
+    "Method", "Mix", "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt", "NumberList",
+    "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName", "Seed",
+    "SeedList", "Selection", "Share",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dc3.arrays import groups, read_rows
 from dc3.greedy import Array, accumulator, as_tensor, check_count, check_options
 from dc3.progress import tqdm
 from dc3.sampling import Selection, allocate_budget, gradient_kernel, select
@@ -166,8 +167,8 @@ def choose(
         check_count("ipc", ipc, int(count), f"the number of images of class {label} to pick from")
     options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
     tables = []
-    for label in tqdm(classes, unit="class"):
-        members = np.flatnonzero((labels == label) & among)
+    for label, members in tqdm(list(groups(labels)), unit="class"):
+        members = members[among[members]]
         rows = {name: _rows(name, factor, members, device) for name, factor in factors.items()}
         picks = strategy.choose(ClassImages(int(label), bins[members], **rows, **options), int(ipc))
         index = members[picks.indices]
@@ -217,7 +218,7 @@ def _integers(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
 def _rows(name: str, factor: Array | None, members: np.ndarray, device: torch.device | str | None) -> Tensor | None:
     if factor is None:
         return None
-    rows = as_tensor(np.asarray(factor[members]) if not isinstance(factor, Tensor) else factor[members])
+    rows = as_tensor(factor[members] if isinstance(factor, Tensor) else read_rows(factor, members))
     if not torch.isfinite(rows).all():
         raise ValueError(f"{name}: NaN or infinite values")
     return rows.to(device=device, dtype=torch.float32)
@@ -239,9 +240,9 @@ def coverage(
     """
     factors = {"logit_grad": logit_grad, "embedding": embedding}
     labels, bins, factors = _checked(labels, bins, factors, ("bins", *factors))
-    rows = []
+    rows, members_of = [], dict(groups(labels))
     for label, picks in table.groupby("label")["index"]:
-        members = np.flatnonzero(labels == label)
+        members = members_of[label]
         columns = np.searchsorted(members, picks.to_numpy())
         kernel = gradient_kernel(*(_rows(name, factors[name], members, device) for name in factors), columns=columns)
         bin_share = len(np.unique(bins[picks])) / len(np.unique(bins[members]))

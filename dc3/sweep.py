@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dc3 import paths
+from dc3 import locks, paths
 from dc3.files import replacing
 from dc3.grid import Sweep, Values, for_each, read_sweep
 from dc3.parameters import ParameterError, notebook_names
@@ -62,7 +62,7 @@ def run_sweep(path: Path | str, part: str = "1/1", force: bool = False) -> tuple
         log.info("\nrun %d of %d: %s", k, len(names), name)
         try:
             run_notebooks(sweep.runs[name], force=force, until=VALIDATION, preflight=False)
-        except (StageFailed, ParameterError) as error:
+        except (StageFailed, ParameterError, locks.Busy) as error:
             failures[name] = str(error).rstrip().splitlines()[-1]
             log.info("failed: %s", failures[name])
     return failures, _write_results(sweep)

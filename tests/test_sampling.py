@@ -16,7 +16,6 @@ from torch import nn
 from dc3.greedy import LOG_DETERMINANT_RIDGE
 from dc3.sampling import (
     allocate_budget,
-    class_losses,
     gradient_factors,
     gradient_kernel,
     logit_gradient,
@@ -606,15 +605,3 @@ def write_own_golden():
 
 if __name__ == "__main__":
     write_own_golden()
-
-
-def test_the_losses_are_those_of_the_model_without_another_look_at_the_images():
-    torch.manual_seed(0)
-    model = torchvision.models.resnet18(num_classes=4).eval()
-    images, labels = torch.randn(6, 3, 32, 32), np.array([0, 3, 1, 2, 0, 1])
-    _, embedding = gradient_factors(model, images, labels)
-    with torch.no_grad():
-        expected = F.cross_entropy(model(images).double(), torch.from_numpy(labels), reduction="none").numpy()
-    assert np.abs(class_losses(model, embedding, labels) - expected).max() < 1e-5
-    with pytest.raises(ValueError, match="labels: 0 to 4, but the model has classes 0 to 3"):
-        class_losses(model, embedding[:1].repeat(2, 0), [0, 4])
