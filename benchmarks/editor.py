@@ -7,9 +7,9 @@ the tables of the model card:
    often the prompt whose mean shift is nearest to the edit's own is the one that was asked for (chance: one in ten; the
    mean shifts are taken from the other half of the images);
 2. over all: b* under warm and cold prompts, the teacher's accuracy on sources and edits, the spread over seeds,
-   colourfulness and hue entropy of the sources and of their gradient blends, with 95 % bootstrap intervals; and, because a
-   class of scenes10 is one photograph, known by its colours, the accuracies of a judge who was shown the training crops
-   in random colours (--jittered-judge), so that only the content is left to know them by;
+   colourfulness and hue entropy of the sources and of their gradient blends, with 95 % bootstrap intervals; and,
+   because a class of scenes10 is one photograph, known by its colours, the accuracies of a judge who was shown the
+   training crops in random colours (--jittered-judge), so that only the content is left to know them by;
 3. the guidance scale: how far the edits go in their prompt's own direction, and SSIM.
 """
 
