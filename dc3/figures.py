@@ -5,6 +5,7 @@ dc3.figures_color.
 """
 
 from collections.abc import Mapping, Sequence
+from math import radians, sin
 from textwrap import wrap
 
 import matplotlib.pyplot as plt
@@ -85,6 +86,9 @@ def _set_headings(figure: Figure, columns: Sequence[str], step: int) -> None:
     slanted = max(len(word) for column in plain for word in column.split()) > letters
     headings = ["\n".join(wrap(column, SLANTED_LETTERS if slanted else letters)) for column in plain]
     style = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
+    lines = [line for heading in headings for line in heading.split("\n")]
+    height = LETTER * (2 * len(lines) / len(headings) + slanted * sin(radians(40)) * max(map(len, lines))) / 72
+    figure.set_figheight(figure.get_figheight() + height)
     ax.xaxis.tick_top()
     ax.set_xticks(np.arange(len(columns)) * step + step / 2, headings, **style)
     ax.spines[:].set_visible(False)

@@ -43,11 +43,11 @@ def hue_roses(histograms: Mapping[str, np.ndarray]) -> Figure:
         angles = (np.arange(len(chroma)) + 0.5) * 2 * np.pi / len(chroma)
         hues = lab2rgb(np.stack([np.full_like(angles, 65), 45 * np.cos(angles), 45 * np.sin(angles)], axis=-1))
         share = chroma / max(chroma.sum(), np.finfo(float).tiny)
-        ax.bar(angles, np.sqrt(share), width=2 * np.pi / len(chroma), color=hues, edgecolor=EDGE, linewidth=0.2)
+        ax.bar(angles, np.sqrt(share), width=2 * np.pi / len(chroma), color=hues, edgecolor="none")
         _, names = ax.set_thetagrids(list(HUE_NAMES), HUE_NAMES.values())
         for name, side in zip(names, ("left", "center", "right", "center"), strict=True):
             name.set_horizontalalignment(side)
-        ax.tick_params(axis="x", pad=-3)
+        ax.tick_params(axis="x", pad=-6)
         ax.set_axisbelow(True)
         ax.set_rgrids(np.sqrt(RINGS), [f"{ring:.0%}" for ring in RINGS], angle=135)
     return figure

@@ -170,6 +170,23 @@ def test_inception_without_its_package_or_weights_says_what_to_do(tmp_path):
         feature_network("inception", weights=tmp_path / "broken.pth")
 
 
+def test_inception_from_a_weights_file_needs_no_network(tmp_path, monkeypatch):
+    """Random weights in torch-fidelity's own layout, as its downloaded file has them."""
+    inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="needs torch-fidelity")
+    extractor = inception.FeatureExtractorInceptionV3
+    with monkeypatch.context() as patched:
+        patched.setattr(inception, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        patched.setattr(extractor, "load_state_dict", lambda self, state: None)
+        torch.manual_seed(0)
+        random = extractor("inception-v3-compat", ["2048"])
+    torch.save(random.state_dict(), tmp_path / "weights.pth")
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("it downloads"))
+    network = feature_network("inception", weights=tmp_path / "weights.pth")
+    embedded = embed(IMAGES[:2], network)
+    assert embedded.features.shape == (2, 2048) and embedded.logits.shape == (2, 1008)
+    assert network.label("FID") == "FID-inception" and network.fingerprint
+
+
 def test_bad_features_are_refused():
     def network(features):
         return FeatureNetwork("mine", lambda images: (features(len(images)), torch.zeros(len(images), 2)), "cpu")
