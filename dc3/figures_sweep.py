@@ -13,17 +13,14 @@ from dc3.figures import WIDTH
 ROW = 0.2  # inches a row of a dot plot
 
 
-def settings_dots(settings: pd.DataFrame, keys: Sequence[str]) -> Figure:
-    """Test accuracy of every row, the best on top, bars of one standard deviation; `keys` name a row beside its set."""
+def settings_dots(settings: pd.DataFrame, axes: Sequence[str]) -> Figure:
+    """Test accuracy of every row, the best on top, bars of one standard deviation; `axes` are told beside its name."""
     table = settings.sort_values("top1_mean", kind="stable").reset_index(drop=True)
-    named = [", ".join([row["training_set"], *(f"{key} {row[key]:g}" if _number(row[key]) else f"{key} {row[key]}"
-             for key in keys)]) for _, row in table.iterrows()]  # fmt: skip
+    told = [", ".join([row["name"], *(f"{key} {row[key]}" for key in axes)]) for _, row in table.iterrows()]
     figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + ROW * len(table)))
-    ax.errorbar(
-        100 * table["top1_mean"], range(len(table)), xerr=100 * table["top1_std"].fillna(0), fmt="o", capsize=2,
-        markersize=4,
-    )  # fmt: skip
-    ax.set_yticks(range(len(table)), named)
+    spread = 100 * table["top1_std"].fillna(0)
+    ax.errorbar(100 * table["top1_mean"], range(len(table)), xerr=spread, fmt="o", capsize=2, markersize=4)
+    ax.set_yticks(range(len(table)), told)
     ax.set(xlabel="test accuracy (%)", ylim=(-0.8, len(table) - 0.2))
     ax.grid(axis="x", linewidth=0.4)
     sns.despine(figure, left=True)
@@ -31,9 +28,9 @@ def settings_dots(settings: pd.DataFrame, keys: Sequence[str]) -> Figure:
 
 
 def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
-    """Test accuracy over the epochs of the students' training, a line a training set."""
+    """Test accuracy over the epochs of the students' training, a line a name."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 2.8))
-    for name, part in settings.sort_values("epochs").groupby("training_set", sort=False):
+    for name, part in settings.sort_values("epochs").groupby("name", sort=False):
         spread = 100 * part["top1_std"].fillna(0)
         ax.errorbar(part["epochs"], 100 * part["top1_mean"], spread, label=name, marker="o", markersize=4, capsize=2)
     ticks = np.unique(settings["epochs"])
@@ -43,7 +40,3 @@ def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     sns.despine(figure)
     return figure
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)

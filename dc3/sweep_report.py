@@ -17,6 +17,7 @@ from dc3.runs import read_manifest
 
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
 MEASURED = ["top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds"]
+AXES = ("training_set", "method", "ipc", "epochs", "student_epochs")  # a name does not tell them
 NO_SETTING = ["run", "student_seed", "student_seeds", "evaluate_every", "compared", *MEASURED]
 
 
@@ -32,24 +33,26 @@ def read(path: Path | str) -> pd.DataFrame:
 def by_setting(results: pd.DataFrame) -> pd.DataFrame:
     """A row a training set and setting: the settings, seeds, mean and standard deviation over them of top1 and top5.
 
-    Settings are the keys of the grid, the student's network and its epochs. Accuracies are fractions after the last
-    epoch; `best_top1` is the mean of the best tested epochs; the deviation of one seed is NaN. In the results' order.
+    Settings are the keys of the grid, the student's network and its epochs; `name` is the training set with those of
+    its settings that are not the commonest ("DC3, edit_strength 0.5"). Accuracies are fractions after the last epoch;
+    `best_top1` is the mean of the best tested epochs; the deviation of one seed is NaN. In the results' order.
     """
     keys = [column for column in results if column not in NO_SETTING]
     groups = results.groupby(keys, sort=False, dropna=False)
-    return groups.agg(
+    table = groups.agg(
         seeds=("student_seed", "nunique"),
         top1_mean=("top1", "mean"),
         top1_std=("top1", "std"),
         top5_mean=("top5", "mean"),
         best_top1=("best_top1", "mean"),
     ).reset_index()
-
-
-def varying(settings: pd.DataFrame) -> list[str]:
-    """The columns of `by_setting` that tell its rows apart, besides the training set."""
-    known = {"training_set", "method", "seeds", "top1_mean", "top1_std", "top5_mean", "best_top1"}
-    return [column for column in settings if column not in known and settings[column].nunique(dropna=False) > 1]
+    telling = [key for key in keys if key not in AXES and table[key].nunique(dropna=False) > 1]
+    usual = {key: table[key].mode(dropna=False).iloc[0] for key in telling}
+    named = table["training_set"].copy()
+    for key in telling:
+        named += [f", {key} {value}" if value != usual[key] else "" for value in table[key]]
+    table.insert(0, "name", named)
+    return table
 
 
 def accuracy(mean: float, deviation: float) -> str:
@@ -58,28 +61,25 @@ def accuracy(mean: float, deviation: float) -> str:
 
 
 def accuracy_table(settings: pd.DataFrame) -> pd.DataFrame:
-    """A row a training set, a column a setting (epochs, IPC …), in percent: what a paper would print."""
-    columns = [column for column in varying(settings) if column != "student_epochs"] or ["epochs"]
+    """A row a name of `by_setting`, a column an IPC and number of epochs, in percent: what a paper would print."""
+    columns = [key for key in ("ipc", "epochs") if key in settings]
     shown = settings.assign(accuracy=[accuracy(*row) for row in settings[["top1_mean", "top1_std"]].to_numpy()])
-    table = shown.pivot_table(index="training_set", columns=columns, values="accuracy", aggfunc=", ".join, sort=False)
+    table = shown.pivot_table(index="name", columns=columns, values="accuracy", aggfunc=", ".join, sort=False)
     return table.sort_index(axis="columns").fillna("")
 
 
 def over(settings: pd.DataFrame, key: str) -> pd.DataFrame | None:
-    """The rows that lie on curves over `key` ("ipc", "epochs"): all other settings are the commonest ones.
+    """The rows that lie on curves over `key`, "ipc" or "epochs", at the value of the other that has the longest ones.
 
-    None when `key` has one value, or is no setting.
+    None when the sweep has one value of `key`, or none.
     """
+    other = {"ipc": "epochs", "epochs": "ipc"}[key]
     if key not in settings or settings[key].nunique() < 2:
         return None
-    tied = {"epochs", "student_epochs"} if key in ("epochs", "student_epochs") else {key}
-    kept = settings
-    for other in varying(settings):
-        if other not in tied:
-            partners = kept.groupby(other, dropna=False)[key].nunique()
-            commonest = kept[other].mode(dropna=False).iloc[0] if partners.max() < 2 else partners.idxmax()
-            kept = kept[kept[other].isna() if pd.isna(commonest) else kept[other] == commonest]
-    return kept if kept[key].nunique() > 1 else None
+    if other not in settings:
+        return settings
+    values = settings.groupby(other)[key].nunique()
+    return settings[settings[other] == values.idxmax()] if values.max() > 1 else None
 
 
 def write_report(results: Path) -> Path | None:
