@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dc3 import paths
 from dc3.editor import first_line
-from dc3.finetuning import seeded
+from dc3.finetuning import quiet_loading, seeded
 
 NULL_CLASS = 1000  # DiTPipeline guides away from row 1000 of the class embeddings, whatever the number of classes
 NOISE_SCHEDULE = {  # v and zero terminal SNR, as for the shipped editor: small latents show their mean in usual noise
@@ -107,6 +107,7 @@ def load_dit(
     `rows`: the number of each class among the 1000 of the checkpoint (empty: the first ones, which then learn anew).
     Raises FileNotFoundError when it cannot be had, ValueError for another kind of pipeline or rows that do not fit.
     """
+    quiet_loading()
     try:
         pipeline = DiTPipeline.from_pretrained(paths.model_location(base), revision=revision or None)
     except (OSError, ValueError) as error:

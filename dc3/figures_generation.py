@@ -1,6 +1,7 @@
 """Figures of what generators learn and make; they take tables and arrays and return a matplotlib Figure."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from dc3.figures import GAP, MAX_CLASSES, WIDTH, show_rows
+from dc3.figures import GAP, HEADING_LENGTH, MAX_CLASSES, WIDTH, show_rows
 
 SMOOTHED = 0.05  # of the steps: window of the running mean of a loss curve
 
@@ -24,7 +25,7 @@ def loss_curves(history: pd.DataFrame) -> Figure:
         part["loss"] = smooth.droplevel(["set", "seed"])
         part = part.dropna(subset=["loss"])
         sns.lineplot(part, x="step", y="loss", hue="set", style="set", errorbar=("pi", 100), ax=ax)
-        ax.set(title=generator, xlabel="training step", ylabel=f"denoising loss, mean of {window} steps")
+        ax.set(title=f"{generator}, running mean of {window} steps", xlabel="training step", ylabel="denoising loss")
         ax.legend(title="", fontsize=7)
     sns.despine(figure)
     return figure
@@ -44,7 +45,7 @@ def sample_rows(
     figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.8 * WIDTH * len(rows) / len(shown) * 0.9))
     show_rows(ax, rows, names)
     step = rows[0].shape[2] + GAP
-    headings = [classes[label].replace("_", "\n") for label in shown]
+    headings = ["\n".join(wrap(classes[label].replace("_", " "), HEADING_LENGTH)) for label in shown]
     ax.set_xticks(np.arange(len(shown)) * step + step / 2, headings, fontsize=6.5)
     ax.xaxis.tick_top()
     ax.set_title(title)

@@ -14,18 +14,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler
 from torch import Tensor, nn
 
-from dc3 import features
+from dc3 import features, progress
 from dc3.editor import resized, resized_back
 from dc3.evaluation import autocast
 from dc3.files import replacing
 from dc3.image_set import ImageSet
-from dc3.progress import tqdm
 from dc3.training_loop import fit
 
 NO_CLASS = -1  # a dropped condition: what classifier-free guidance guides away from
@@ -237,7 +238,7 @@ def generate(
     labels = np.repeat(np.arange(generator.classes), per_class)
     numbers = np.tile(np.arange(per_class), generator.classes)
     made = np.empty((len(labels), image_size, image_size, 3), np.uint8)
-    for start in tqdm(range(0, len(labels), batch_size), desc=f"{generator.name} generates"):
+    for start in progress.tqdm(range(0, len(labels), batch_size), desc=f"{generator.name} generates"):
         rows = np.resize(np.arange(start, min(start + batch_size, len(labels))), batch_size)
         noise = [_noise(seed, int(labels[k]), int(numbers[k])) for k in rows]
         with torch.no_grad(), autocast(generator.vae.device, amp):
@@ -259,3 +260,10 @@ def seeded(make: Callable[[], Any], seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
+
+
+def quiet_loading() -> None:
+    """No progress bars of the libraries where there are to be none (`dc3.progress`)."""
+    if not progress.SHOWN:
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()

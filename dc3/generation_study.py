@@ -146,7 +146,7 @@ def loss_history(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def final_losses(history: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
+def final_losses(history: pd.DataFrame, share: float = 0.25) -> pd.DataFrame:
     """Mean loss of the first and last `share` of the steps: columns generator, set, first, last, change."""
     last_step = history.groupby("generator")["step"].transform("max")
     edge = (share * last_step).clip(lower=1)

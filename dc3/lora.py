@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dc3 import paths
 from dc3.editor import first_line
-from dc3.finetuning import seeded
+from dc3.finetuning import quiet_loading, seeded
 
 ADAPTER = "default"
 PLACE = "{class}"  # of the class name in the prompt template
@@ -72,7 +72,8 @@ class LoRA:
 
     def load(self, folder: Path) -> None:
         self.unet.delete_adapters(ADAPTER)
-        self.pipeline.load_lora_weights(folder, adapter_name=ADAPTER)
+        weights, alphas = self.pipeline.lora_state_dict(folder)
+        self.pipeline.load_lora_into_unet(weights, alphas, self.unet, adapter_name=ADAPTER)
 
 
 def load_lora_base(
@@ -97,7 +98,8 @@ def load_lora_base(
     except ValueError as error:
         raise ValueError(f"lora_targets = {list(targets)}: {first_line(error)}") from error
     cast_training_params(pipeline.unet, torch.float32)
-    pipeline.vae.to(torch.float32)
+    if pipeline.vae.dtype != torch.float32:
+        pipeline.vae.to(torch.float32)
     size = size or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     return LoRA(pipeline.to(device), prompts, size, checkpointing)
 
@@ -110,6 +112,7 @@ def class_prompts(template: str, classes: Sequence[str]) -> list[str]:
 
 
 def _pipeline(base: str, revision: str, dtype: torch.dtype) -> DiffusionPipeline:
+    quiet_loading()
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             paths.model_location(base),
