@@ -152,8 +152,11 @@ def main(
         pd.Series(made).to_json(answer)
         return
     jobs = [("--latents", "--classes", classes, "--class-size", class_size)] if latents else None
-    table = pd.DataFrame([in_own_process(*job) for job in jobs or [("--sizes", count) for count in counts]])
-    table.to_csv(out / ("scale_latents.csv" if latents else "scale.csv"), index=False, float_format="%.5g")
+    rows = []
+    for job in jobs or [("--sizes", count) for count in counts]:
+        rows.append(in_own_process(*job))
+        table = pd.DataFrame(rows)  # written after every row: the last may take hours
+        table.to_csv(out / ("scale_latents.csv" if latents else "scale.csv"), index=False, float_format="%.5g")
     print(table.to_markdown(index=False, floatfmt=".4g"))
 
 

@@ -63,12 +63,13 @@ class RowFile:
 
 def read_rows(array: Rows, rows: np.ndarray) -> np.ndarray:
     """A copy of some rows; a memory map gives back the memory that it was read through."""
-    copy = np.asarray(array[rows])
+    found = array[rows]
+    if isinstance(array, np.ndarray) and np.may_share_memory(found, array):  # `rows` was a slice
+        found = np.array(found)
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and array.mode == "r":
-        copy = np.array(copy)  # of its own, where `rows` was a slice
         mapped.madvise(mmap.MADV_DONTNEED)
-    return copy
+    return np.asarray(found)
 
 
 def blocks(array: Rows, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
@@ -84,6 +85,8 @@ def is_finite(array: Rows) -> bool:
 
 def groups(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Each label, ascending, with its positions, ascending: one sort, however many labels there are."""
+    if not len(labels):
+        return
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
     yield from zip(values, np.split(order, starts[1:]), strict=True)

@@ -70,7 +70,7 @@ def check_ipc(image_set: ImageSet, ipc: int) -> None:
 def image_folder(folder: Path, *, name: str, split: str, image_size: int, parameter: str = "data_dir") -> ImageSet:
     """A folder of class folders in the order of torchvision's ImageFolder; `parameter` is the one that errors name."""
     classes = _class_names(folder, parameter)
-    files = [_image_files(folder / name) for name in classes]
+    files = [_image_files(folder, name) for name in classes]
     labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in files])
     empty = [classes[c] for c in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
     if empty:
@@ -78,14 +78,15 @@ def image_folder(folder: Path, *, name: str, split: str, image_size: int, parame
             f"{parameter}: {folder} has {len(empty)} class folders without images ({', '.join(empty[:5])}): "
             f"add images ({' '.join(IMG_EXTENSIONS)}) or remove the folders"
         )
-    sources = [os.path.relpath(path, folder.parent) for of_class in files for path in of_class]
+    sources = [source for of_class in files for source in of_class]
     return ImageSet(name, split, tuple(classes), labels, image_size, sources, root=folder.parent)
 
 
-def _image_files(folder: Path) -> list[str]:
-    """In the order of torchvision's ImageFolder: folder by folder, by their paths as text."""
-    found = [path for path in walk(folder) if path.lower().endswith(IMG_EXTENSIONS)]
-    return sorted(found, key=os.path.split)
+def _image_files(folder: Path, name: str) -> list[str]:
+    """Of one class, relative to the folder's parent, in the order of torchvision's ImageFolder: folder by folder."""
+    beyond = len(str(folder)) + 1
+    found = [path[beyond:] for path in walk(folder / name) if path.lower().endswith(IMG_EXTENSIONS)]
+    return [os.path.join(folder.name, path) for path in sorted(found, key=os.path.split)]
 
 
 def _class_names(folder: Path, parameter: str) -> list[str]:

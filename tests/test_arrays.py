@@ -75,3 +75,4 @@ def test_groups_are_the_positions_of_each_label():
     labels = np.array([2, 0, 2, 5, 0])
     found = {int(label): members.tolist() for label, members in arrays.groups(labels)}
     assert found == {0: [1, 4], 2: [0, 2], 5: [3]}
+    assert list(arrays.groups(labels[:0])) == []
