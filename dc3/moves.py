@@ -24,9 +24,9 @@ def measure_moves(
 
     real (n, d): features of the training images, labels and bins (n,); made (m, d): of the condensed images; sources
     (m,): which row of `real` each one was made of. Columns: label; distance to the source (in features) and the same in
-    units of the median distance between the source and its class (`relative`); whether the nearest training image is
+    units of the median distance between the source and its class (`relative`, NaN in a class of one image); whether the nearest training image is
     the source itself, of its bin, of its class; and how many training images lie nearer than the source.
-    Raises ValueError for arrays that do not fit together, and for a class of one image, which has no spread.
+    Raises ValueError for arrays that do not fit together.
     """
     _check(real, labels, bins, made, sources)
     real_rows, made_rows = (torch.from_numpy(np.asarray(rows, np.float64)) for rows in (real, made))
@@ -54,13 +54,11 @@ def measure_moves(
 
 
 def _spread(real: torch.Tensor, labels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Median distance of each chosen image to the other images of its class."""
+    """Median distance of each chosen image to the other images of its class; NaN where there are none."""
     medians = []
     for index in chosen:
         others = np.setdiff1d(np.flatnonzero(labels == labels[index]), [index])
-        if len(others) == 0:
-            raise ValueError(f"labels: class {labels[index]} has one image; its distances need at least two")
-        medians.append(float(np.median(torch.cdist(real[[index]], real[others]).numpy())))
+        medians.append(float(np.median(torch.cdist(real[[index]], real[others]).numpy())) if len(others) else np.nan)
     return np.maximum(medians, np.finfo(float).tiny)
 
 

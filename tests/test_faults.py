@@ -41,6 +41,13 @@ QUICK = {
     "student_width": 8,
     "student_epochs": 2,
     "student_seeds": [0],
+    "smaller_ipcs": [],
+    "generators": ["dit"],
+    "dit_width": 16,
+    "dit_depth": 1,
+    "dit_steps": 2,
+    "images_generated": 1,
+    "dit_generate_steps": 2,
 }
 SMALL, ROOMY = "500k", "64m"  # a disk on which 00_teacher has room and the latents have not, and one with room for all
 
