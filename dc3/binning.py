@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from dc3.arrays import Rows, groups, read_rows
 from dc3.progress import tqdm
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,12 @@ def bin_class(
     """DC3's binning of one class: PCA to `components`, then K-means with K = `bins`, of latents (n, d), any float type.
 
     components is reduced to min(components, n - 1, d), bins to the number of distinct images, which the log then says.
-    Equal rows share a bin. Raises ValueError for a wrong shape, values that are not finite or options out of range.
+    Equal rows share a bin.
+    pca: "full" is the exact decomposition; "randomized" (Halko et al. 2011) finds the leading components alone, several
+    times faster where d is in the thousands, and all but exact for so few of them; "auto" is scikit-learn's choice by
+    shape, which for classes of more than 500 images is the randomized one. kmeans: "full" sees all images in every
+    step, as published; "minibatch" (Sculley 2010) 1,024 of them, which pays for classes of many thousands, and its bins
+    are a little wider. Raises ValueError for a wrong shape, values that are not finite or options out of range.
     """
     latents = _checked(latents)
     _check_options(components, bins, pca, kmeans)
@@ -61,7 +67,7 @@ def bin_class(
 
 
 def bin_all(
-    latents: np.ndarray,
+    latents: Rows,
     labels: np.ndarray,
     components: int = 50,
     bins: int = 10,
@@ -75,9 +81,8 @@ def bin_all(
     if labels.shape != (len(latents),):
         raise ValueError(f"labels: expected one for each of {len(latents)} latents, got shape {labels.shape}")
     bin_numbers = np.empty(len(labels), np.int64)
-    for label in tqdm(np.unique(labels), desc="bins", unit="class"):
-        members = np.flatnonzero(labels == label)
-        binned = bin_class(latents[members], components, bins, seed=seed, pca=pca, kmeans=kmeans)
+    for _, members in tqdm(list(groups(labels)), desc="bins", unit="class"):
+        binned = bin_class(read_rows(latents, members), components, bins, seed=seed, pca=pca, kmeans=kmeans)
         bin_numbers[members] = binned.labels
     return bin_numbers
 

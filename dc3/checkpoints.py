@@ -62,11 +62,14 @@ def load(path: Path | str, device: str | torch.device = "cpu") -> Teacher:
     return Teacher(model.to(device, memory_format=torch.channels_last).eval(), **about)
 
 
-def load_foreign(path: Path | str, network: str, num_classes: int, image_size: int, width: int = 128) -> nn.Module:
+def load_foreign(
+    path: Path | str, network: str, num_classes: int, image_size: int, width: int = 128, allow_pickle: bool = False
+) -> nn.Module:
     """Reads a checkpoint made elsewhere (RDED's observers, plain or wrapped state dicts, safetensors), in eval mode.
 
     Takes off "model", "state_dict", … around the weights and "module." before their names, and knows RDED's names for
     ConvNets. ValueError names the weights that are missing, left over or of another shape.
+    allow_pickle=True also reads files that hold more than weights; such a file can run any code while it is read.
     """
     path = _existing(path)
     model = networks.create(network, num_classes, image_size, width)
@@ -74,9 +77,13 @@ def load_foreign(path: Path | str, network: str, num_classes: int, image_size: i
         state = safetensors.torch.load_file(path)
     else:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as weights only, save the state_dict alone: {error}") from error
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{path} cannot be read as weights only ({reason}): save its state_dict alone, or, if you trust whom "
+                "it is from, say allow_pickle: true, which lets it run any code"
+            ) from error
     weights = _unwrapped(state)
     if isinstance(model, networks.ConvNet):
         weights = {_from_rded(name, model.depth): tensor for name, tensor in weights.items()}

@@ -30,13 +30,14 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="redo every stage")] = False,
 ) -> None:
     """Execute the notebooks of a run in order; stages that are up to date are skipped."""
+    from dc3.locks import Busy
     from dc3.runner import StageFailed, run_notebooks
 
     try:
         given = dict(pair.split("=", 1) for pair in p)
         values = {"run": params_file.stem} | read_file(params_file) | {k: parse_value(v) for k, v in given.items()}
         figures = run_notebooks(values, start, force, until)
-    except ParameterError as error:
+    except (ParameterError, Busy) as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
     except StageFailed as error:
         stop(str(error), FAILED)
@@ -74,15 +75,19 @@ def sweep(
         str, typer.Option(metavar="K/N", help="only every N-th run, from the K-th on; for N machines")
     ] = "1/1",
     force: Annotated[bool, typer.Option("--force", help="redo every stage of every run, sharing none")] = False,
+    report: Annotated[bool, typer.Option(help="write a page over all runs that are finished")] = True,
 ) -> None:
     """Execute the runs of a grid, sharing the stages they have in common, and collect their results in one table."""
     from dc3.sweep import run_sweep
+    from dc3.sweep_report import write_report
 
     try:
         failures, table = run_sweep(sweep_file, part, force)
     except ParameterError as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
     typer.echo(f"results: {paths.shown(table)}")
+    if report and (page := write_report(table)):
+        typer.echo(f"report: {paths.shown(page)}")
     if failures:
         stop("\n".join(f"failed: {name}: {why}" for name, why in failures.items()), FAILED)
 

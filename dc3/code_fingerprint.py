@@ -20,9 +20,22 @@ def notebook_fingerprint(name: str, folder: Path = NOTEBOOKS, package: Path = PA
         if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
     )
     digest = hashlib.sha256(ast.dump(ast.parse(cells)).encode())
-    for module in sorted(imported_modules(cells, package)):
-        digest.update(ast.dump(ast.parse((package / f"{module}.py").read_text())).encode())
+    digest.update(_modules_digest(cells, package))
     return digest.hexdigest()
+
+
+def module_fingerprint(name: str, package: Path = PACKAGE) -> str:
+    """The same of one module and all that it imports."""
+    return _modules_digest(f"from dc3 import {name}", package).hex()
+
+
+def _modules_digest(source: str, package: Path) -> bytes:
+    digest = hashlib.sha256()
+    for module in sorted(imported_modules(source, package)):
+        digest.update(ast.dump(ast.parse((package / f"{module}.py").read_text())).encode())
+        if (style := package / f"{module}.mplstyle").exists():
+            digest.update(style.read_bytes())
+    return digest.digest()
 
 
 def imported_modules(source: str, package: Path = PACKAGE) -> set[str]:

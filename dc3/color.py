@@ -20,6 +20,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def columns(self, name: str) -> dict[str, float]:
+        """The three numbers as columns of a table."""
+        return {name: self.value, f"{name}, low": self.low, f"{name}, high": self.high}
+
 
 def colorfulness(images: np.ndarray) -> np.ndarray:
     """Hasler & Süsstrunk 2003: sqrt(σ_rg² + σ_yb²) + 0.3·sqrt(μ_rg² + μ_yb²), rg = R − G, yb = (R + G)/2 − B.
@@ -92,7 +96,7 @@ def rgb_density(images: np.ndarray, grid: int = 256) -> tuple[np.ndarray, np.nda
 def lab_gamut_area(images: np.ndarray) -> float:
     """Area of the convex hull of all pixels in the (a*, b*) plane; 0 when they lie on a line.
 
-    It grows with the number of pixels: compare sets of equal size.
+    It grows with the number of pixels: compare sets of equal size, or take `gamut_area_of_equal_sets`.
     """
     seen = np.zeros(1 << 24, bool)
     for chunk in _chunks(images):
@@ -100,8 +104,40 @@ def lab_gamut_area(images: np.ndarray) -> float:
         seen[red << 16 | green << 8 | blue] = True
     code = np.flatnonzero(seen)
     plane = _lab(np.stack([code >> 16, code >> 8 & 255, code & 255], axis=-1).astype(np.uint8)[None])[0, :, 1:]
-    on_a_line = len(plane) < 3 or np.linalg.matrix_rank(plane - plane[0], tol=1e-2) < 2
-    return 0.0 if on_a_line else float(ConvexHull(plane).volume)  # "volume" is the area in two dimensions
+    return _area(_outline(plane))
+
+
+def gamut_area_of_equal_sets(
+    images: np.ndarray, size: int, *, level: float = 0.95, seed: int, draws: int = 200
+) -> Interval:
+    """The Lab gamut area of `size` images of the set: mean and `level` range over random draws without replacement.
+
+    A hull only grows with images, so sets of unequal size are compared as ecologists compare species counts, by
+    rarefaction. Drawn half of a set (size = n/2), the range is as wide as a bootstrap's; the bootstrap itself, which
+    draws images twice, would take colours away from small sets.
+    Raises ValueError for a size outside 1 … n.
+    """
+    outlines = [_outline(lab[:, 1:]) for chunk in _chunks(images) for lab in _lab(chunk)]
+    if not 1 <= size <= len(outlines):
+        raise ValueError(f"size={size}: expected 1 … {len(outlines)}, the number of images")
+    rng = np.random.default_rng(seed)
+    drawn = (rng.choice(len(outlines), size, replace=False) for _ in range(draws))
+    areas = [_area(_outline(np.concatenate([outlines[k] for k in chosen]))) for chosen in drawn]
+    low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.mean(areas)), float(low), float(high))
+
+
+def _outline(plane: np.ndarray) -> np.ndarray:
+    """The corners of the convex hull of points (n, 2); all distinct points where they lie on a line."""
+    return np.unique(plane, axis=0) if _on_a_line(plane) else plane[ConvexHull(plane).vertices]
+
+
+def _area(outline: np.ndarray) -> float:
+    return 0.0 if _on_a_line(outline) else float(ConvexHull(outline).volume)  # "volume": the area in two dimensions
+
+
+def _on_a_line(plane: np.ndarray) -> bool:
+    return len(plane) < 3 or bool(np.linalg.matrix_rank(plane - plane[0], tol=1e-2) < 2)
 
 
 def palette(images: np.ndarray, colors: int = 6, *, seed: int, pixels: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
@@ -127,11 +163,11 @@ def bootstrap_ci(
 ) -> Interval:
     """Percentile bootstrap (Efron 1979) of statistic(values), resampling `values` (n, …) along its first axis.
 
-    Raises ValueError for no values, NaN, or a level outside (0, 1).
+    Raises ValueError for fewer than two values (one has no spread), NaN, or a level outside (0, 1).
     """
     values = np.asarray(values)
-    if values.ndim == 0 or len(values) == 0 or np.isnan(values).any():
-        raise ValueError(f"values: expected at least one number and no NaN, got shape {values.shape}")
+    if values.ndim == 0 or len(values) < 2 or np.isnan(values).any():
+        raise ValueError(f"values: expected at least two, of as many images, and no NaN, got shape {values.shape}")
     if not 0 < level < 1:
         raise ValueError(f"level={level}: expected a fraction between 0 and 1, such as 0.95")
     rng = np.random.default_rng(seed)
@@ -152,6 +188,9 @@ def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _checked(images: np.ndarray) -> np.ndarray:
+    shapes = {np.shape(image) for image in images} if isinstance(images, (list, tuple)) else set()
+    if len(shapes) > 1:
+        raise ValueError(f"images: of different sizes ({', '.join(map(str, sorted(shapes)))}); resize them to one")
     images = np.asarray(images)
     if np.issubdtype(images.dtype, np.floating) and np.isnan(images).any():
         raise ValueError("images: contain NaN; expected uint8 (n, H, W, 3)")

@@ -7,13 +7,17 @@ image comes out the same alone or in any company, today or after a kill.
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
 from dc3.editor import Editor, weights_hash
+from dc3.evaluation import image_losses, weights_digest
+from dc3.folders import printable
 from dc3.image_set import ImageSet
 
 ATTEMPTS = 2
@@ -36,8 +40,14 @@ class Coloring:
     blend_mode: str
     ramp: float = RAMP
     cell: float = CELL
+    edit_strength: float = 1.0  # how far a pick moves to its edits: 1 all the way, as published
+    edit_candidates: int = 1  # colourings a pick, of which the teacher keeps the one it is surest of
 
     def __post_init__(self) -> None:
+        if not 0 < self.edit_strength <= 1:
+            raise ValueError(f"edit_strength = {self.edit_strength}: a fraction above 0, and at most 1")
+        if self.edit_candidates < 1:
+            raise ValueError(f"edit_candidates = {self.edit_candidates}: at least 1")
         if "{p}" not in self.instruction:
             raise ValueError(f"instruction = {self.instruction!r} has no {{p}}: the place where the prompt goes")
         if self.blend_mode not in (*IMAGES_NEEDED, SOURCE_MODE):
@@ -58,32 +68,41 @@ class Draw:
     edit_seeds: list[int]
     blend_seed: int
     attempt: int
+    candidate: int
 
 
-def draw(index: int, coloring: Coloring, attempt: int = 0) -> Draw:
-    """The draws of image `index`, a pure function of (run seed, index, attempt)."""
-    rng = np.random.default_rng([coloring.seed, index, attempt])
+def draw(index: int, coloring: Coloring, attempt: int = 0, candidate: int = 0) -> Draw:
+    """The draws of image `index`, a pure function of (run seed, index, attempt, candidate)."""
+    rng = np.random.default_rng([coloring.seed, index, attempt, candidate])
     pools = [coloring.warm_prompts, coloring.cold_prompts]
     prompts = [str(rng.choice(pools[k % 2])) for k in range(coloring.edits_per_pick)]
     seeds = rng.integers(2**62, size=coloring.edits_per_pick + 1).tolist()
-    return Draw(prompts, seeds[:-1], seeds[-1], attempt)
+    return Draw(prompts, seeds[:-1], seeds[-1], attempt, candidate)
 
 
 def edit_pairs(images: np.ndarray, draws: Sequence[Draw], coloring: Coloring, editor: Editor) -> np.ndarray:
-    """Every edit of every image: uint8 (n, S, S, 3) → float32 (n, edits, S, S, 3) in 0…1, NaN where one failed."""
+    """Every edit of every draw: uint8 (n, S, S, 3) → float32 (draws, edits, S, S, 3) in 0…1, NaN where one failed.
+
+    The draws are those of the first image, as many of the second, and so on; mostly one an image.
+    """
     count = coloring.edits_per_pick
     instructions = [coloring.instruction.format(p=prompt) for drawn in draws for prompt in drawn.prompts]
     seeds = [seed for drawn in draws for seed in drawn.edit_seeds]
-    edits = editor.edit(images, instructions, seeds, of=np.repeat(np.arange(len(images)), count))
-    return edits.reshape(len(images), count, *images.shape[1:])
+    of = np.repeat(np.arange(len(images)), count * len(draws) // max(len(images), 1))
+    return editor.edit(images, instructions, seeds, of=of).reshape(len(draws), count, *images.shape[1:])
 
 
 def compensated(source: np.ndarray, edits: np.ndarray, drawn: Draw, coloring: Coloring) -> np.ndarray | None:
-    """The blended image, uint8 (S, S, 3); None when an edit is not finite, or black where the source is not."""
+    """The blended image, uint8 (S, S, 3); None when an edit is not finite, or black where the source is not.
+
+    With a strength s below 1, s·edit + (1 − s)·source is blended in the place of each edit.
+    """
     black = (edits.max(axis=(1, 2, 3)) <= 0) & (source.max() > 0)
     if not np.isfinite(edits).all() or black.any():
         return None
     rng = np.random.default_rng(drawn.blend_seed)
+    if coloring.edit_strength < 1:
+        edits = coloring.edit_strength * edits + (1 - coloring.edit_strength) * (source / 255)
     return blend(list(to_uint8(edits)), coloring.blend_mode, rng, ramp=coloring.ramp, cell=coloring.cell)
 
 
@@ -92,17 +111,29 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
-def compensate(images: ImageSet, picks: pd.DataFrame, coloring: Coloring, editor: Editor, folder: Path) -> pd.DataFrame:
+def compensate(
+    images: ImageSet,
+    picks: pd.DataFrame,
+    coloring: Coloring,
+    editor: Editor,
+    folder: Path,
+    teacher: nn.Module | None = None,
+) -> pd.DataFrame:
     """Writes the compensated picks to `folder` in the layout of `dc3.condensed.fill`, and returns their provenance.
 
     `picks` has the columns index, label, bin, rank. A killed run goes on where it was. EditFailed when an image cannot
     be edited in two attempts; all others are kept. With blend_mode "none" the picks themselves are filed, as `copy`.
+    With several candidates a pick, `teacher` chooses; ValueError when there is none.
     """
     if not coloring.edits_per_pick:
         return copy(images, picks, folder)
-    a_batch = max(editor.batch_size // coloring.edits_per_pick, 1)
     stamp = {"method": "compensate"} | asdict(coloring) | _settings(editor)
-    make = _Compensator(images, coloring, editor)
+    if coloring.edit_candidates > 1:
+        if teacher is None:
+            raise ValueError(f"edit_candidates = {coloring.edit_candidates}: a teacher is needed to choose among them")
+        stamp["teacher_sha256"] = weights_digest(teacher)
+    a_batch = max(editor.batch_size // (coloring.edits_per_pick * coloring.edit_candidates), 1)
+    make = _Compensator(images, coloring, editor, teacher)
     return condensed.fill(folder, images, picks, stamp, make, a_batch)
 
 
@@ -129,6 +160,13 @@ def _settings(editor: Editor) -> dict:
     }
 
 
+class Candidate(NamedTuple):
+    """A colouring of a pick: the image, None where an edit failed, and what was drawn for it."""
+
+    image: np.ndarray | None
+    draw: Draw
+
+
 @dataclass(frozen=True)
 class _Compensator:
     """Edits and blends the images of some rows; those whose edit failed go once more with the next draw."""
@@ -136,19 +174,36 @@ class _Compensator:
     images: ImageSet
     coloring: Coloring
     editor: Editor
+    teacher: nn.Module | None
 
     def __call__(self, rows: pd.DataFrame) -> Iterator[condensed.Made]:
         for attempt in range(ATTEMPTS):
-            indices = rows["index"].to_numpy()
-            sources = self.images.images(indices)
-            draws = [draw(int(index), self.coloring, attempt) for index in indices]
-            edits = edit_pairs(sources, draws, self.coloring, self.editor)
-            results = [compensated(*edited, self.coloring) for edited in zip(sources, edits, draws, strict=True)]
-            for row, result, drawn in zip(rows.index, results, draws, strict=True):
-                if result is not None:
-                    yield condensed.Made(row, result, asdict(drawn))
-            rows = rows[[result is None for result in results]]
+            candidates = self._candidates(rows["index"].to_numpy(), attempt)
+            for row, label, of_row in zip(rows.index, rows["label"], candidates, strict=True):
+                if of_row:
+                    kept = of_row[self._surest(of_row, label)]
+                    yield condensed.Made(row, kept.image, asdict(kept.draw))
+            rows = rows[[not of_row for of_row in candidates]]
             if rows.empty:
                 return
-        names = ", ".join(str(self.images.source(int(index))) for index in rows["index"])
+        names = ", ".join(printable(self.images.source(int(index))) for index in rows["index"])
         raise EditFailed(f"the editor returned NaN or black in {ATTEMPTS} attempts for {names}; all else is kept")
+
+    def _candidates(self, indices: np.ndarray, attempt: int) -> list[list[Candidate]]:
+        """The colourings of each image whose edits did not fail."""
+        count = self.coloring.edit_candidates
+        sources = self.images.images(indices)
+        draws = [draw(int(index), self.coloring, attempt, k) for index in indices for k in range(count)]
+        edits = edit_pairs(sources, draws, self.coloring, self.editor)
+        made = [
+            Candidate(compensated(sources[k // count], edits[k], drawn, self.coloring), drawn)
+            for k, drawn in enumerate(draws)
+        ]
+        parts = (made[k : k + count] for k in range(0, len(made), count))
+        return [[one for one in part if one.image is not None] for part in parts]
+
+    def _surest(self, candidates: list[Candidate], label: int) -> int:
+        """The place of the colouring for which the teacher's loss with the pick's label is lowest."""
+        if len(candidates) == 1:
+            return 0
+        return int(image_losses(self.teacher, np.stack([one.image for one in candidates]), int(label)).argmin())

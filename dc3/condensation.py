@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from dc3 import condensed
 from dc3.compensation import Coloring, compensate, copy
@@ -36,17 +37,27 @@ def editor_of(params: dict[str, Any], device: torch.device) -> Editor:
 def coloring_of(params: dict[str, Any], seed: int) -> Coloring:
     """The colouring that the parameters of 04_compensation name."""
     names = ("warm_prompts", "cold_prompts", "instruction", "blend_mode", "ramp", "cell")
+    names += ("edit_strength", "edit_candidates")
     return Coloring(seed, **{name: params[name] for name in names})
 
 
 def condense(
-    method: str, images: ImageSet, picks: pd.DataFrame, coloring: Coloring, editor: Editor | None, folder: Path
+    method: str,
+    images: ImageSet,
+    picks: pd.DataFrame,
+    coloring: Coloring,
+    editor: Editor | None,
+    folder: Path,
+    teacher: nn.Module | None = None,
 ) -> pd.DataFrame:
-    """Writes the condensed set of `picks` to `folder`; returns its provenance. Without edits `editor` may be None."""
+    """Writes the condensed set of `picks` to `folder`; returns its provenance.
+
+    Without edits `editor` may be None; `teacher` chooses where there are several candidates.
+    """
     if "tile" in picks:
         return tile(images, picks, folder)
     if METHODS[method].edits:
-        return compensate(images, picks, coloring, editor, folder)
+        return compensate(images, picks, coloring, editor, folder, teacher)
     return copy(images, picks, folder)
 
 

@@ -15,7 +15,9 @@ import pandas as pd
 from PIL import Image, PngImagePlugin
 
 from dc3.data import image_folder
+from dc3.decoding import size_of
 from dc3.files import replacing, sha256
+from dc3.folders import printable
 from dc3.image_set import ImageSet
 from dc3.progress import tqdm
 
@@ -85,7 +87,7 @@ def _origin(images: ImageSet, index: int, stamp: dict[str, Any]) -> dict[str, An
 def _is_made(path: Path, origin: dict[str, Any]) -> bool:
     try:
         made = history(path)
-    except (OSError, SyntaxError, KeyError, ValueError):  # not there, damaged, or not ours
+    except (OSError, SyntaxError, KeyError, ValueError, Image.DecompressionBombError):  # damaged, or not ours
         return False
     return origin.items() <= made.items()
 
@@ -103,7 +105,7 @@ def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], fold
         rows.append(
             {
                 "index": made["index"],
-                "source": str(images.source(made["index"])),
+                "source": printable(images.source(made["index"])),
                 "source_sha256": made["source_sha256"],
                 "class": images.classes[int(row.label)],
                 "label": int(row.label),
@@ -125,47 +127,69 @@ def source_sha256(images: ImageSet, index: int) -> str:
     return hashlib.sha256(np.ascontiguousarray(images.images([index]))).hexdigest()
 
 
-def load(folder: Path | str, classes: tuple[str, ...], image_size: int, *, allow_unequal: bool = False) -> ImageSet:
+def load(
+    folder: Path | str,
+    classes: tuple[str, ...],
+    image_size: int,
+    *,
+    allow_unequal: bool = False,
+    parameter: str = "condensed_dir",
+) -> ImageSet:
     """A condensed set, ours or another's: class folders that sort as `classes`, or are named 00000, 00001 … for them.
 
+    `parameter` is the one that named the folder, for messages.
     Raises ValueError naming the difference: other classes than these, a class without images, unequal IPC (unless
     allowed), images of another size than `image_size`; FileNotFoundError when `folder` is not there.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"condensed_dir = {str(folder)!r} is not a folder: expected one with class folders")
-    found = image_folder(folder, name="condensed", split=folder.name, image_size=image_size, parameter="condensed_dir")
-    _check_names(folder, found.classes, classes)
+        raise FileNotFoundError(f"{parameter} = {str(folder)!r} is not a folder: expected one with class folders")
+    found = image_folder(folder, name="condensed", split=folder.name, image_size=image_size, parameter=parameter)
+    told = f"{parameter} = {str(folder)!r}"
+    _check_names(told, found.classes, classes)
     counts = found.counts()
     if counts.min() != counts.max() and not allow_unequal:
         few, many = classes[counts.argmin()], classes[counts.argmax()]
         raise ValueError(
-            f"condensed_dir = {str(folder)!r} has {counts.min()} images of {few} and {counts.max()} of {many}: "
+            f"{told} has {counts.min()} images of {few} and {counts.max()} of {many}: "
             "expected the same number (IPC) of each class"
         )
-    _check_sizes(found)
+    _check_sizes(told, found)
     return found.cached()
 
 
-def _check_names(folder: Path, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
+def load_beside(folders: list[str], classes: tuple[str, ...], image_size: int, parameter: str) -> dict[str, ImageSet]:
+    """Condensed sets from elsewhere under the names of their folders, IPC equal or not; raises as `load`.
+
+    ValueError for two folders of one name, which no table could tell apart.
+    """
+    sets: dict[str, ImageSet] = {}
+    for folder in map(Path, folders):
+        if folder.name in sets:
+            raise ValueError(f"{parameter} = {folders!r}: two folders are named {folder.name!r}; rename one")
+        sets[folder.name] = load(folder, classes, image_size, allow_unequal=True, parameter=parameter)
+    return sets
+
+
+def _check_names(told: str, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
     numbered = tuple(f"{label:05d}" for label in range(len(classes)))
     if found in (tuple(classes), numbered):
         return
     expected = numbered if all(name.isdigit() for name in found) else tuple(classes)
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    told = [f"no folder for {', '.join(missing[:5])}"] * bool(missing)
-    told += [f"folders of no class: {', '.join(unknown[:5])}"] * bool(unknown)
+    faults = [f"no folder for {', '.join(missing[:5])}"] * bool(missing)
+    faults += [f"folders of no class: {', '.join(unknown[:5])}"] * bool(unknown)
     raise ValueError(
-        f"condensed_dir = {str(folder)!r}: {'; '.join(told) or 'the class folders sort in another order'} "
+        f"{told}: {'; '.join(faults) or 'the class folders sort in another order'} "
         f"({len(found)} folders for {len(classes)} classes)"
     )
 
 
-def _check_sizes(found: ImageSet) -> None:
+def _check_sizes(told: str, found: ImageSet) -> None:
     for source in found.sources:
-        with Image.open(found.root / source) as image:
-            if image.size != (found.image_size, found.image_size):
-                raise ValueError(
-                    f"condensed_dir: {source} is {image.width}×{image.height} px, the data set's images are "
-                    f"{found.image_size}×{found.image_size} px"
-                )
+        width, height = size_of(found.root / source)
+        if (width, height) != (found.image_size, found.image_size):
+            raise ValueError(
+                f"{told}: {printable(source)} is {width}×{height} px, the data set's images are "
+                f"{found.image_size}×{found.image_size} px"
+            )

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torchvision.datasets
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
 from dc3 import scenes
 from dc3.decoding import square
+from dc3.folders import is_utf8, printable, walk
 from dc3.image_set import ImageSet, in_memory
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}  # the first that exists: ImageNet's test has no labels
@@ -69,16 +70,23 @@ def check_ipc(image_set: ImageSet, ipc: int) -> None:
 def image_folder(folder: Path, *, name: str, split: str, image_size: int, parameter: str = "data_dir") -> ImageSet:
     """A folder of class folders in the order of torchvision's ImageFolder; `parameter` is the one that errors name."""
     classes = _class_names(folder, parameter)
-    samples = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, IMG_EXTENSIONS, allow_empty=True)
-    labels = np.array([label for _, label in samples], np.int64)
+    files = [_image_files(folder, name) for name in classes]
+    labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in files])
     empty = [classes[c] for c in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
     if empty:
         raise ValueError(
             f"{parameter}: {folder} has {len(empty)} class folders without images ({', '.join(empty[:5])}): "
             f"add images ({' '.join(IMG_EXTENSIONS)}) or remove the folders"
         )
-    sources = [os.path.relpath(path, folder.parent) for path, _ in samples]
+    sources = [source for of_class in files for source in of_class]
     return ImageSet(name, split, tuple(classes), labels, image_size, sources, root=folder.parent)
+
+
+def _image_files(folder: Path, name: str) -> list[str]:
+    """Of one class, relative to the folder's parent, in the order of torchvision's ImageFolder: folder by folder."""
+    beyond = len(str(folder)) + 1
+    found = [path[beyond:] for path in walk(folder / name) if path.lower().endswith(IMG_EXTENSIONS)]
+    return [os.path.join(folder.name, path) for path in sorted(found, key=os.path.split)]
 
 
 def _class_names(folder: Path, parameter: str) -> list[str]:
@@ -88,6 +96,9 @@ def _class_names(folder: Path, parameter: str) -> list[str]:
         classes = []
     if len(classes) < 2:
         raise ValueError(f"{parameter}: {folder} has {len(classes)} class folders, at least 2 are needed")
+    unreadable = [printable(name) for name in classes if not is_utf8(name)]
+    if unreadable:
+        raise ValueError(f"{parameter}: {folder} has class folders whose names are not UTF-8 ({', '.join(unreadable)})")
     return classes
 
 

@@ -1,9 +1,14 @@
 """Image files of any kind to square RGB arrays."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from dc3.folders import printable
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -21,16 +26,36 @@ def read_image(path: str | Path, size: int) -> np.ndarray:
     Raises UnreadableImage for a missing, truncated or undecodable file and for one of more than
     PIL.Image.MAX_IMAGE_PIXELS pixels.
     """
+    with _naming(path), _opened(path) as image:
+        return np.asarray(square(_to_rgb(image), size))
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Width and height by the file's header; nothing is decoded. Raises as `read_image`."""
+    with _naming(path), _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is an error here, two lines on
+        image = Image.open(path)
+    with image:
+        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(f"{image.width}×{image.height} pixels, more than {Image.MAX_IMAGE_PIXELS} are refused")
+        yield image
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width}×{image.height} pixels, more than {Image.MAX_IMAGE_PIXELS} are refused")
-            return np.asarray(square(_to_rgb(image), size))
+        yield
     except MemoryError:
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
         raise UnreadableImage(
-            f"cannot read image {path} ({error}): replace or remove the file, then run again"
+            f"cannot read image {printable(path)} ({error}): replace or remove the file, then run again"
         ) from error
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dc3 import paths, progress
+from dc3.evaluation import weights_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -169,12 +170,8 @@ def load_editor(
 
 def weights_hash(editor: Editor) -> str:
     """SHA-256 over the parameters of U-Net, VAE and text encoder as loaded: which editor made an image."""
-    digest = hashlib.sha256()
-    for part in (editor.pipeline.unet, editor.pipeline.vae, editor.pipeline.text_encoder):
-        for name, tensor in sorted(part.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    parts = (editor.pipeline.unet, editor.pipeline.vae, editor.pipeline.text_encoder)
+    return hashlib.sha256("".join(map(weights_digest, parts)).encode()).hexdigest()
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:

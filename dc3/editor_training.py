@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dc3 import data
+from dc3 import data, paths
 from dc3.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
 from dc3.grading import GRADES, grade
 from dc3.networks import device as pick_device
@@ -85,7 +85,7 @@ class PairStream:
             images = data.load(
                 source.dataset,
                 "train",
-                data_dir=source.data_dir or None,
+                data_dir=source.data_dir and str(paths.resolve(source.data_dir)),
                 image_size=source.image_size,
                 images_per_class=source.images_per_class,
             ).images()

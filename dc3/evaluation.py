@@ -1,5 +1,6 @@
 """Images on the device in batches, and what a classifier makes of them: logits, top-1, top-5, accuracy per class."""
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dc3.image_set import normalise
@@ -121,6 +123,22 @@ def accuracy(
 ) -> float:
     """Top-1 accuracy, a fraction."""
     return evaluate(model, images, labels, batch_size, amp=amp).top1
+
+
+def image_losses(model: nn.Module, images: np.ndarray, labels: int | np.ndarray) -> np.ndarray:
+    """Cross-entropy of each answer with its label (or the one label of all), (n,) float64: how sure the model is."""
+    logits = predict(model, images).double()
+    labels = torch.from_numpy(np.broadcast_to(np.asarray(labels, np.int64), len(logits)).copy())
+    return F.cross_entropy(logits, labels, reduction="none").numpy()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over the weights by name: which network it is, wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def confusion_matrix(logits: Tensor, labels: Sequence[int] | np.ndarray, num_classes: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Feature networks: what image sets are compared by. The run's teacher, torch-fidelity's Inception, torchvision's."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,15 @@ UNLOADABLE = (OSError, RuntimeError, UnpicklingError)
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """What images are compared by: uint8 (b, H, W, 3) on `device` to features (b, d) and logits (b, C)."""
+    """What images are compared by: uint8 (b, H, W, 3) on `device` to features (b, d) and logits (b, C).
+
+    `fingerprint` tells networks of one name apart, by their weights; "" where they are not known.
+    """
 
     name: str
     extract: Extract
     device: torch.device
+    fingerprint: str = ""
 
     def label(self, metric: str) -> str:
         """The name under which to report a score, so that nobody takes FID-teacher for FID-inception."""
@@ -83,7 +88,16 @@ def classifier_network(model: nn.Module, name: str, size: int | None = None) -> 
                 ) from error
         return _pooled(seen["embedding"], seen.get("map")), logits
 
-    return FeatureNetwork(name, extract, device)
+    return FeatureNetwork(name, extract, device, _fingerprint(model, size))
+
+
+def _fingerprint(model: nn.Module, size: int | None = None) -> str:
+    """SHA-256 over the weights, by name, and the size that images are brought to."""
+    digest = hashlib.sha256(repr((type(model).__name__, size)).encode())
+    for key, values in model.state_dict().items():
+        digest.update(f"{key} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -131,7 +145,7 @@ def _inception(weights: str | Path | None, device: torch.device) -> FeatureNetwo
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
         return model._torch_fidelity_forward(images.permute(0, 3, 1, 2))
 
-    return FeatureNetwork("inception", extract, device)
+    return FeatureNetwork("inception", extract, device, _fingerprint(model))
 
 
 def _torchvision(name: str, weights: str | Path | None, device: torch.device) -> FeatureNetwork:

@@ -1,4 +1,4 @@
-"""FID, KID, Inception Score and coverage through torchmetrics, on features that are computed once and kept per set."""
+"""FID, KID and Inception Score through torchmetrics, on features that are computed once and kept per set."""
 
 import logging
 import warnings
@@ -40,11 +40,12 @@ def embedded_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Features and logits, batch by batch: for sets whose features do not fit in memory, `fid` takes the first of each.
 
-    Raises ValueError for fewer than two images, a network that gives a map instead of a vector, and NaN.
+    Raises ValueError for images that are not uint8 (n, H, W, 3), fewer than two of them, a network that gives a map
+    instead of a vector, and NaN.
     """
     _require_two("images", len(images))
     for start in tqdm(range(0, len(images), batch_size), desc=network.label("features")):
-        batch = np.require(image_slice(images, start, start + batch_size), requirements=["C", "W"])
+        batch = _checked_images(image_slice(images, start, start + batch_size))
         batch = torch.from_numpy(batch).to(network.device)
         features, logits = (output.float().cpu().numpy() for output in network.extract(batch))
         if features.ndim != 2 or len(features) != len(batch):
@@ -72,9 +73,9 @@ def fid(real: np.ndarray | Iterable[np.ndarray], fake: np.ndarray | Iterable[np.
     """
     metric = None
     for side, rows in (("real", real), ("fake", fake)):
-        for chunk in _row_chunks(rows, side):
+        for chunk in feature_rows(rows, side):
             metric = metric or FrechetInceptionDistance(_Given(chunk.shape[1]))
-            _require_width(metric.inception.num_features, chunk.shape[1])
+            require_width(metric.inception.num_features, chunk.shape[1])
             metric.update(chunk, real=side == "real")
     _check_count("real", int(metric.real_features_num_samples), metric.inception.num_features)
     _check_count("fake", int(metric.fake_features_num_samples), metric.inception.num_features)
@@ -88,8 +89,8 @@ def kid(real: np.ndarray, fake: np.ndarray, *, seed: int, subsets: int = 100, su
     Slightly negative values are usual for equal distributions.
     Raises as `fid`.
     """
-    real, fake = (torch.cat(list(_row_chunks(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
-    _require_width(real.shape[1], fake.shape[1])
+    real, fake = (torch.cat(list(feature_rows(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
+    require_width(real.shape[1], fake.shape[1])
     _require_two("real", len(real))
     _require_two("fake", len(fake))
     metric = _quiet(KernelInceptionDistance, _Given(real.shape[1]), subsets, min(subset_size, len(real), len(fake)))
@@ -100,29 +101,16 @@ def kid(real: np.ndarray, fake: np.ndarray, *, seed: int, subsets: int = 100, su
 
 def inception_score(logits: np.ndarray, *, seed: int, splits: int = 10) -> Score:
     """Inception Score (Salimans 2016), exp E KL(p(y|x) ‖ p(y)), of logits (n, C), over `splits` random parts: 1 … C."""
-    rows = torch.cat(list(_row_chunks(logits, "logits")))
+    rows = torch.cat(list(feature_rows(logits, "logits")))
     _require_two("logits", len(rows))
     metric = _quiet(InceptionScore, _Given(rows.shape[1]), min(splits, len(rows)))
     metric.update(rows)
     return _seeded(metric, seed)
 
 
-def coverage(real: np.ndarray, fake: np.ndarray, neighbours: int = 5) -> float:
-    """Coverage (Naeem 2020): the share of real images with a fake one inside the ball to their k-th real neighbour.
-
-    Features (n, d); 0 … 1. Unlike FID it is meaningful for a handful of fake images. k is `neighbours`, or all others
-    in a smaller real set. Raises as `fid`, and ValueError for neighbours below 1.
-    """
-    real, fake = (torch.cat(list(_row_chunks(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
-    _require_width(real.shape[1], fake.shape[1])
-    if neighbours < 1:
-        raise ValueError(f"neighbours={neighbours}: expected at least 1")
-    neighbours = min(neighbours, len(real) - 1)
-    covered = 0
-    for rows in real.split(CHUNK // 4):
-        radius = torch.cdist(rows, real).kthvalue(neighbours + 1, dim=1).values  # the first is the image itself
-        covered += int((torch.cdist(rows, fake).min(dim=1).values <= radius).sum())
-    return covered / len(real)
+def to_read(real: int, fake: int, dimension: int) -> str:
+    """Which score of sets of so many images and `dimension` features to read: "FID", or "KID" where FID is biased."""
+    return "KID" if min(real, fake) <= dimension else "FID"
 
 
 class _Given(nn.Module):
@@ -136,7 +124,15 @@ class _Given(nn.Module):
         return features
 
 
-def _row_chunks(rows: np.ndarray | Iterable[np.ndarray], name: str) -> Iterator[Tensor]:
+def _checked_images(images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        told = ", with NaN" if np.issubdtype(images.dtype, np.floating) and np.isnan(images).any() else ""
+        raise ValueError(f"images: expected uint8 (n, H, W, 3), got {images.dtype} {images.shape}{told}")
+    return np.require(images, requirements=["C", "W"])
+
+
+def feature_rows(rows: np.ndarray | Iterable[np.ndarray], name: str) -> Iterator[Tensor]:
+    """Features (n, d) or batches of them, float64 and at most CHUNK rows at a time; ValueError where they are not."""
     if isinstance(rows, np.ndarray):
         chunks: Iterable[np.ndarray] = (rows[start : start + CHUNK] for start in range(0, max(1, len(rows)), CHUNK))
     else:
@@ -149,7 +145,8 @@ def _row_chunks(rows: np.ndarray | Iterable[np.ndarray], name: str) -> Iterator[
         yield torch.from_numpy(np.asarray(chunk, np.float64))
 
 
-def _require_width(real: int, fake: int) -> None:
+def require_width(real: int, fake: int) -> None:
+    """ValueError unless two sets have the same number of features an image."""
     if real != fake:
         raise ValueError(f"fake: {fake} features an image, real: {real}; embed both sets with one network")
 
@@ -161,7 +158,7 @@ def _require_two(name: str, count: int) -> None:
 
 def _check_count(side: str, count: int, dimension: int) -> None:
     _require_two(side, count)
-    if count <= dimension:
+    if to_read(count, count, dimension) == "KID":
         log.warning("FID of %d %s images in %d dimensions is biased upwards: read KID instead", count, side, dimension)
 
 

@@ -1,7 +1,11 @@
-"""Every figure of the notebooks. Each function takes arrays or tables and returns a matplotlib Figure."""
+"""The figures of the stages. Each function takes arrays or tables and returns a matplotlib Figure.
+
+How they look stands in figure_files.mplstyle, how they are written in dc3.figure_files; those of 06 alone are in
+dc3.figures_color.
+"""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from math import radians, sin
 from textwrap import wrap
 
 import matplotlib.pyplot as plt
@@ -10,40 +14,20 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from skimage.color import lab2rgb
 
-from dc3.files import replacing
+from dc3.figure_files import save as save
+from dc3.figure_files import save_table as save_table
 
-WIDTH = 7.0  # inches: the width of a page's text
+WIDTH = 6.5  # inches: the text column of a page (TMLR's), for which the style's font sizes are made
 MAX_CLASSES = 10  # shown in figures that have a panel or row a class
-HEADING_LENGTH = 10  # characters a line, over an image
+MAX_NAMES = 25  # classes that are named on an axis
+LETTER = 4.6  # points: the width of a letter at 7 points, a little more than the average
+SLANTED_LETTERS = 14  # in a line of a slanted heading
 GAP = 2  # pixels between the images of a mosaic
-CHANNELS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
-
-sns.set_theme(context="paper", style="ticks", palette="colorblind")
-plt.rcParams.update(
-    {
-        "figure.dpi": 110,
-        "savefig.dpi": 100,
-        "savefig.bbox": "tight",
-        "figure.constrained_layout.use": True,
-        "legend.frameon": False,
-    }
-)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG, complete or not at all; without a date in it, so that the same picture is the same file."""
-    with replacing(path) as partial:
-        figure.savefig(partial, metadata={"Software": None})
-
-
-def save_table(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table as path.csv (full precision) and path.md (to read)."""
-    with replacing(path.with_suffix(".csv")) as partial:
-        table.to_csv(partial, index=False)
-    with replacing(path.with_suffix(".md")) as partial:
-        partial.write_text(table.to_markdown(index=False, floatfmt=".3g") + "\n")
+MUTED = (  # ten colours that colour-blind people tell apart (Paul Tol's "muted"), for the bins of a class
+    "#332288", "#88CCEE", "#DDCC77", "#117733", "#CC6677", "#AA4499", "#44AA99", "#999933", "#882255", "#BBBBBB",
+)  # fmt: skip
+MARKERS = "o^sD"  # the next ten bins have the same colours and another mark
 
 
 def mosaic(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
@@ -67,7 +51,7 @@ def show_rows(ax: Axes, rows: Sequence[np.ndarray], names: Sequence[str]) -> Non
     ax.set_yticks(np.arange(len(rows)) * step + step / 2, names)
     ax.set_xticks([])
     ax.tick_params(length=0)
-    sns.despine(ax=ax, left=True, bottom=True)
+    ax.spines[:].set_visible(False)
 
 
 def class_samples(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], per_class: int = 12) -> Figure:
@@ -88,12 +72,26 @@ def image_rows(rows: Mapping[str, np.ndarray], columns: Sequence[str] = ()) -> F
     """Named rows of images: {name: uint8 (n, H, W, 3)}; `columns` are headings over the images."""
     figure = _row_figure(list(rows.values()), list(rows))
     if columns:
-        step = next(iter(rows.values())).shape[2] + GAP
-        ax = figure.axes[0]
-        headings = ["\n".join(wrap(column.replace("_", " "), HEADING_LENGTH)) for column in columns]
-        ax.set_xticks(np.arange(len(columns)) * step + step / 2, headings, fontsize=6.5)
-        ax.xaxis.tick_top()
+        _set_headings(figure, columns, next(iter(rows.values())).shape[2] + GAP)
     return figure
+
+
+def _set_headings(figure: Figure, columns: Sequence[str], step: int) -> None:
+    """Headings over images: wrapped to the width of an image, slanted where a word is longer than that."""
+    ax = figure.axes[0]
+    figure.draw_without_rendering()  # settles the layout: how wide an image is drawn
+    room = ax.get_window_extent().width / figure.dpi * 72 * step / ax.get_xlim()[1]
+    letters = max(1, int(room / LETTER))
+    plain = [column.replace("_", " ") for column in columns]
+    slanted = max(len(word) for column in plain for word in column.split()) > letters
+    headings = ["\n".join(wrap(column, SLANTED_LETTERS if slanted else letters)) for column in plain]
+    style = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
+    lines = [line for heading in headings for line in heading.split("\n")]
+    height = LETTER * (2 * len(lines) / len(headings) + slanted * sin(radians(40)) * max(map(len, lines))) / 72
+    figure.set_figheight(figure.get_figheight() + height)
+    ax.xaxis.tick_top()
+    ax.set_xticks(np.arange(len(columns)) * step + step / 2, headings, **style)
+    ax.spines[:].set_visible(False)
 
 
 def training_curve(history: pd.DataFrame, chance: float) -> Figure:
@@ -107,38 +105,55 @@ def training_curve(history: pd.DataFrame, chance: float) -> Figure:
     right.axhline(100 * chance, color="grey", linestyle=":", label="chance")
     right.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 101))
     right.legend()
-    sns.despine(figure)
     return figure
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Counts, true class down, predicted class across."""
     figure, ax = plt.subplots(figsize=(4.6, 3.8))
-    sns.heatmap(
-        matrix, annot=len(classes) <= MAX_CLASSES, fmt="d", cmap="Blues", cbar=False, ax=ax, annot_kws={"size": 7}
-    )
-    ax.set(xlabel="predicted class", ylabel="true class")
-    if len(classes) <= MAX_CLASSES:
-        ax.set_xticks(np.arange(len(classes)) + 0.5, classes, rotation=60, ha="right")
+    few = len(classes) <= MAX_CLASSES
+    sns.heatmap(matrix, annot=few, fmt="d", cmap="Blues", cbar=not few, ax=ax, annot_kws={"size": 7})
+    ax.set(xlabel="predicted class (cells: images)", ylabel="true class")
+    if few:
+        ax.set_xticks(np.arange(len(classes)) + 0.5, classes, rotation=45, ha="right", rotation_mode="anchor")
         ax.set_yticks(np.arange(len(classes)) + 0.5, classes, rotation=0)
     return figure
 
 
 def bin_maps(table: pd.DataFrame, classes: Sequence[str], picks: Sequence[int] = ()) -> Figure:
     """A t-SNE map a class, a colour a bin, picks marked; columns index, label, bin, x, y."""
-    shown = sorted(table["label"].unique())[:MAX_CLASSES]
-    rows = -(-len(shown) // 5)
-    figure, axes = plt.subplots(rows, 5, figsize=(WIDTH, 1.55 * rows), squeeze=False)
-    for ax in axes.flat[len(shown) :]:
-        ax.set_axis_off()
-    for ax, label in zip(axes.flat, shown, strict=False):
+    figure, panels = class_panels(table, classes)
+    for label, ax in panels.items():
         part = table[table["label"] == label]
-        ax.scatter(part["x"], part["y"], c=part["bin"], cmap="tab10" if part["bin"].max() < 10 else "tab20", s=3, lw=0)
+        scatter_bins(ax, part)
         picked = part[part["index"].isin(picks)]
         ax.scatter(picked["x"], picked["y"], marker="*", s=45, c="white", edgecolors="black", linewidths=0.7)
-        ax.set_title(classes[label], fontsize=8)
-        ax.set(xticks=[], yticks=[])
     return figure
+
+
+def class_panels(table: pd.DataFrame, classes: Sequence[str]) -> tuple[Figure, dict[int, Axes]]:
+    """An empty panel for the map of each of the first classes in the table's column label: {label: axes}."""
+    shown = sorted(table["label"].unique())[:MAX_CLASSES]
+    rows = -(-len(shown) // 5)
+    figure, axes = plt.subplots(rows, 5, figsize=(WIDTH, 1.5 * rows + 0.2), squeeze=False)
+    for ax in axes.flat[len(shown) :]:
+        ax.set_axis_off()
+    panels = dict(zip(shown, axes.flat, strict=False))
+    for label, ax in panels.items():
+        ax.set_title(classes[label], fontsize=7)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(True)
+    figure.supxlabel("first t-SNE axis (no unit)", fontsize=7)
+    figure.supylabel("second t-SNE axis (no unit)", fontsize=7)
+    return figure, panels
+
+
+def scatter_bins(ax: Axes, part: pd.DataFrame, **style: float) -> None:
+    """The images of a class, columns bin, x, y: a colour a bin, another mark for every ten bins."""
+    for tens, group in part.groupby(part["bin"] // len(MUTED)):
+        colors = [MUTED[number % len(MUTED)] for number in group["bin"]]
+        marker = MARKERS[int(tens) % len(MARKERS)]
+        ax.scatter(group["x"], group["y"], c=colors, marker=marker, s=4, lw=0, rasterized=True, **style)
 
 
 def similarity_matrix(kernel: np.ndarray, bins: np.ndarray, name: str) -> Figure:
@@ -157,12 +172,11 @@ def similarity_matrix(kernel: np.ndarray, bins: np.ndarray, name: str) -> Figure
 
 def gain_curves(gains: Mapping[str, np.ndarray], ylabel: str = "gain of the pick / images") -> Figure:
     """Marginal gains in pick order, a line a function or strategy."""
-    figure, ax = plt.subplots(figsize=(WIDTH / 2 + 0.6, 2.6))
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.55, 2.4))
     for name, values in gains.items():
         ax.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=3, label=name)
     ax.set(xlabel="pick", ylabel=ylabel)
     ax.legend()
-    sns.despine(figure)
     return figure
 
 
@@ -172,9 +186,8 @@ def coverage_bars(table: pd.DataFrame) -> Figure:
     labels = {"bins": "bins with a pick (share)", "similarity": "similarity to the closest pick"}
     for ax, (column, label) in zip(axes, labels.items(), strict=True):
         sns.barplot(table, x=column, y="selection", ax=ax, color="C0")
-        ax.bar_label(ax.containers[0], fmt="%.2f", padding=2, fontsize=8)
+        ax.bar_label(ax.containers[0], fmt="%.2f", padding=2, fontsize=7)
         ax.set(xlabel=label, ylabel="", xlim=(0, 1.12))
-    sns.despine(figure)
     return figure
 
 
@@ -186,8 +199,7 @@ def student_curves(runs: pd.DataFrame, chance: float) -> Figure:
     ax.axhline(100 * chance, color="grey", linestyle=":", linewidth=1)
     ax.annotate("chance", (0, 100 * chance), textcoords="offset points", xytext=(2, 3), fontsize=7, color="grey")
     ax.set(xlabel="epoch", ylabel="test accuracy (%)")
-    ax.legend(title="", loc="lower right")
-    sns.despine(figure)
+    ax.legend(title="", loc="center right")
     return figure
 
 
@@ -202,15 +214,24 @@ def network_heatmap(table: pd.DataFrame) -> Figure:
 
 
 def class_accuracy(table: pd.DataFrame) -> Figure:
-    """Accuracy of each class, a mark a training set; columns class, method, accuracy (fractions)."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 2.8))
+    """Accuracy of each class, a mark a training set; columns class, method, accuracy (fractions).
+
+    More than MAX_NAMES classes have no room for their names: then a line a training set, from its worst class up.
+    """
     percent = table.assign(accuracy=100 * table["accuracy"])
-    sns.stripplot(percent, x="class", y="accuracy", hue="method", dodge=0.4, jitter=False, size=6, ax=ax)
-    ax.set(xlabel="", ylabel="test accuracy (%)", ylim=(0, 101))
-    ax.tick_params(axis="x", rotation=35)
-    ax.grid(axis="y", alpha=0.4)
-    ax.legend(title="", fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
-    sns.despine(figure)
+    names = percent["class"].nunique()
+    if names > MAX_NAMES:
+        figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 2.6))
+        for method, part in percent.groupby("method", sort=False):
+            ax.plot(np.arange(1, names + 1), np.sort(part["accuracy"]), label=method)
+        ax.set(xlabel="classes, each set's worst first", ylabel="test accuracy (%)", ylim=(0, 101))
+        ax.legend()
+        return figure
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.8, 0.7 + 0.22 * names))
+    sns.stripplot(percent, x="accuracy", y="class", hue="method", dodge=0.4, jitter=False, size=5, ax=ax)
+    ax.set(xlabel="test accuracy (%)", ylabel="", xlim=(0, 102))
+    ax.grid(axis="x")
+    ax.legend(title="", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
@@ -227,43 +248,14 @@ def methods_by_ipc(table: pd.DataFrame) -> Figure:
     ticks = sorted(table["ipc"].unique())
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
-    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    sns.despine(figure)
-    return figure
-
-
-def rgb_curves(densities: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Density of the three channels, a panel a set; {name: (grid (g,) in 0…1, density (3, g))}."""
-    figure, axes = plt.subplots(1, len(densities), figsize=(WIDTH, 2.2), sharey=True, squeeze=False)
-    for ax, (name, (grid, density)) in zip(axes[0], densities.items(), strict=True):
-        for values, (channel, color), dash in zip(density, CHANNELS.items(), ("-", "--", "-."), strict=True):
-            ax.plot(grid, values, color=color, linestyle=dash, label=channel)
-        ax.set(title=name, xlabel="pixel value", xlim=(0, 1))
-    axes[0, 0].set_ylabel("density")
-    axes[0, -1].legend(fontsize=7)
-    sns.despine(figure)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def colorfulness_violins(values: Mapping[str, np.ndarray]) -> Figure:
     """Distribution of the Hasler–Süsstrunk colourfulness M over the images of each set."""
     table = pd.concat([pd.DataFrame({"set": name, "M": array}) for name, array in values.items()])
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 2.6))
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 0.7 + 0.42 * len(values)))
     sns.violinplot(table, x="M", y="set", hue="set", inner="quart", cut=0, ax=ax, legend=False, linewidth=0.8)
     ax.set(xlabel="colourfulness M (Hasler–Süsstrunk)", ylabel="")
-    sns.despine(figure)
-    return figure
-
-
-def hue_roses(histograms: Mapping[str, np.ndarray]) -> Figure:
-    """Share of chroma per CIELAB hue angle, a rose a set, petals in their own hue; {name: (bins,) chroma sums}."""
-    figure, axes = plt.subplots(
-        1, len(histograms), figsize=(WIDTH, 2.2), subplot_kw={"projection": "polar"}, squeeze=False, sharey=True
-    )
-    for ax, (name, chroma) in zip(axes[0], histograms.items(), strict=True):
-        angles = (np.arange(len(chroma)) + 0.5) * 2 * np.pi / len(chroma)
-        hues = lab2rgb(np.stack([np.full_like(angles, 65), 45 * np.cos(angles), 45 * np.sin(angles)], axis=-1))
-        ax.bar(angles, chroma / chroma.sum(), width=2 * np.pi / len(chroma), color=hues, edgecolor="none")
-        ax.set_title(name, fontsize=8)
-        ax.set(xticklabels=[], yticklabels=[])
     return figure

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from skimage.color import lab2rgb, rgb2lab
 
-TINT_JITTER = 4.0  # standard deviation, in a* and b* units, of the colour that the instruction leaves open
+TINT_JITTER = 5.0  # standard deviation, in a* and b* units, of the colour that the instruction leaves open
 STRENGTH_RANGE = (0.4, 1.0)
 
 
@@ -23,17 +23,17 @@ class Grade(NamedTuple):
     lightness: float
 
 
-GRADES = {
-    "sunny": Grade(1.15, 2, 24, 6),
-    "golden hour": Grade(1.10, 18, 36, 0),
-    "sepia": Grade(0.10, 8, 22, 0),
-    "vivid colors": Grade(2.00, 3, 7, 0),
-    "daylight": Grade(1.10, -4, 9, 9),
-    "rainy": Grade(0.35, -2, -10, -8),
-    "snowy": Grade(0.50, 2, -13, 10),
-    "frozen lake": Grade(0.80, -9, -26, 3),
-    "infrared": Grade(1.10, 36, -18, 0),
-    "underwater": Grade(0.70, -28, -9, -5),
+GRADES = {  # mild enough that a CIFAR-10 teacher still knows most images (benchmarks/editor.py)
+    "sunny": Grade(1.10, 2, 20, 6),
+    "golden hour": Grade(1.10, 12, 26, 0),
+    "sepia": Grade(0.30, 6, 17, -3),
+    "vivid colors": Grade(1.80, 2, 5, 0),
+    "daylight": Grade(1.10, -5, 8, 10),
+    "rainy": Grade(0.45, -2, -10, -8),
+    "snowy": Grade(0.60, 2, -12, 10),
+    "frozen lake": Grade(0.90, -6, -20, 3),
+    "infrared": Grade(1.05, 23, -12, 0),
+    "underwater": Grade(0.85, -17, -9, -5),
 }
 
 
@@ -41,7 +41,7 @@ def grade(images: np.ndarray, prompts: list[str], rng: np.random.Generator) -> n
     """uint8 (n, H, W, 3) → uint8 (n, H, W, 3): each image under its prompt's grade, at a random strength and tint.
 
     L' = L + s·l·4·L(100 − L)/100², a' = (1 + s(c − 1))·a + s·Δa + t_a, and likewise b', with s ~ U(0.4, 1) and
-    t ~ N(0, 4²)·s. A KeyError names a prompt that has no grade.
+    t ~ N(0, 5²)·s. A KeyError names a prompt that has no grade.
     """
     grades = np.array([GRADES[prompt] for prompt in prompts])[:, :, None, None]
     strength = rng.uniform(*STRENGTH_RANGE, size=(len(images), 1, 1))

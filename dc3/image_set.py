@@ -106,7 +106,7 @@ class ImageSet:
             return digest.hexdigest()
         for source in self.sources:
             status = os.stat(self.root / source)
-            digest.update(f"{source}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(f"{source}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def _positions(self, indices: Sequence[int] | np.ndarray | None) -> np.ndarray:

@@ -36,21 +36,25 @@ Network = Literal[
     "conv3", "conv4", "conv5", "conv6", "resnet18", "resnet18_modified", "resnet50", "resnet101", "resnet101_modified",
     "efficientnet_b0", "mobilenet_v2", "vgg11", "alexnet", "vit_b_16", "swin_v2_t",
 ]  # fmt: skip
+LatentsDtype = Literal["float16", "float32"]
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
 GeneratorKind = Literal["dit", "lora"]
 RivalList = list[Rival]
 BaselineList = list[Baseline]
 NetworkList = list[Network]
+FolderList = list[str]
 GeneratorList = Annotated[list[GeneratorKind], Field(min_length=1)]
 NameList = list[str]
 NumberList = list[NonNegativeInt]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8)]
 RunName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 Seed = NonNegativeInt
 PromptList = Annotated[list[str], Field(min_length=1)]
 SeedList = Annotated[list[int], Field(min_length=1)]
+IpcList = list[PositiveInt]
 
 TYPES = {name: value for name, value in globals().items() if name[0].isupper()} | {
     kind.__name__: kind for kind in (int, float, str, bool, list)
@@ -151,12 +155,16 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def parse_value(text: str) -> Any:
     """The value of `-p KEY VALUE` as a params file would read it."""
-    return yaml.load(text, FloatLoader)
+    try:
+        return yaml.load(text, FloatLoader)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{text!r} is not a value that YAML knows: {' '.join(str(error).split())}") from None
 
 
 __all__ = [  # what the notebooks' parameter cells import
-    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "Fraction", "Function",
-    "GeneratorList", "GradientLoss", "Greedy", "ImageSize", "KMeansKind", "Method", "Mix", "NameList", "Network",
-    "NetworkList", "NonNegativeFloat", "NonNegativeInt", "NumberList", "PCASolver", "PositiveFloat", "PositiveInt",
-    "Precision", "PromptList", "RivalList", "RunName", "Seed", "SeedList", "Selection",
+    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "FolderList", "Fraction",
+    "Function", "GeneratorList", "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind", "LatentsDtype",
+    "Method", "Mix", "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt", "NumberList",
+    "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName", "Seed",
+    "SeedList", "Selection", "Share",
 ]  # fmt: skip

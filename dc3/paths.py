@@ -12,6 +12,7 @@ NOTEBOOKS = Path(os.environ.get("DC3_NOTEBOOKS", REPOSITORY / "notebooks")).reso
 SHIPPED_EDITOR = Path(__file__).resolve().parent / "tiny-instruct-pix2pix"
 HOME = Path(os.environ.get("DC3_HOME", REPOSITORY)).resolve()
 RUNS = HOME / "runs"  # one folder a run, one folder in it a stage
+FEATURES = RUNS / ".features"  # features of image sets, by what they are made of; may be deleted at any time
 FIGURES = HOME / "figures"  # one folder a run: pictures, and tables as .csv and .md
 
 

@@ -17,6 +17,10 @@ def check_inputs(params: dict[str, Any]) -> None:
             check_diffusion_model(name, params[name], params[revision])
     if _looks_local(params.get("teacher", "train")):
         _check_path("teacher", params["teacher"])
+    for name in ("condensed_dir", "color_condensed_dirs", "feature_weights"):
+        value = params.get(name) or []
+        for path in [value] if isinstance(value, str) else value:
+            _check_path(name, path)
     _check_picked(params)
     if "generators" in params:
         _check_generators(params)
@@ -89,6 +93,15 @@ def check_diffusion_model(name: str, value: str, revision: str = "") -> None:
         ) from error
 
 
+def _check_sure(params: dict[str, Any], smallest: int) -> None:
+    """ValueError when the sure share of the smallest class is less than its picks."""
+    if (sure := max(round(params.get("sure_share", 1) * smallest), 1)) < params["ipc"]:
+        raise ValueError(
+            f"sure_share = {params['sure_share']}: of the smallest class's {smallest} images that leaves {sure} for "
+            f"ipc = {params['ipc']} picks; raise sure_share, or lower ipc"
+        )
+
+
 def _is_cached(model: str, file: str, revision: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
@@ -108,6 +121,7 @@ def _check_image_set(params: dict[str, Any]) -> None:
                 images_per_class=params["images_per_class"] if split == "train" else 0,
             )
         data.check_ipc(images, params["ipc"])
+        _check_sure(params, int(images.counts().min()))
         _check_class_names(params.get("class_names", []), images.classes)
     except (ValueError, OSError, RuntimeError) as error:
         raise ParameterError(str(error)) from None

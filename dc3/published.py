@@ -69,13 +69,13 @@ def table(data_set: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def beside(ours: pd.DataFrame, ipc: int, data_set: str) -> pd.DataFrame:
-    """Our summary (columns method, network, top1_mean, top1_std) at `ipc`, then the published numbers, marked as such.
+def beside(ours: pd.DataFrame, data_set: str) -> pd.DataFrame:
+    """Our summary (columns method, network, ipc, top1_mean, top1_std), then the published numbers, marked as such.
 
     Columns method, ipc, top1_mean, top1_std (NaN where not given), as `figures.methods_by_ipc` draws them.
     """
     theirs = table(data_set)
     theirs["method"] = theirs["method"] + ", " + theirs["student"] + ", published"
-    mine = ours.assign(method=ours["method"] + ", " + ours["network"] + ", here", ipc=ipc)
+    mine = ours.assign(method=ours["method"] + ", " + ours["network"] + ", here")
     columns = ["method", "ipc", "top1_mean", "top1_std"]
     return pd.concat([mine[columns], theirs.assign(top1_std=float("nan"))[columns]], ignore_index=True)

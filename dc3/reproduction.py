@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3 import condensation, condensed, methods, paths
+from dc3 import checkpoints, condensation, condensed, methods, paths
 from dc3.runs import StageMissing, read_manifest
 from dc3.settings import of_run
 
@@ -48,7 +48,8 @@ def reproduce(run: str, index: int) -> Reproduction:
     coloring = condensation.coloring_of(params, settings.seed)
     with tempfile.TemporaryDirectory() as again:
         images = settings.image_set("train")
-        table = condensation.condense(params["method"], images, picks, coloring, editor, Path(again))
+        teacher = checkpoints.load(paths.RUNS / run / "00_teacher" / "teacher.safetensors", settings.device).model
+        table = condensation.condense(params["method"], images, picks, coloring, editor, Path(again), teacher)
         difference = _largest_difference(folder / row["file"], Path(again) / row["file"])
     return Reproduction(folder / row["file"], row["sha256"], table["sha256"].iloc[0], difference)
 

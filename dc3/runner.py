@@ -19,14 +19,16 @@ from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from dc3 import paths
+from dc3 import locks, paths
 from dc3.notebooks import strip_noise
 from dc3.parameters import Parameter, ParameterError, all_declared, check, notebook_names
 from dc3.preflight import check_inputs
-from dc3.runs import executed_copy, read_manifest, why_not_current
+from dc3.runs import executed_copy, read_manifest, run_lock, why_not_current
 from dc3.sharing import adopt
 
 log = logging.getLogger(__name__)
+
+BUSY = "another process is running run {run!r}: wait for it to end, or give this one another name (-p run NAME)"
 
 
 class StageFailed(RuntimeError):
@@ -40,17 +42,20 @@ def run_notebooks(
 
     `start` ("03") redoes from that stage on and takes the earlier ones as they are; `until` ends after that stage;
     `force` redoes all; `preflight=False` is for callers that have asked `check_inputs` themselves. ParameterError
-    before anything runs when a value is refused or data or a model is not there; StageFailed when a cell raises.
+    before anything runs when a value is refused or data or a model is not there; StageFailed when a cell raises;
+    locks.Busy when another process is running the same run.
     """
     parameters = all_declared()
     checked = check(values, parameters)
     names = _between(start, until, notebook_names())
     if preflight:
         check_inputs(checked)
-    for name in names:
-        own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
-        _bring_up_to_date(checked["run"], name, own, _given(values, own, parameters), asked=force or bool(start))
-    return sorted((paths.FIGURES / checked["run"]).iterdir())
+    run = checked["run"]
+    with locks.holding(run_lock(run), BUSY.format(run=run)):
+        for name in names:
+            own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
+            _bring_up_to_date(run, name, own, _given(values, own, parameters), asked=force or bool(start))
+    return sorted((paths.FIGURES / run).iterdir())
 
 
 def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str, Any], asked: bool) -> None:
@@ -73,7 +78,7 @@ def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str,
 def _adopted(run: str, name: str, params: dict[str, Any]) -> str | None:
     try:
         return adopt(run, name, params)
-    except OSError as error:
+    except (OSError, locks.Busy) as error:
         raise StageFailed(f"{name}: what another run has of it cannot be taken over: {error}") from None
 
 
@@ -110,7 +115,7 @@ def _execute(name: str, run: str, params: dict[str, Any]) -> None:
     partial = target.with_suffix(".partial.ipynb")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ[paths.HEADLESS] = "1"
-    started = time.time()
+    started = time.monotonic()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with kernel_channel() as channel:
@@ -132,7 +137,7 @@ def _execute(name: str, run: str, params: dict[str, Any]) -> None:
         raise StageFailed(f"{name}.ipynb: its executed copy {paths.shown(target)} cannot be written: {error}") from None
     finally:
         _keep_copy(partial, target)
-    log.debug("%s: %.1f s with the kernel's start", name, time.time() - started)
+    log.debug("%s: %.1f s with the kernel's start", name, time.monotonic() - started)
 
 
 def _keep_copy(partial: Path, target: Path) -> None:

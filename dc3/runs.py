@@ -9,6 +9,7 @@ a table of dependencies: a stage whose inputs come out the same byte for byte is
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -17,12 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dc3 import paths
+from dc3 import locks, paths
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import replacing, sha256
+from dc3.folders import LinkLoop, walk
 from dc3.parameters import check, declared
 
 MANIFEST = "manifest.json"
+LOCKS = ".locks"
+ORPHAN_SECONDS = 10  # a kernel whose runner was killed notices within a second or two, and ends
 BEGUN = "begun.json"  # what a stage under way was begun with: the key to going on after a kill
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "scikit-learn", "submodlib-py", "numpy")
 
@@ -41,7 +45,7 @@ class Stage:
     code: str
     inputs: dict[str, str] = field(default_factory=dict)  # "02_binning/bins.parquet" → SHA-256
     external: dict[str, str] = field(default_factory=dict)  # files and folders outside the run → listing fingerprint
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)  # the clock on the wall may jump
 
     @property
     def folder(self) -> Path:
@@ -89,31 +93,60 @@ class Stage:
             "outputs": outputs,
             "figures": figures,
             "facts": facts,
-            "wall_seconds": round(time.time() - self.started, 2),
+            "wall_seconds": round(time.monotonic() - self.started, 2),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "git_commit": git_commit(),
             "versions": {"python": platform.python_version()}
             | {library: importlib.metadata.version(library) for library in LIBRARIES},
         }
         write_json(self.folder / MANIFEST, manifest)
+        locks.release(stage_lock(self.run, self.name))
 
 
 def begin(name: str, namespace: dict[str, Any]) -> Stage:
     """Begins a stage with the parameters its notebook declares, taken from the notebook's `globals()`.
 
     What an interrupted stage of the same parameters and code left is kept, for the stage to go on from; anything else
-    in its folder is removed. ParameterError when a value is not allowed.
+    in its folder is removed. ParameterError when a value is not allowed, locks.Busy when another process is at
+    the stage.
     """
     parameters = declared(name)
     params = check({key: namespace[key] for key in parameters}, parameters)
     stage = Stage(name, params["run"], params, notebook_fingerprint(name))
+    locks.take(stage_lock(stage.run, name), at_work(stage.run, name), ORPHAN_SECONDS)
     begun = {"params": params, "code": stage.code}
     if read_json(stage.folder / BEGUN) != begun:
         shutil.rmtree(stage.folder, ignore_errors=True)
     (stage.folder / MANIFEST).unlink(missing_ok=True)
     write_json(stage.folder / BEGUN, begun)
     stage.figures.mkdir(parents=True, exist_ok=True)
+    _remove_half_written(stage)
     return stage
+
+
+def run_lock(run: str) -> Path:
+    """The lock that a runner holds as long as it is at the run."""
+    return paths.RUNS / LOCKS / f"{run}.lock"
+
+
+def stage_lock(run: str, name: str) -> Path:
+    """The lock that a process holds from `begin` to `finish`."""
+    return paths.RUNS / LOCKS / f"{run}~{name}.lock"  # no run has a ~ in its name
+
+
+def at_work(run: str, name: str) -> str:
+    """What locks.Busy says of a stage."""
+    return (
+        f"another process is at work on {name} of run {run!r}: wait for it to end; if a notebook is open that began "
+        "the stage and did not finish it, shut its kernel down"
+    )
+
+
+def _remove_half_written(stage: Stage) -> None:
+    """What a killed process was writing: gigabytes, perhaps, under a name that nobody would write to again."""
+    noun = stage.name.split("_", 1)[1]
+    for path in (*stage.folder.rglob(".*.partial*"), *stage.figures.glob(f".{noun}_*.partial*")):
+        path.unlink()
 
 
 def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
@@ -131,7 +164,7 @@ def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
         if ((read_manifest(run, stage) or {}).get("outputs", {})).get(file) != digest:
             return f"its input {key} changed"
     for path, digest in manifest["external"].items():
-        if not Path(path).exists() or listing(Path(path)) != digest:
+        if not is_as_listed(Path(path), digest):
             return f"{path} changed"
     return _damage(paths.RUNS / run / name, manifest["outputs"]) or _damage(paths.FIGURES / run, manifest["figures"])
 
@@ -148,12 +181,18 @@ def _damage(folder: Path, files: dict[str, str]) -> str | None:
 def listing(path: Path) -> str:
     """A fingerprint of a file or folder outside the run: names, sizes and modification times below it."""
     digest = hashlib.sha256()
-    for file in sorted([path] if path.is_file() else (p for p in path.rglob("*") if p.is_file())):
-        status = file.stat()
-        digest.update(
-            f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
-        )
+    for file in [str(path)] if path.is_file() else filter(os.path.isfile, walk(path)):
+        status, name = os.stat(file), os.path.relpath(file, path)
+        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def is_as_listed(path: Path, digest: str) -> bool:
+    """Whether `listing` still gives that; what cannot be listed is not, and the stage that uses it will say why."""
+    try:
+        return path.exists() and listing(path) == digest
+    except (LinkLoop, OSError):
+        return False
 
 
 def read_manifest(run: str, stage: str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from dc3.progress import tqdm
 __all__ = [
     "Selection",
     "allocate_budget",
+    "factor_batches",
     "followers",
     "gradient_factors",
     "gradient_kernel",
@@ -75,10 +76,27 @@ def gradient_factors(
     Raises ValueError for labels outside the model's classes, an image count other than theirs, and non-finite outputs.
     """
     layer = last_linear(model)
+    logit_grad, embedding = _factor_arrays(out, (len(labels), layer.out_features), (len(labels), layer.in_features))
+    start = 0
+    for gradient, features in factor_batches(model, images, labels, loss, batch_size):
+        logit_grad[start : start + len(gradient)] = gradient
+        embedding[start : start + len(gradient)] = features
+        start += len(gradient)
+    return logit_grad, embedding
+
+
+def factor_batches(
+    model: nn.Module,
+    images: Array | Iterable[Array],
+    labels: Sequence[int] | Array,
+    loss: str = "softmax_ce",
+    batch_size: int = 256,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The two factors, float32 (b, C) and (b, d), batch by batch; arguments and errors of `gradient_factors`."""
+    layer = last_linear(model)
     labels = _checked_labels(labels, layer.out_features)
     if loss not in LOSSES:
         raise ValueError(f"loss: {loss!r} is not one of {', '.join(LOSSES)}")
-    logit_grad, embedding = _factor_arrays(out, (len(labels), layer.out_features), (len(labels), layer.in_features))
     start = 0
     with _last_layer(model, layer) as forward, tqdm(total=len(labels), unit="image") as bar:
         for batch in _batches(images, batch_size, len(labels)):
@@ -89,13 +107,11 @@ def gradient_factors(
             if not (torch.isfinite(features).all() and torch.isfinite(logits).all()):
                 raise ValueError(f"model: NaN or infinite outputs among images {start} to {stop - 1}")
             target = torch.from_numpy(labels[start:stop]).to(logits.device)
-            logit_grad[start:stop] = logit_gradient(logits, target, loss).cpu().numpy()
-            embedding[start:stop] = features.cpu().numpy()
+            yield logit_gradient(logits, target, loss).cpu().numpy(), features.cpu().numpy()
             bar.update(stop - start)
             start = stop
     if start < len(labels):
         raise ValueError(f"images: {start} given for {len(labels)} labels")
-    return logit_grad, embedding
 
 
 def _factor_arrays(
@@ -142,7 +158,8 @@ def _last_layer(model: nn.Module, layer: nn.Linear) -> Iterator[Callable[[Array]
         batch = as_tensor(batch)
         pixels = normalise(batch, device) if batch.dtype == torch.uint8 else batch.to(device, torch.float32)
         layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        model(pixels.to(memory_format=layout))
+        with torch.inference_mode(), torch.autocast(device.type, half, enabled=device.type == "cuda"):
+            model(pixels.to(memory_format=layout))
         if len(seen) != 1 or seen[0][0].ndim != 2:
             raise ValueError(
                 f"model: {type(model).__name__}'s last linear layer is not applied once, to (n, d) features"
@@ -151,8 +168,7 @@ def _last_layer(model: nn.Module, layer: nn.Linear) -> Iterator[Callable[[Array]
 
     try:
         model.eval()
-        with torch.inference_mode(), torch.autocast(device.type, half, enabled=device.type == "cuda"):
-            yield forward
+        yield forward
     finally:
         hook.remove()
         for module, mode in training:

@@ -34,6 +34,13 @@ class Settings:
     def image_set(self, split: str) -> ImageSet:
         """The run's "train" or "test" images. ValueError when they are not the ones the run began with."""
         images = load_split(split, self.load)
+        if list(images.classes) != self.classes:
+            changed = [f"{name} is gone" for name in sorted(set(self.classes) - set(images.classes))]
+            changed += [f"{name} is new" for name in sorted(set(images.classes) - set(self.classes))]
+            raise ValueError(
+                f"the {split} images have other class folders than when 00_teacher ran ({', '.join(changed[:5])}): "
+                "put back what is missing, or run 00_teacher again"
+            )
         if images.fingerprint() != self.fingerprints[split]:
             raise ValueError(f"the {split} images of {self.load} have changed since 00_teacher ran: run it again")
         return images.cached()

@@ -9,17 +9,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dc3 import paths
+from dc3 import locks, paths
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import flush_to_disk, sha256
-from dc3.runs import MANIFEST, executed_copy, listing, read_manifest, write_json
+from dc3.runs import MANIFEST, at_work, executed_copy, is_as_listed, read_manifest, stage_lock, write_json
 
 
 def adopt(run: str, name: str, params: dict[str, Any]) -> str | None:
     """Takes over the stage of another run that would come out the same; its run's name, or None when there is none.
 
     `params` are the stage's. Outputs, figures and executed notebook are gathered and verified beside the stage's folder
-    before anything that lies in it is given up; the manifest is written last.
+    before anything that lies in it is given up; the manifest is written last. locks.Busy when the stage is under way.
     """
     code = notebook_fingerprint(name)
     gathered = paths.RUNS / run / f".{name}.shared"
@@ -30,9 +30,10 @@ def adopt(run: str, name: str, params: dict[str, Any]) -> str | None:
             continue
         try:
             if _gather(other, manifest, gathered):
-                _move_in(gathered, run, name)
-                shared = manifest | {"run": run, "params": params, "shared_from": other}
-                write_json(paths.RUNS / run / name / MANIFEST, shared)
+                with locks.holding(stage_lock(run, name), at_work(run, name)):
+                    _move_in(gathered, run, name)
+                    shared = manifest | {"run": run, "params": params, "shared_from": other}
+                    write_json(paths.RUNS / run / name / MANIFEST, shared)
                 return other
         finally:
             shutil.rmtree(gathered, ignore_errors=True)
@@ -45,7 +46,7 @@ def _is_twin(manifest: dict[str, Any], run: str, params: dict[str, Any], code: s
         manifest["params"] | {"run": run} == params
         and manifest["code"] == code
         and all(_made_in(run, file) == digest for file, digest in manifest["inputs"].items())
-        and all(Path(path).exists() and listing(Path(path)) == now for path, now in manifest["external"].items())
+        and all(is_as_listed(Path(path), digest) for path, digest in manifest["external"].items())
     )
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dc3.arrays import groups, read_rows
 from dc3.greedy import Array, accumulator, as_tensor, check_count, check_options
 from dc3.progress import tqdm
 from dc3.sampling import Selection, allocate_budget, gradient_kernel, select
@@ -140,6 +141,7 @@ def choose(
     greedy: str = "NaiveGreedy",
     lam: float = 1.0,
     allocation: str = "proportional",
+    among: np.ndarray | None = None,
     device: torch.device | str | None = None,
 ) -> pd.DataFrame:
     """The selection table: ipc images of every class, by one of STRATEGIES.
@@ -147,30 +149,47 @@ def choose(
     labels, bins (n,) integers; logit_grad (n, C) and embedding (n, d) of gradient_factors, arrays or memory maps, of
     which one class at a time is read, to `device`; one kernel at a time is held. Herding and kcenter work on the
     embedding; bins, logit_grad and embedding may be absent where the strategy does not need them. Draws depend on
-    (seed, class) only.
+    (seed, class) only. among (n,) bool: the images that may be picked, such as `surest`; None for all.
     Returns columns index (position in the image set), label, bin (of `bins`; −1 without), rank (pick order in the
     class, from 0; dc3 takes the first picks of all bins, then the second ones, …), gain (NaN for the baselines that
     have none), sorted by label and rank. Raises ValueError naming an unknown strategy, a missing or mismatched
-    array, and a class of fewer than ipc images.
+    array, and a class of fewer than ipc images to pick from.
     """
     if selection not in STRATEGIES:
         raise ValueError(f"selection: {selection!r} is not one of {', '.join(STRATEGIES)}")
     strategy = STRATEGIES[selection]
     labels, bins, factors = _checked(labels, bins, {"logit_grad": logit_grad, "embedding": embedding}, strategy.needs)
     check_options(function, greedy, lam, seed)
-    classes, counts = np.unique(labels, return_counts=True)
+    among = np.ones(len(labels), bool) if among is None else np.asarray(among, bool)
+    classes = np.unique(labels)
+    counts = [np.count_nonzero(labels[among] == label) for label in classes]
     for label, count in zip(classes, counts, strict=True):
-        check_count("ipc", ipc, int(count), f"the number of images of class {label}")
+        check_count("ipc", ipc, int(count), f"the number of images of class {label} to pick from")
     options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
     tables = []
-    for label in tqdm(classes, unit="class"):
-        members = np.flatnonzero(labels == label)
+    for label, members in tqdm(list(groups(labels)), unit="class"):
+        members = members[among[members]]
         rows = {name: _rows(name, factor, members, device) for name, factor in factors.items()}
         picks = strategy.choose(ClassImages(int(label), bins[members], **rows, **options), int(ipc))
         index = members[picks.indices]
         columns = {"index": index, "label": label, "bin": bins[index], "rank": np.arange(ipc), "gain": picks.gains}
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def surest(losses: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
+    """The share (0 to 1, at least one image) of each class whose loss (n,) is lowest: (n,) bool. Ties go to the first.
+
+    Images that a teacher is sure of teach most in a short training: the observation that RDED (2312.03526) rests on.
+    ValueError for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"sure_share = {share}: a share of each class above 0, and at most 1")
+    kept = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        kept[members[np.argsort(losses[members], kind="stable")][: max(round(share * len(members)), 1)]] = True
+    return kept
 
 
 def _checked(
@@ -199,7 +218,7 @@ def _integers(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
 def _rows(name: str, factor: Array | None, members: np.ndarray, device: torch.device | str | None) -> Tensor | None:
     if factor is None:
         return None
-    rows = as_tensor(np.asarray(factor[members]) if not isinstance(factor, Tensor) else factor[members])
+    rows = as_tensor(factor[members] if isinstance(factor, Tensor) else read_rows(factor, members))
     if not torch.isfinite(rows).all():
         raise ValueError(f"{name}: NaN or infinite values")
     return rows.to(device=device, dtype=torch.float32)
@@ -221,9 +240,9 @@ def coverage(
     """
     factors = {"logit_grad": logit_grad, "embedding": embedding}
     labels, bins, factors = _checked(labels, bins, factors, ("bins", *factors))
-    rows = []
+    rows, members_of = [], dict(groups(labels))
     for label, picks in table.groupby("label")["index"]:
-        members = np.flatnonzero(labels == label)
+        members = members_of[label]
         columns = np.searchsorted(members, picks.to_numpy())
         kernel = gradient_kernel(*(_rows(name, factors[name], members, device) for name in factors), columns=columns)
         bin_share = len(np.unique(bins[picks])) / len(np.unique(bins[members]))

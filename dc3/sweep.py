@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dc3 import paths
+from dc3 import locks, paths
 from dc3.files import replacing
 from dc3.grid import Sweep, Values, for_each, read_sweep
 from dc3.parameters import ParameterError, notebook_names
@@ -47,7 +47,7 @@ def results(path: Path | str) -> pd.DataFrame:
 
 
 def run_sweep(path: Path | str, part: str = "1/1", force: bool = False) -> tuple[dict[str, str], Path]:
-    """Executes the runs of a part ("1/2": every second) and writes the table of all runs that are finished.
+    """Executes the runs of a part ("1/2": every second) up to 05, and writes the table of all that are finished.
 
     Returns the runs that failed, each with the last line of its message, and the table's path. ParameterError, before
     anything runs, when the values of any run (of any part) are refused or what it needs is not there.
@@ -61,8 +61,8 @@ def run_sweep(path: Path | str, part: str = "1/1", force: bool = False) -> tuple
     for k, name in enumerate(names, 1):
         log.info("\nrun %d of %d: %s", k, len(names), name)
         try:
-            run_notebooks(sweep.runs[name], force=force, preflight=False)
-        except (StageFailed, ParameterError) as error:
+            run_notebooks(sweep.runs[name], force=force, until=VALIDATION, preflight=False)
+        except (StageFailed, ParameterError, locks.Busy) as error:
             failures[name] = str(error).rstrip().splitlines()[-1]
             log.info("failed: %s", failures[name])
     return failures, _write_results(sweep)

@@ -164,6 +164,7 @@ def obtain(
     device: torch.device,
     checkpoint_path: Path,
     amp: bool | None = None,
+    allow_pickle: bool = False,
 ) -> tuple[nn.Module, list[dict]]:
     """The run's teacher and its training history: trained ("train"), a checkpoint of ours or others, or torchvision's.
 
@@ -178,7 +179,7 @@ def obtain(
             checkpoint_path=checkpoint_path, num_classes=len(classes), amp=amp,
         )  # fmt: skip
     elif path.is_file():
-        model = _from_file(path, network, classes, train_set.image_size, width)
+        model = _from_file(path, network, classes, train_set.image_size, width, allow_pickle)
     else:
         model = networks.create(network, len(classes), train_set.image_size, width, weights=teacher)
     top1 = accuracy(model.to(device), test_set, test_set.labels, amp=amp)
@@ -190,10 +191,12 @@ def obtain(
     return model.eval(), history
 
 
-def _from_file(path: Path, network: str, classes: list[str], image_size: int, width: int) -> nn.Module:
+def _from_file(
+    path: Path, network: str, classes: list[str], image_size: int, width: int, allow_pickle: bool
+) -> nn.Module:
     try:
         ours = checkpoints.load(path)
     except ValueError:
-        return checkpoints.load_foreign(path, network, len(classes), image_size, width)
+        return checkpoints.load_foreign(path, network, len(classes), image_size, width, allow_pickle)
     checkpoints.check_classes(ours.classes, classes)
     return ours.model

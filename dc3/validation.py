@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dc3 import augmentation, networks
-from dc3.evaluation import Evaluation, Images, autocast, batches, evaluate, labels_tensor, on_device
+from dc3.evaluation import Evaluation, Images, autocast, batches, evaluate, labels_tensor, on_device, weights_digest
 from dc3.files import replacing
 from dc3.image_set import normalise
 from dc3.progress import trange
@@ -172,6 +172,20 @@ def validate(
     return table[[*first, *(column for column in table if column not in first)]]
 
 
+def smaller(sets: Mapping[str, tuple[np.ndarray, np.ndarray]], ipc: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The sets with the first `ipc` images of each class, in the order in which they were picked.
+
+    A selection made for a smaller IPC may differ from it: budgets of bins do. ValueError for a class with fewer images.
+    """
+    firsts = {}
+    for name, (images, labels) in sets.items():
+        place = pd.Series(labels).groupby(labels).cumcount().to_numpy()
+        if (fewest := np.unique(labels, return_counts=True)[1].min()) < ipc:
+            raise ValueError(f"smaller_ipcs: {ipc} images of each class of {name} are asked for, one has {fewest}")
+        firsts[name] = images[place < ipc], labels[place < ipc]
+    return firsts
+
+
 def _student_table(result: StudentResult) -> pd.DataFrame:
     table = pd.DataFrame(result.history)
     table["per_class"] = [None] * (len(table) - 1) + [result.final.per_class]
@@ -188,8 +202,7 @@ def _digest(images: np.ndarray, labels: np.ndarray, teacher: nn.Module | None, s
     """Of the training set, the teacher's weights, the seed, the test labels and the protocol: 20 hexadecimal digits."""
     digest = hashlib.sha256(np.ascontiguousarray(images))
     digest.update(np.ascontiguousarray(labels, np.int64))
-    for tensor in teacher.state_dict().values() if teacher else ():
-        digest.update(tensor.detach().cpu().contiguous().numpy())
+    digest.update(weights_digest(teacher).encode() if teacher else b"")
     digest.update(np.ascontiguousarray(settings["test_labels"], np.int64))
     named = {key: value for key, value in settings.items() if not key.startswith("test_")}
     digest.update(repr((seed, sorted(named.items()))).encode())

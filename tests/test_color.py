@@ -102,6 +102,34 @@ def test_gamut_of_one_color_and_of_greys_is_empty():
     assert color.lab_gamut_area(greys) == 0
 
 
+def test_gamut_of_a_whole_set_is_its_area_and_has_no_range():
+    images = noise(6)
+    interval = color.gamut_area_of_equal_sets(images, 6, seed=0, draws=5)
+    assert interval == pytest.approx((color.lab_gamut_area(images),) * 3)
+
+
+def test_gamut_of_equal_sets_does_not_grow_with_the_set():
+    """Copies of a set hold no new colour, but more images: the area of all grows or stays, that of ten does not."""
+    rng = np.random.default_rng(0)
+    hues = rng.integers(0, 256, (300, 1, 1, 3), dtype=np.uint8)
+    images = np.clip(hues.astype(int) + rng.integers(-9, 10, (300, 4, 4, 3)), 0, 255).astype(np.uint8)
+    assert color.lab_gamut_area(images) > 1.5 * color.lab_gamut_area(images[:20])
+    few, many = (color.gamut_area_of_equal_sets(part, 10, seed=0) for part in (images[:150], images))
+    assert few.value == pytest.approx(many.value, rel=0.1)
+    assert few.low < few.value < few.high
+
+
+def test_gamut_of_equal_sets_of_greys_and_of_bad_sizes():
+    assert color.gamut_area_of_equal_sets(np.concatenate([solid(1, 1, 1), solid(9, 9, 9)]), 2, seed=0).high == 0
+    for size in (0, 6):
+        with pytest.raises(ValueError, match=rf"size={size}: expected 1 … 5"):
+            color.gamut_area_of_equal_sets(noise(5), size, seed=0)
+
+
+def test_an_interval_is_three_columns_of_a_table():
+    assert color.Interval(2.0, 1.0, 3.0).columns("M") == {"M": 2.0, "M, low": 1.0, "M, high": 3.0}
+
+
 def test_palette_finds_the_main_colors():
     images = np.concatenate([solid(200, 30, 30, n=6), solid(20, 40, 180, n=2)])
     colors, share = color.palette(images, colors=2, seed=0)
@@ -139,6 +167,7 @@ def test_bootstrap_takes_statistics_of_sets():
         color.rgb_density,
         color.lab_gamut_area,
         lambda images: color.palette(images, seed=0),
+        lambda images: color.gamut_area_of_equal_sets(images, 1, seed=0),
     ],
 )
 def test_bad_images_are_refused(function):
@@ -148,12 +177,18 @@ def test_bad_images_are_refused(function):
         (np.zeros((4, 4, 3), np.uint8), "shape"),
         (np.zeros((1, 3, 4, 4), np.uint8), "shape"),
         (np.zeros((0, 4, 4, 3), np.uint8), "at least one image"),
+        ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)], "of different sizes"),
     ):
         with pytest.raises(ValueError, match=named):
             function(images)
 
 
 def test_bad_bootstraps_are_refused():
-    for values, level, named in (([], 0.9, "values"), ([1.0, np.nan], 0.9, "NaN"), ([1.0, 2.0], 95, "level=95")):
+    for values, level, named in (
+        ([], 0.9, "values"),
+        ([1.0], 0.9, "at least two"),
+        ([1.0, np.nan], 0.9, "NaN"),
+        ([1.0, 2.0], 95, "level=95"),
+    ):
         with pytest.raises(ValueError, match=named):
             color.bootstrap_ci(np.array(values), level=level, seed=0)

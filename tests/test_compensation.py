@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from dc3 import condensed
-from dc3.compensation import Coloring, EditFailed, compensate, copy, draw
+from dc3.compensation import Coloring, EditFailed, compensate, compensated, copy, draw
 from dc3.data import image_folder
 from dc3.editor import load_editor
+from dc3.evaluation import image_losses
 from dc3.files import sha256
 from dc3.image_set import in_memory
+from dc3.networks import create
 from dc3.paths import SHIPPED_EDITOR
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
@@ -206,3 +208,41 @@ def test_draws_depend_on_the_run_seed_and_the_index():
 def test_refusals_name_the_parameter(field, value):
     with pytest.raises(ValueError, match=field):
         replace(COLORING, **{field: value})
+
+
+def test_a_mild_edit_lies_between_the_pick_and_its_edit():
+    source = np.full((8, 8, 3), 100, np.uint8)
+    edits = np.stack([np.full((8, 8, 3), 180 / 255), np.full((8, 8, 3), 20 / 255)]).astype(np.float32)
+    for strength, value in ((1.0, 180), (0.5, 140), (0.25, 120)):
+        coloring = replace(COLORING, blend_mode="warm", edit_strength=strength)
+        assert (compensated(source, edits, draw(0, coloring), coloring) == value).all()
+    with pytest.raises(ValueError, match="edit_strength = 0"):
+        replace(COLORING, edit_strength=0)
+
+
+def test_of_several_colourings_the_one_the_teacher_is_surest_of_is_kept(images, picks, random_editor, tmp_path):
+    teacher = create("conv3", 2, 32, width=8, seed=0).eval()
+    several = replace(COLORING, edit_candidates=3)
+    kept = compensate(images, picks, several, random_editor, tmp_path / "kept", teacher)
+    losses = np.stack([_losses_of_candidate(images, kept, k, random_editor, teacher) for k in range(3)])
+    assert kept["candidate"].tolist() == losses.argmin(axis=0).tolist() and kept["candidate"].nunique() > 1
+    assert kept["teacher_sha256"].nunique() == 1
+    with pytest.raises(ValueError, match="edit_candidates = 3: a teacher is needed"):
+        compensate(images, picks, several, random_editor, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def _losses_of_candidate(images, rows, candidate, editor, teacher):
+    losses = []
+    for index, label in zip(rows["index"], rows["label"], strict=True):
+        drawn, source = draw(index, COLORING, candidate=candidate), images.images([index])
+        instructions = [COLORING.instruction.format(p=prompt) for prompt in drawn.prompts]
+        edits = editor.variations(source[0], instructions, drawn.edit_seeds)
+        made = compensated(source[0], edits, drawn, COLORING)
+        losses.append(image_losses(teacher, made[None], label)[0])
+    return losses
+
+
+def test_the_first_of_several_colourings_is_the_one_that_would_be_alone():
+    assert draw(7, COLORING) == draw(7, replace(COLORING, edit_candidates=4), candidate=0)
+    assert draw(7, COLORING).edit_seeds != draw(7, COLORING, candidate=1).edit_seeds

@@ -42,3 +42,13 @@ def test_unequal_ipc_can_be_allowed_and_a_missing_folder_is_named(tmp_path):
     assert found.counts().tolist() == [1, 2, 3]
     with pytest.raises(FileNotFoundError, match=r"condensed_dir = .*nowhere"):
         condensed.load(tmp_path / "nowhere", CLASSES, 16)
+
+
+def test_sets_from_elsewhere_are_named_by_their_folders(tmp_path):
+    folders = [str(write_set(tmp_path / name, CLASSES, (1, 2, 1))) for name in ("distilled", "generated")]
+    found = condensed.load_beside(folders, CLASSES, 16, "color_condensed_dirs")
+    assert {name: len(images) for name, images in found.items()} == {"distilled": 4, "generated": 4}
+    with pytest.raises(ValueError, match=r"color_condensed_dirs = .*two folders are named 'distilled'"):
+        condensed.load_beside([folders[0], folders[0]], CLASSES, 16, "color_condensed_dirs")
+    with pytest.raises(ValueError, match=r"color_condensed_dirs = .*16×16 px, the data set's images are 32×32 px"):
+        condensed.load_beside(folders, CLASSES, 32, "color_condensed_dirs")

@@ -1,7 +1,8 @@
 """Bad input, through the real command and the real notebooks: one clear message, the right exit code, nothing lost.
 
 Exit code 2: refused before anything ran; 1: a stage failed, those finished before it stay. Without bad input, the whole
-chain on what people have: grey, transparent and 16-bit images, a class of one image, more bins than images.
+chain on what people have: grey, transparent and 16-bit images, a class of one image, more bins than images, a file name
+that is not UTF-8, a data folder that nobody may write to.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -47,7 +49,8 @@ class Home:
     """A folder that runs write to, and the command on the images of `data_dir`."""
 
     def __init__(self, folder, data_dir):
-        self.folder, self.params = folder, data_dir / "tiny.yaml"
+        self.folder, self.data_dir = folder, data_dir
+        self.params = data_dir.with_name(f"{data_dir.name}.yaml")
         self.params.write_text(yaml.dump(QUICK | {"data_dir": str(data_dir)}))
 
     def run(self, *arguments):
@@ -101,12 +104,33 @@ def write_images(root):
     write_image(root / "train/cat/0.png", 20, 20)
     write_image(root / "train/cat/1.png", 20, 20, 4)
     write_image(root / "train/cat/2.png", 20, 20, bits=16)
+    if sys.platform == "linux":  # where file names are bytes
+        os.rename(root / "train/cat/7.png", os.fsencode(root / "train/cat") + b"/7\xe9.png")
     return root
+
+
+@contextmanager
+def read_only(folder):
+    """The folder, which nobody, or (where mounting is not permitted) nobody but root, can write to."""
+    bind = ["mount", "--bind", folder, folder]
+    is_mounted = bool(shutil.which("mount")) and subprocess.run(bind, capture_output=True).returncode == 0
+    if is_mounted:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+    else:
+        folder.chmod(0o555)
+    try:
+        yield folder
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", folder], check=True)
+        else:
+            folder.chmod(0o755)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
+    with read_only(write_images(tmp_path_factory.mktemp("images"))) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +214,16 @@ def test_odd_images_a_class_of_one_and_more_bins_than_images_go_through(chain):
         assert np.isfinite(pd.read_csv(tables / f"{name}.csv").filter(regex="mean|images|FID").to_numpy()).all()
 
 
+def test_a_read_only_data_folder_and_a_name_that_is_not_utf8_are_as_good_as_others(chain):
+    assert chain.finished.returncode == 0, chain.finished.stderr
+    table = pd.read_parquet(chain.folder / "runs/tiny/02_binning/bins.parquet")
+    assert len(table) == sum(TRAIN.values())
+    again = chain.run()
+    assert again.returncode == 0 and stages_run(again) == []
+    if os.access(chain.data_dir, os.W_OK):
+        pytest.skip("root may write everywhere, and mounting is not permitted here: nothing was read-only")
+
+
 def test_a_condensed_image_is_made_again_to_the_same_bytes(chain, tmp_path):
     again = chain.dc3("reproduce", "tiny", "8")
     assert again.returncode == 0 and "00001/00000.png" in again.stdout and "the bytes agree" in again.stdout
@@ -197,7 +231,7 @@ def test_a_condensed_image_is_made_again_to_the_same_bytes(chain, tmp_path):
     assert (
         unknown.returncode == REFUSED and "INDEX = 9: no condensed image of run 'tiny' comes from it" in unknown.stderr
     )
-    home = Home(shutil.copytree(chain.folder, tmp_path / "home"), chain.params.parent)
+    home = Home(shutil.copytree(chain.folder, tmp_path / "home"), chain.data_dir)
     provenance = home.folder / "runs/tiny/04_compensation/condensed/provenance.parquet"
     pd.read_parquet(provenance).assign(sha256="0" * 64).to_parquet(provenance)
     differing = home.dc3("reproduce", "tiny", "8")

@@ -10,7 +10,7 @@ from scipy.linalg import sqrtm
 from torch import nn
 
 from dc3.feature_networks import FeatureNetwork, classifier_network, feature_network
-from dc3.fidelity import coverage, embed, embedded_batches, fid, inception_score, kid
+from dc3.fidelity import embed, embedded_batches, fid, inception_score, kid, to_read
 from dc3.image_set import in_memory, normalise
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), dtype=np.uint8)
@@ -99,16 +99,9 @@ def test_inception_score_at_its_two_ends():
     assert inception_score(np.zeros((50, 10)), seed=0, splits=5).mean == pytest.approx(1)
 
 
-def test_coverage_counts_the_reached_neighbourhoods():
-    real = np.concatenate([gaussian(50, 4), gaussian(50, 4, seed=1) + 100])
-    assert coverage(real, real) == 1
-    assert coverage(real, real[:50]) == 0.5
-    assert coverage(real, real + 1000) == 0
-    distances = np.linalg.norm(real[:, None] - real, axis=2)
-    radius = np.sort(distances, axis=1)[:, 3]
-    fake = gaussian(30, 4, seed=2)
-    to_fake = np.linalg.norm(real[:, None] - fake, axis=2).min(axis=1)
-    assert coverage(real, fake, neighbours=3) == pytest.approx((to_fake <= radius).mean())
+@pytest.mark.parametrize(("real", "fake", "score"), [(100, 65, "FID"), (100, 64, "KID"), (64, 100, "KID")])
+def test_the_score_to_read_is_kid_where_a_covariance_is_singular(real, fake, score):
+    assert to_read(real, fake, 64) == score
 
 
 def test_a_flattened_map_is_averaged_over_its_area():
@@ -177,6 +170,23 @@ def test_inception_without_its_package_or_weights_says_what_to_do(tmp_path):
         feature_network("inception", weights=tmp_path / "broken.pth")
 
 
+def test_inception_from_a_weights_file_needs_no_network(tmp_path, monkeypatch):
+    """Random weights in torch-fidelity's own layout, as its downloaded file has them."""
+    inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="needs torch-fidelity")
+    extractor = inception.FeatureExtractorInceptionV3
+    with monkeypatch.context() as patched:
+        patched.setattr(inception, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        patched.setattr(extractor, "load_state_dict", lambda self, state: None)
+        torch.manual_seed(0)
+        random = extractor("inception-v3-compat", ["2048"])
+    torch.save(random.state_dict(), tmp_path / "weights.pth")
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("it downloads"))
+    network = feature_network("inception", weights=tmp_path / "weights.pth")
+    embedded = embed(IMAGES[:2], network)
+    assert embedded.features.shape == (2, 2048) and embedded.logits.shape == (2, 1008)
+    assert network.label("FID") == "FID-inception" and network.fingerprint
+
+
 def test_bad_features_are_refused():
     def network(features):
         return FeatureNetwork("mine", lambda images: (features(len(images)), torch.zeros(len(images), 2)), "cpu")
@@ -187,6 +197,13 @@ def test_bad_features_are_refused():
     ):
         with pytest.raises(ValueError, match=named):
             embed(IMAGES, network(features))
+    for spoilt, named in (
+        (np.full((2, 8, 8, 3), np.nan), r"got float64 \(2, 8, 8, 3\), with NaN"),
+        (np.zeros((2, 8, 8, 3)), "expected uint8"),
+        (np.zeros((2, 8, 8), np.uint8), r"got uint8 \(2, 8, 8\)"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            embed(spoilt, network(lambda n: torch.zeros(n, 4)))
     with pytest.raises(ValueError, match="at least 2 images"):
         embed(IMAGES[:1], network(lambda n: torch.zeros(n, 4)))
     with pytest.raises(ValueError, match="8×10"):
@@ -208,6 +225,3 @@ def test_bad_sets_are_refused():
                 score(good, fake)
     with pytest.raises(ValueError, match="at least 2"):
         inception_score(good[:1], seed=0)
-    with pytest.raises(ValueError, match="neighbours=0"):
-        coverage(good, good, neighbours=0)
-    assert coverage(good, good, neighbours=10**6) == 1, "as many neighbours as there are"

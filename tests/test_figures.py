@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 
 from dc3 import figures
-from dc3.files import sha256
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +18,6 @@ def test_a_mosaic_has_each_image_where_it_belongs():
     assert canvas.shape == (7, 9, 3)
     assert (canvas[:3, :4] == 10).all() and (canvas[:3, 5:] == 20).all() and (canvas[4:, :4] == 30).all()
     assert (canvas[3] == 255).all() and (canvas[4:, 4:] == 255).all()
-
-
-def test_the_same_figure_is_the_same_file(tmp_path):
-    for name in ("one", "two"):
-        curves = figures.gain_curves({"GraphCut": np.array([3.0, 2.0, 1.0])})
-        figures.save(curves, tmp_path / f"{name}.png")
-    assert sha256(tmp_path / "one.png") == sha256(tmp_path / "two.png")
 
 
 def test_tables_are_saved_in_full_and_to_read(tmp_path):
@@ -50,3 +42,18 @@ def test_rows_of_different_lengths_and_many_classes_fit():
     labels = np.repeat(np.arange(15), 2)
     figures.class_samples(images, labels, [f"class_{k}" for k in range(15)], per_class=2)
     figures.image_rows({"long": images[:5], "short": images[:2]}, ["a", "b", "c", "d", "e"])
+
+
+def test_classes_without_room_for_their_names_are_lines():
+    table = pd.DataFrame({"method": "DC3", "class": [f"c{k}" for k in range(40)], "accuracy": np.linspace(1, 0, 40)})
+    ax = figures.class_accuracy(table).axes[0]
+    assert (np.diff(ax.get_lines()[0].get_ydata()) > 0).all()
+    few = figures.class_accuracy(table.head(3)).axes[0]
+    assert [label.get_text() for label in few.get_yticklabels()] == ["c0", "c1", "c2"]
+
+
+def test_bins_beyond_ten_have_another_mark():
+    table = pd.DataFrame({"index": range(20), "label": 0, "bin": range(20), "x": range(20), "y": range(20)})
+    ax = figures.bin_maps(table, ["cat"], picks=[3]).axes[0]
+    assert len(ax.collections) == 3  # bins 0 to 9, bins 10 to 19, the pick
+    assert ax.collections[2].get_offsets().tolist() == [[3, 3]]

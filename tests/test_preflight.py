@@ -66,3 +66,11 @@ def test_a_model_that_the_hub_does_not_give(monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     with pytest.raises(ParameterError, match=r"editor = 'nobody/nothing': no folder .*ConnectionError"):
         check_inputs(params(editor="nobody/nothing"))
+
+
+@pytest.mark.parametrize(
+    "values", [{"condensed_dir": "no/where"}, {"color_condensed_dirs": ["no/where"]}, {"feature_weights": "no/where"}]
+)
+def test_folders_and_weights_of_the_last_stages_are_looked_for_first(values):
+    with pytest.raises(ParameterError, match=rf"{next(iter(values))} = 'no/where': nothing is there"):
+        check_inputs(params(**values))

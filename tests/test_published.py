@@ -16,8 +16,8 @@ def test_the_numbers_are_fractions_with_gaps_left_out():
 
 
 def test_ours_stand_first_and_the_others_are_marked_as_published():
-    ours = pd.DataFrame({"method": ["DC3"], "network": ["conv3"], "top1_mean": [0.4], "top1_std": [0.01]})
-    table = published.beside(ours, 10, "CIFAR-10")
+    ours = pd.DataFrame({"method": ["DC3"], "network": ["conv3"], "ipc": [10], "top1_mean": [0.4], "top1_std": [0.01]})
+    table = published.beside(ours, "CIFAR-10")
     assert table.iloc[0].tolist() == ["DC3, conv3, here", 10, 0.4, 0.01]
     assert table["method"][1:].str.endswith("published").all() and table["top1_std"][1:].isna().all()
     axes = figures.methods_by_ipc(table).axes[0]

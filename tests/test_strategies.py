@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dc3.sampling import allocate_budget, gradient_kernel, select
-from dc3.strategies import STRATEGIES, choose, coverage
+from dc3.strategies import STRATEGIES, choose, coverage, surest
 
 NAMES = ["dc3", "submodular", "random", "herding", "kcenter", "dq"]
 
@@ -248,3 +248,25 @@ def test_bins_make_a_selection_cover_every_bin():
         for name in ("submodular", "random")
     )
     assert (best > other).all()
+
+
+@pytest.mark.parametrize("selection", NAMES)
+def test_picks_stay_among_the_images_that_may_be_picked(selection):
+    images = image_set()
+    losses = np.random.default_rng(3).random(len(images["labels"]))
+    among = surest(losses, images["labels"], 0.4)
+    picked = choose(selection, ipc=5, among=among, **images)["index"]
+    assert among[picked].all() and len(picked) == 15
+    alone = choose(selection, ipc=5, **{name: array[among] for name, array in images.items()})["index"]
+    assert np.flatnonzero(among)[alone].tolist() == picked.tolist(), "as if the others were not there"
+
+
+def test_the_surest_are_the_lowest_losses_of_each_class():
+    labels, losses = np.array([0, 0, 0, 0, 1, 1]), np.array([3.0, 1.0, 2.0, 1.0, 9.0, 8.0])
+    assert surest(losses, labels, 0.5).tolist() == [False, True, False, True, False, True]
+    assert surest(losses, labels, 0.01).tolist() == [False, True, False, False, False, True], "never none"
+    assert surest(losses, labels, 1).all()
+    with pytest.raises(ValueError, match="sure_share = 0"):
+        surest(losses, labels, 0)
+    with pytest.raises(ValueError, match=r"ipc: 3 .* class 1 to pick from"):
+        choose("random", labels=labels, ipc=3, among=surest(losses, labels, 1))

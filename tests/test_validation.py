@@ -333,3 +333,12 @@ def test_protocol_defaults_are_the_published_ones():
     assert (resolved.temperature, resolved.lr, resolved.batch_size, resolved.evaluate_every) == (20, 0.001, 50, 30)
     resolved = Protocol("vgg11", 5, mix="mixup", lr=0.1, batch_size=7).resolved(10, 100)
     assert (resolved.temperature, resolved.lr, resolved.batch_size, resolved.evaluate_every) == (4, 0.1, 7, 1)
+
+
+def test_a_smaller_set_is_the_first_images_of_each_class():
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    images_, labels_ = validation.smaller({"a": (images, labels)}, 2)["a"]
+    assert images_[:, 0, 0, 0].tolist() == [0, 1, 3, 4] and labels_.tolist() == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="smaller_ipcs: 4 images of each class of a are asked for, one has 3"):
+        validation.smaller({"a": (images, labels)}, 4)

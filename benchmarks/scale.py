@@ -1,0 +1,164 @@
+"""Does memory stay bounded, and time per image constant, as the image set grows: python benchmarks/scale.py
+
+Features, bins and selection on sets of 1,000, 10,000 and 100,000 images of 32 px, each in a process of its own. An
+image is a pure function of its index and is made when it is asked for. Classes have 100 images at every size and the
+teacher 1,000 outputs, so that nothing grows but the number of images. `--latents` instead: bins and selection of 1,000
+classes of 1,280 images, as many as ImageNet-1K has, on synthetic latents and gradients that are made class by class.
+
+Seconds are of processor time of one thread, which other work on the machine does not lengthen by taking turns (it still
+does by sharing caches); wall time is given beside them. Peak memory is the largest resident set of the process.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+
+from dc3 import binning, factors, features, networks, paths, strategies
+from dc3.image_set import ImageSet
+
+SEED = 0
+SIDE, CLASS_SIZE, OUTPUTS, WIDTH = 32, 100, 1000, 32
+COMPONENTS, BINS, IPC = 50, 10, 10
+IMAGENET_CLASSES, IMAGENET_CLASS_SIZE = 1000, 1280
+LATENT_VALUES, EMBEDDING = 256, 512  # of ImageNet's: 16,384 and, for a ResNet-18, 512
+RESULTS = paths.REPOSITORY / "figures" / "benchmarks"
+
+
+@dataclass(frozen=True, eq=False)
+class Generated(ImageSet):
+    """Images of 4 × 4 blocks of colour, each drawn from its index."""
+
+    def images(self, indices: np.ndarray | None = None) -> np.ndarray:
+        chosen = self._positions(indices)
+        blocks = [np.random.default_rng([SEED, i]).integers(0, 256, (4, 4, 3), np.uint8) for i in chosen]
+        return np.stack(blocks).repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2)
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """An array (n, width) of which the rows of one class at a time are made, a pure function of the class."""
+
+    name: int  # tells the arrays of one benchmark apart
+    length: int
+    class_size: int
+    width: int
+    dtype: type = np.float32
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        label = int(rows[0]) // self.class_size
+        rng = np.random.default_rng([SEED, self.name, label])
+        centres = rng.standard_normal((BINS, self.width), np.float32)
+        noise = rng.standard_normal((self.class_size, self.width), np.float32)
+        return (centres[np.arange(self.class_size) % BINS] + noise)[rows - label * self.class_size].astype(self.dtype)
+
+
+class Stopwatch:
+    """Processor and wall seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.wall = 0.0
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        processor, wall = time.process_time(), time.perf_counter()
+        yield
+        self.seconds[name] = time.process_time() - processor
+        self.wall += time.perf_counter() - wall
+
+
+def select(labels: np.ndarray, bins: np.ndarray, logit_grad: object, embedding: object) -> pd.DataFrame:
+    return strategies.choose("dc3", labels=labels, ipc=IPC, bins=bins, logit_grad=logit_grad, embedding=embedding)
+
+
+def of_images(count: int, folder: Path) -> dict[str, float]:
+    """Features → bins → selection on `count` generated images."""
+    labels = np.arange(count) // CLASS_SIZE
+    images = Generated("generated", "train", tuple(map(str, range(OUTPUTS))), labels, SIDE, sources=range(count))
+    vae = features.load_vae(paths.SHIPPED_EDITOR)
+    teacher = networks.create("conv3", OUTPUTS, SIDE, WIDTH, seed=SEED).eval()
+    watch = Stopwatch()
+    with watch.step("features"):
+        latents = features.encode(vae, images, folder / "latents.npy", size=SIDE, batch_size=64)
+    with watch.step("bins"):
+        bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
+    with watch.step("gradients"):
+        files = folder / "logit_grad.npy", folder / "embedding.npy"
+        gradients = factors.to_disk(*files, teacher, images.batches(), labels)
+    with watch.step("selection"):
+        picks = select(labels, bins, *gradients)
+    return row(count, watch, picks, sum(path.stat().st_size for path in folder.iterdir()))
+
+
+def of_latents(classes: int, class_size: int) -> dict[str, float]:
+    """Bins → selection on synthetic latents and gradients."""
+    count = classes * class_size
+    labels = np.arange(count) // class_size
+    watch = Stopwatch()
+    with watch.step("bins"):
+        latents = ByClass(0, count, class_size, LATENT_VALUES, np.float16)
+        bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
+    with watch.step("selection"):
+        gradients = ByClass(1, count, class_size, OUTPUTS), ByClass(2, count, class_size, EMBEDDING)
+        picks = select(labels, bins, *gradients)
+    return row(count, watch, picks, 0)
+
+
+def row(count: int, watch: Stopwatch, picks: pd.DataFrame, disk: int) -> dict[str, float]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    steps = {f"{name} ms/image": 1000 * seconds / count for name, seconds in watch.seconds.items()}
+    whole = {"all ms/image": sum(steps.values()), "wall s": watch.wall}
+    return {"images": count, "picks": len(picks)} | steps | whole | {"peak MB": peak / 1e6, "disk MB": disk / 1e6}
+
+
+def in_own_process(*arguments: object) -> dict[str, float]:
+    """One row, by this script in a fresh process, which has no other row's memory to its name."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as answer:
+        command = [sys.executable, __file__, *map(str, arguments), "--answer", answer.name]
+        subprocess.run(command, check=True)
+        return pd.read_json(answer.name, typ="series").to_dict()
+
+
+def main(
+    sizes: Annotated[str, typer.Option(help="numbers of images, multiples of 100")] = "1000,10000,100000",
+    latents: Annotated[bool, typer.Option(help="bins and selection on synthetic latents instead")] = False,
+    classes: Annotated[int, typer.Option(help="of the synthetic latents")] = IMAGENET_CLASSES,
+    class_size: Annotated[int, typer.Option(help="of the synthetic latents")] = IMAGENET_CLASS_SIZE,
+    out: Annotated[Path, typer.Option(help="folder of the table")] = RESULTS,
+    answer: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    counts = [int(size) for size in sizes.split(",")]
+    if any(count < CLASS_SIZE or count % CLASS_SIZE for count in counts):
+        raise typer.BadParameter(f"--sizes {sizes}: expected multiples of {CLASS_SIZE}, the size of a class")
+    if answer:
+        torch.set_num_threads(1)
+        with tempfile.TemporaryDirectory() as folder:
+            made = of_latents(classes, class_size) if latents else of_images(counts[0], Path(folder))
+        pd.Series(made).to_json(answer)
+        return
+    jobs = [("--latents", "--classes", classes, "--class-size", class_size)] if latents else None
+    rows = []
+    for job in jobs or [("--sizes", count) for count in counts]:
+        rows.append(in_own_process(*job))
+        table = pd.DataFrame(rows)  # written after every row: the last may take hours
+        table.to_csv(out / ("scale_latents.csv" if latents else "scale.csv"), index=False, float_format="%.5g")
+    print(table.to_markdown(index=False, floatfmt=".4g"))
+
+
+if __name__ == "__main__":
+    typer.run(main)

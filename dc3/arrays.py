@@ -1,0 +1,92 @@
+"""Arrays larger than memory: .npy files that are written row after row and read some rows at a time.
+
+A memory map would do, but the pages that were written or read through it count as the process's own memory until the
+system wants them back; for the latents of ImageNet these are 42 GB.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+BLOCK_ROWS = 4096
+
+
+class Rows(Protocol):
+    """What has rows: an array, a memory map, or anything that makes the rows it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray: ...
+
+
+class RowFile:
+    """A .npy of a known shape, written row after row; byte for byte what np.save writes."""
+
+    def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype | type | str, what: str) -> None:
+        """`what` are the rows, for messages. OSError, before any work is done, when the disk has no room for all."""
+        self.path, self.shape, self.dtype, self.filled = path, shape, np.dtype(dtype), 0
+        self._file = path.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.flush()
+        self._reserve(shape[0] * shape[1] * self.dtype.itemsize, what)
+
+    def _reserve(self, size: int, what: str) -> None:
+        if not hasattr(os, "posix_fallocate"):
+            return
+        try:
+            os.posix_fallocate(self._file.fileno(), 0, self._file.tell() + size)
+        except OSError as error:
+            self._file.close()
+            message = f"no room for {size / 1e9:.3f} GB of {what} ({error.strerror}): free some space on this disk"
+            raise OSError(error.errno, message, str(self.path)) from error
+
+    def append(self, rows: np.ndarray) -> None:
+        """The next rows, (b, columns), cast to the file's dtype. ValueError when they do not fit."""
+        if rows.ndim != 2 or rows.shape[1] != self.shape[1] or self.filled + len(rows) > self.shape[0]:
+            raise ValueError(f"rows of shape {rows.shape} do not fit: {self.filled} of {self.shape} are there")
+        self._file.write(np.ascontiguousarray(rows, self.dtype).data)
+        self.filled += len(rows)
+
+    def __enter__(self) -> "RowFile":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self._file.close()
+        if kind is None and self.filled != self.shape[0]:
+            raise ValueError(f"{self.filled} of {self.shape[0]} rows were written")
+
+
+def read_rows(array: Rows, rows: np.ndarray) -> np.ndarray:
+    """A copy of some rows; a memory map gives back the memory that it was read through."""
+    found = array[rows]
+    if isinstance(array, np.ndarray) and np.may_share_memory(found, array):  # `rows` was a slice
+        found = np.array(found)
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and array.mode == "r":
+        mapped.madvise(mmap.MADV_DONTNEED)
+    return np.asarray(found)
+
+
+def blocks(array: Rows, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    """All rows in order, `size` at a time."""
+    for start in range(0, len(array), size):
+        yield read_rows(array, np.arange(start, min(start + size, len(array))))
+
+
+def is_finite(array: Rows) -> bool:
+    """Whether no value is NaN or infinite, a block of rows in memory at a time."""
+    return all(np.isfinite(block).all() for block in blocks(array))
+
+
+def groups(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each label, ascending, with its positions, ascending: one sort, however many labels there are."""
+    if not len(labels):
+        return
+    order = np.argsort(labels, kind="stable")
+    values, starts = np.unique(labels[order], return_index=True)
+    yield from zip(values, np.split(order, starts[1:]), strict=True)

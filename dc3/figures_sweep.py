@@ -1,0 +1,42 @@
+"""Figures of a sweep's report (notebooks/sweep_report.ipynb); tables are those of `dc3.sweep_report`."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from dc3.figures import WIDTH
+
+ROW = 0.2  # inches a row of a dot plot
+
+
+def settings_dots(settings: pd.DataFrame, axes: Sequence[str]) -> Figure:
+    """Test accuracy of every row, the best on top, bars of one standard deviation; `axes` are told beside its name."""
+    table = settings.sort_values("top1_mean", kind="stable").reset_index(drop=True)
+    told = [", ".join([row["name"], *(f"{key} {row[key]}" for key in axes)]) for _, row in table.iterrows()]
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + ROW * len(table)))
+    spread = 100 * table["top1_std"].fillna(0)
+    ax.errorbar(100 * table["top1_mean"], range(len(table)), xerr=spread, fmt="o", capsize=2, markersize=4)
+    ax.set_yticks(range(len(table)), told)
+    ax.set(xlabel="test accuracy (%)", ylim=(-0.8, len(table) - 0.2))
+    ax.grid(axis="x", linewidth=0.4)
+    sns.despine(figure, left=True)
+    return figure
+
+
+def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
+    """Test accuracy over the epochs of the students' training, a line a name."""
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 2.8))
+    for name, part in settings.sort_values("epochs").groupby("name", sort=False):
+        spread = 100 * part["top1_std"].fillna(0)
+        ax.errorbar(part["epochs"], 100 * part["top1_mean"], spread, label=name, marker="o", markersize=4, capsize=2)
+    ticks = np.unique(settings["epochs"])
+    ax.set(xscale="log", xlabel="epochs", ylabel="test accuracy (%)")
+    ax.set_xticks(ticks, ticks)
+    ax.minorticks_off()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    sns.despine(figure)
+    return figure

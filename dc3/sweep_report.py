@@ -1,0 +1,112 @@
+"""What a sweep came to: its students by setting, and the report of `dc3 sweep` (notebooks/sweep_report.ipynb)."""
+
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import papermill
+from nbconvert import HTMLExporter
+from traitlets.config import Config
+
+from dc3 import paths
+from dc3.files import replacing
+from dc3.notebooks import strip_noise
+from dc3.runner import kernel_channel
+from dc3.runs import read_manifest
+
+NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
+MEASURED = ["top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds"]
+AXES = ("training_set", "method", "ipc", "epochs", "student_epochs")  # a name does not tell them
+NO_SETTING = ["run", "student_seed", "student_seeds", "evaluate_every", "compared", *MEASURED]
+
+
+def read(path: Path | str) -> pd.DataFrame:
+    """A sweep's results, .parquet or .csv, as `dc3.sweep.results` gives them. ValueError when it has no rows."""
+    path = paths.resolve(str(path))
+    table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    if table.empty:
+        raise ValueError(f"{path}: no run of the sweep is finished: there is nothing to report")
+    return table
+
+
+def by_setting(results: pd.DataFrame) -> pd.DataFrame:
+    """A row a training set and setting: the settings, seeds, mean and standard deviation over them of top1 and top5.
+
+    Settings are the keys of the grid, the student's network and its epochs; `name` is the training set with those of
+    its settings that are not the commonest ("DC3, edit_strength 0.5"). Accuracies are fractions after the last epoch;
+    `best_top1` is the mean of the best tested epochs; the deviation of one seed is NaN. In the results' order.
+    """
+    keys = [column for column in results if column not in NO_SETTING]
+    groups = results.groupby(keys, sort=False, dropna=False)
+    table = groups.agg(
+        seeds=("student_seed", "nunique"),
+        top1_mean=("top1", "mean"),
+        top1_std=("top1", "std"),
+        top5_mean=("top5", "mean"),
+        best_top1=("best_top1", "mean"),
+    ).reset_index()
+    telling = [key for key in keys if key not in AXES and table[key].nunique(dropna=False) > 1]
+    usual = {key: table[key].mode(dropna=False).iloc[0] for key in telling}
+    named = table["training_set"].copy()
+    for key in telling:
+        named += [f", {key} {value}" if value != usual[key] else "" for value in table[key]]
+    table.insert(0, "name", named)
+    return table
+
+
+def accuracy(mean: float, deviation: float) -> str:
+    """Percent: "50.2 ± 0.6", or "50.2" for one seed."""
+    return f"{100 * mean:.1f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
+
+
+def accuracy_table(settings: pd.DataFrame) -> pd.DataFrame:
+    """A row a name of `by_setting`, a column an IPC and number of epochs, in percent: what a paper would print."""
+    columns = [key for key in ("ipc", "epochs") if key in settings]
+    shown = settings.assign(accuracy=[accuracy(*row) for row in settings[["top1_mean", "top1_std"]].to_numpy()])
+    table = shown.pivot_table(index="name", columns=columns, values="accuracy", aggfunc=", ".join, sort=False)
+    return table.sort_index(axis="columns").fillna("")
+
+
+def over(settings: pd.DataFrame, key: str) -> pd.DataFrame | None:
+    """The rows that lie on curves over `key`, "ipc" or "epochs", at the value of the other that has the longest ones.
+
+    None when the sweep has one value of `key`, or none.
+    """
+    other = {"ipc": "epochs", "epochs": "ipc"}[key]
+    if key not in settings or settings[key].nunique() < 2:
+        return None
+    if other not in settings:
+        return settings
+    values = settings.groupby(other)[key].nunique()
+    return settings[settings[other] == values.idxmax()] if values.max() > 1 else None
+
+
+def write_report(results: Path) -> Path | None:
+    """Executes the report's notebook over a sweep's results.parquet; returns the path of the page (HTML, in one file).
+
+    Notebook and page lie beside the results, pictures and tables in figures/<sweep>. None when no run is finished.
+    """
+    table = pd.read_parquet(results)
+    if table.empty:
+        return None
+    executed = results.with_name("report.ipynb")
+    partial = executed.with_suffix(".partial.ipynb")
+    values = {"sweep": results.parent.stem, "results": str(results), "published_as": _published_as(table)}
+    with kernel_channel() as channel:
+        config = Config({"KernelManager": channel})
+        papermill.execute_notebook(
+            str(NOTEBOOK), str(partial), values, kernel_name="python3", cwd=str(NOTEBOOK.parent), config=config
+        )
+    strip_noise(partial, executed)
+    partial.unlink()
+    page, _ = HTMLExporter(exclude_input=True, embed_images=True).from_notebook_node(nbformat.read(executed, 4))
+    with replacing(executed.with_suffix(".html")) as html:
+        html.write_text(page)
+    return executed.with_suffix(".html")
+
+
+def _published_as(table: pd.DataFrame) -> str:
+    """The name in the literature of the image set of the first run, as its 05_validation was told."""
+    manifest = read_manifest(table["run"].iloc[0], "05_validation")
+    return (manifest or {"params": {}})["params"].get("published_as", "")

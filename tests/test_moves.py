@@ -1,0 +1,67 @@
+"""Where compensation takes images: on a line where every answer is known."""
+
+import numpy as np
+import pytest
+
+from dc3 import moves
+
+REAL = np.array([[0.0], [1], [2], [10], [11], [12]], np.float32)  # two classes of three
+LABELS, BINS = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 0, 1, 1])
+
+
+def measured(made, sources, monkeypatch=None):
+    return moves.measure_moves(REAL, LABELS, BINS, np.array(made, np.float32)[:, None], np.array(sources))
+
+
+def test_moves_on_a_line(monkeypatch):
+    monkeypatch.setattr(moves, "ROWS", 3)
+    table = measured([0.2, 1.2, 2.9, 9.0], [0, 0, 1, 2])
+    assert table["distance"].tolist() == pytest.approx([0.2, 1.2, 1.9, 7.0])
+    assert table["relative"].tolist() == pytest.approx([0.2 / 1.5, 1.2 / 1.5, 1.9 / 1, 7.0 / 1.5])
+    assert table["nearest is its source"].tolist() == [True, False, False, False]
+    assert table["nearest is of its bin"].tolist() == [True, True, False, False]
+    assert table["nearest is of its class"].tolist() == [True, True, True, False]
+    assert table["nearer than the source"].tolist() == [0, 2, 1, 3]
+
+
+def test_an_image_that_did_not_change_did_not_move():
+    table = measured(REAL[:, 0], range(6))
+    assert (table["distance"] == 0).all() and table["nearest is its source"].all()
+
+
+def test_a_summary_has_a_row_a_class_and_one_for_all():
+    summary = moves.summary(measured([0.2, 1.2, 9.0, 12.0], [0, 0, 2, 5]), ["cat", "dog"])
+    assert summary["class"].tolist() == ["cat", "dog", "all"] and summary["images"].tolist() == [3, 1, 4]
+    assert summary["nearest is of its class"].tolist() == pytest.approx([2 / 3, 1, 3 / 4])
+    assert summary["relative"].iloc[0] == pytest.approx(1.2 / 1.5)
+
+
+def test_candidates_are_the_first_of_each_class_and_all_sources():
+    labels = np.array([0, 1, 0, 1, 0, 2])
+    assert moves.candidates(labels, np.array([4, 1]), 1).tolist() == [0, 1, 4]
+
+
+def test_a_map_has_arrows_from_the_sources_only():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(30, 5)).astype(np.float32)
+    table = moves.map_moves(features, features[[3, 7]] + 0.01, np.array([3, 7]), seed=0)
+    assert np.flatnonzero(table["to_x"].notna()).tolist() == [3, 7]
+    ends, starts = table.loc[[3, 7], ["to_x", "to_y"]].to_numpy(), table.loc[[3, 7], ["x", "y"]].to_numpy()
+    spread = np.ptp(table["x"]) + np.ptp(table["y"])
+    assert np.linalg.norm(ends - starts, axis=1).max() < 0.2 * spread, "a copy lies beside its original"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"made": np.zeros((1, 2))}, "made: expected features as wide"),
+        ({"labels": LABELS[:5]}, "one for each of 6 images, got 5"),
+        ({"sources": np.array([6])}, r"sources: expected a row of real \(0 … 5\)"),
+        ({"sources": np.array([0, 1])}, "for each of 1 made images"),
+        ({"labels": np.array([7, 0, 0, 0, 0, 0])}, "class 7 has one image"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change, told):
+    good = {"real": REAL, "labels": LABELS, "bins": BINS, "made": np.zeros((1, 1)), "sources": np.array([0])}
+    with pytest.raises(ValueError, match=told):
+        moves.measure_moves(**good | change)

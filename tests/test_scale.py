@@ -1,0 +1,45 @@
+"""The benchmark of scale on sets that are quickly made: that it measures, and that the stages keep its two promises."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from dc3.paths import REPOSITORY
+
+SCRIPT = REPOSITORY / "benchmarks" / "scale.py"
+
+
+def run(folder, *arguments):
+    command = [sys.executable, str(SCRIPT), "--out", str(folder), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DC3_PROGRESS": "0"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_ten_times_the_images_take_hardly_more_memory(tmp_path):
+    assert "features ms/image" in run(tmp_path, "--sizes", "300,3000")
+    table = pd.read_csv(tmp_path / "scale.csv")
+    assert table["images"].tolist() == [300, 3000] and table["picks"].tolist() == [30, 300]
+    assert (table.filter(like="ms/image") > 0).all(axis=None)
+    small, large = table["peak MB"]
+    written = table["disk MB"].iloc[1]
+    assert written > 20
+    assert large - small < written, "less than what was written: it was not kept"
+
+
+@pytest.mark.slow
+def test_synthetic_latents_are_binned_and_selected_from(tmp_path):
+    run(tmp_path, "--latents", "--classes", "3", "--class-size", "60")
+    assert pd.read_csv(tmp_path / "scale_latents.csv")[["images", "picks"]].to_numpy().tolist() == [[180, 30]]
+
+
+def test_sizes_that_are_no_multiples_of_a_class_are_refused(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), "--sizes", "150", "--out", str(tmp_path)], capture_output=True, text=True
+    )
+    assert result.returncode == 2 and "150" in result.stderr and not list(tmp_path.iterdir())

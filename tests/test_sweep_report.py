@@ -1,0 +1,92 @@
+"""dc3.sweep_report: what a sweep's table is turned into, and the page."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dc3 import sweep_report
+
+
+def results():
+    rows = []
+    for method, ipc, epochs, scores in [
+        ("random", 1, 300, [0.2, 0.3]),
+        ("random", 10, 300, [0.4, 0.5]),
+        ("random", 10, 1500, [0.6]),
+        ("DC3", 10, 300, [0.45, 0.45]),
+        ("DC3", 10, 1500, [0.7]),
+    ]:
+        for seed, top1 in enumerate(scores):
+            rows.append(
+                {
+                    "run": f"{method}-{ipc}-{epochs}", "method": method.lower(), "ipc": ipc, "student_epochs": epochs,
+                    "student_seeds": "[0, 1]", "evaluate_every": 150, "training_set": method, "network": "conv3",
+                    "student_seed": seed, "epochs": epochs, "top1": top1, "top5": 0.9, "best_top1": top1,
+                    "teacher_accuracy": 0.86, "wall_seconds": 10.0,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_row_a_setting_with_mean_and_deviation_over_the_seeds():
+    settings = sweep_report.by_setting(results())
+    assert settings["training_set"].tolist() == ["random", "random", "random", "DC3", "DC3"]
+    assert settings["seeds"].tolist() == [2, 2, 1, 2, 1]
+    assert np.allclose(settings["top1_mean"], [0.25, 0.45, 0.6, 0.45, 0.7])
+    assert np.allclose(settings["top1_std"][:2], 0.1 / np.sqrt(2))
+    assert settings["top1_std"].isna().tolist() == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_a_name_tells_the_settings_that_are_not_the_usual_ones():
+    table = results().assign(edit_strength=[1.0] * 7 + [0.5])
+    names = sweep_report.by_setting(table)["name"].tolist()
+    assert names == ["random", "random", "random", "DC3", "DC3, edit_strength 0.5"]
+
+
+def test_the_table_has_a_row_a_set_and_a_column_a_setting():
+    table = sweep_report.accuracy_table(sweep_report.by_setting(results()))
+    assert table.index.tolist() == ["random", "DC3"]
+    assert table.columns.tolist() == [(1, 300), (10, 300), (10, 1500)]
+    assert table.loc["random"].tolist() == ["25.0 ± 7.1", "45.0 ± 7.1", "60.0"]
+    assert table.loc["DC3"].tolist() == ["", "45.0 ± 0.0", "70.0"]
+
+
+def test_a_curve_holds_all_but_its_axis_still():
+    settings = sweep_report.by_setting(results())
+    by_ipc = sweep_report.over(settings, "ipc")
+    assert sorted(zip(by_ipc["training_set"], by_ipc["ipc"], by_ipc["epochs"], strict=True)) == [
+        ("DC3", 10, 300), ("random", 1, 300), ("random", 10, 300),
+    ]  # fmt: skip
+    by_epochs = sweep_report.over(settings, "epochs")
+    assert set(by_epochs["ipc"]) == {10} and len(by_epochs) == 4
+    assert sweep_report.over(settings[settings["ipc"] == 10], "ipc") is None
+
+
+def test_results_are_read_from_both_kinds_of_files_and_none_is_refused(tmp_path):
+    results().to_csv(tmp_path / "r.csv", index=False)
+    results().to_parquet(tmp_path / "r.parquet")
+    assert sweep_report.read(tmp_path / "r.csv").equals(sweep_report.read(tmp_path / "r.parquet"))
+    results()[:0].to_csv(tmp_path / "none.csv", index=False)
+    with pytest.raises(ValueError, match="no run of the sweep is finished"):
+        sweep_report.read(tmp_path / "none.csv")
+
+
+@pytest.mark.slow
+def test_the_report_is_a_page_in_one_file_with_its_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("DC3_HOME", str(tmp_path))
+    folder = tmp_path / "runs" / "toy.sweep"
+    folder.mkdir(parents=True)
+    results().to_parquet(folder / "results.parquet")
+    page = sweep_report.write_report(folder / "results.parquet")
+    text = page.read_text()
+    assert "5 runs, 8 students" in text and "45.0 ± 7.1" in text and 'src="data:image/png' in text
+    made = {path.name for path in (tmp_path / "figures" / "toy").iterdir()}
+    assert {"results.csv", "sweep_accuracy.md", "sweep_settings.png", "sweep_ipc.png", "sweep_epochs.png"} <= made
+    results()[:0].to_parquet(folder / "results.parquet")
+    assert sweep_report.write_report(folder / "results.parquet") is None
