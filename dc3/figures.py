@@ -72,11 +72,11 @@ def image_rows(rows: Mapping[str, np.ndarray], columns: Sequence[str] = ()) -> F
     """Named rows of images: {name: uint8 (n, H, W, 3)}; `columns` are headings over the images."""
     figure = _row_figure(list(rows.values()), list(rows))
     if columns:
-        _set_headings(figure, columns, next(iter(rows.values())).shape[2] + GAP)
+        set_headings(figure, columns, next(iter(rows.values())).shape[2] + GAP)
     return figure
 
 
-def _set_headings(figure: Figure, columns: Sequence[str], step: int) -> None:
+def set_headings(figure: Figure, columns: Sequence[str], step: int) -> None:
     """Headings over images: wrapped to the width of an image, slanted where a word is longer than that."""
     ax = figure.axes[0]
     figure.draw_without_rendering()  # settles the layout: how wide an image is drawn

@@ -1,7 +1,6 @@
 """Figures of what generators learn and make; they take tables and arrays and return a matplotlib Figure."""
 
 from collections.abc import Mapping, Sequence
-from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from dc3.figures import GAP, HEADING_LENGTH, MAX_CLASSES, WIDTH, show_rows
+from dc3.figures import GAP, MAX_CLASSES, WIDTH, set_headings, show_rows
 
 SMOOTHED = 0.05  # of the steps: window of the running mean of a loss curve
 
@@ -44,10 +43,7 @@ def sample_rows(
             names.append(name if k == 0 else "")
     figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.8 * WIDTH * len(rows) / len(shown) * 0.9))
     show_rows(ax, rows, names)
-    step = rows[0].shape[2] + GAP
-    headings = ["\n".join(wrap(classes[label].replace("_", " "), HEADING_LENGTH)) for label in shown]
-    ax.set_xticks(np.arange(len(shown)) * step + step / 2, headings, fontsize=6.5)
-    ax.xaxis.tick_top()
+    set_headings(figure, [classes[label] for label in shown], rows[0].shape[2] + GAP)
     ax.set_title(title)
     return figure
 
