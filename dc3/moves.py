@@ -24,8 +24,9 @@ def measure_moves(
 
     real (n, d): features of the training images, labels and bins (n,); made (m, d): of the condensed images; sources
     (m,): which row of `real` each one was made of. Columns: label; distance to the source (in features) and the same in
-    units of the median distance between the source and its class (`relative`, NaN in a class of one image); whether the nearest training image is
-    the source itself, of its bin, of its class; and how many training images lie nearer than the source.
+    units of the median distance between the source and its class (`relative`, NaN in a class of one image); whether the
+    nearest training image is the source itself, of its bin, of its class; and how many training images lie nearer than
+    the source.
     Raises ValueError for arrays that do not fit together.
     """
     _check(real, labels, bins, made, sources)
