@@ -65,7 +65,11 @@ def accuracy_table(settings: pd.DataFrame) -> pd.DataFrame:
     columns = [key for key in ("ipc", "epochs") if key in settings]
     shown = settings.assign(accuracy=[accuracy(*row) for row in settings[["top1_mean", "top1_std"]].to_numpy()])
     table = shown.pivot_table(index="name", columns=columns, values="accuracy", aggfunc=", ".join, sort=False)
-    return table.sort_index(axis="columns").fillna("")
+    table = table.sort_index(axis="columns").fillna("")
+    words = {"ipc": "IPC {}", "epochs": "{} epochs"}
+    values = [value if isinstance(value, tuple) else (value,) for value in table.columns]
+    named = [", ".join(words[key].format(one) for key, one in zip(columns, value, strict=True)) for value in values]
+    return table.set_axis(named, axis="columns")
 
 
 def over(settings: pd.DataFrame, key: str) -> pd.DataFrame | None:

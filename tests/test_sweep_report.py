@@ -52,7 +52,7 @@ def test_a_name_tells_the_settings_that_are_not_the_usual_ones():
 def test_the_table_has_a_row_a_set_and_a_column_a_setting():
     table = sweep_report.accuracy_table(sweep_report.by_setting(results()))
     assert table.index.tolist() == ["random", "DC3"]
-    assert table.columns.tolist() == [(1, 300), (10, 300), (10, 1500)]
+    assert table.columns.tolist() == ["IPC 1, 300 epochs", "IPC 10, 300 epochs", "IPC 10, 1500 epochs"]
     assert table.loc["random"].tolist() == ["25.0 ± 7.1", "45.0 ± 7.1", "60.0"]
     assert table.loc["DC3"].tolist() == ["", "45.0 ± 0.0", "70.0"]
 
