@@ -68,7 +68,7 @@ class Draw:
     edit_seeds: list[int]
     blend_seed: int
     attempt: int
-    candidate: int
+    candidate: int = 0
 
 
 def draw(index: int, coloring: Coloring, attempt: int = 0, candidate: int = 0) -> Draw:
