@@ -1,5 +1,6 @@
 """What a sweep came to: its students by setting, and the report of `dc3 sweep` (notebooks/sweep_report.ipynb)."""
 
+import logging
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,8 @@ from dc3.notebooks import strip_noise
 from dc3.runner import kernel_channel
 from dc3.runs import read_manifest
 
+QUIET = logging.getLogger("dc3.nbconvert")  # which else warns of pictures without a text for those who cannot see them
+QUIET.setLevel(logging.ERROR)
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
 MEASURED = ["top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds"]
 AXES = ("training_set", "method", "ipc", "epochs", "student_epochs")  # a name does not tell them
@@ -104,7 +107,8 @@ def write_report(results: Path) -> Path | None:
         )
     strip_noise(partial, executed)
     partial.unlink()
-    page, _ = HTMLExporter(exclude_input=True, embed_images=True).from_notebook_node(nbformat.read(executed, 4))
+    exporter = HTMLExporter(exclude_input=True, embed_images=True, log=QUIET)
+    page, _ = exporter.from_notebook_node(nbformat.read(executed, 4))
     with replacing(executed.with_suffix(".html")) as html:
         html.write_text(page)
     return executed.with_suffix(".html")

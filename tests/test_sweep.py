@@ -29,7 +29,7 @@ def killed(tmp_path_factory):
     """A sweep of two runs that was killed in the middle of its second, and started again."""
     workshop = Sweeps(tmp_path_factory.mktemp("killed"))
     file = workshop.write("pair_sweep", PAIR)
-    process = workshop.begin("sweep", file)
+    process = workshop.begin("sweep", file, "--no-report")
     second = workshop.root / "runs/pair.student_epochs-3"
     while process.poll() is None and not (second / "00_count/manifest.json").exists():
         time.sleep(0.02)
@@ -47,7 +47,9 @@ def test_a_killed_sweep_goes_on_where_it_was(killed):
     assert killed.unfinished and stages_run(killed.again) == ["05_validation"], "only the run that was under way"
     assert killed.read("05_validation/manifest.json", "pair.student_epochs-2") == killed.done_before
     assert "shared_from" in killed.read("00_count/manifest.json", "pair.student_epochs-3")
-    assert killed.again.stdout.rstrip().endswith("results: runs/pair.sweep/results.parquet")
+    assert killed.again.stdout.rstrip().endswith(
+        "results: runs/pair.sweep/results.parquet\nreport: runs/pair.sweep/report.html"
+    )
 
 
 @pytest.mark.slow
@@ -68,10 +70,10 @@ def test_the_results_have_a_row_for_every_student_of_every_run(killed):
 @pytest.mark.slow
 def test_a_run_that_fails_is_reported_and_the_others_are_done(killed):
     file = killed.write("luck_sweep", "base: {n: 4, student_seeds: [5]}\ngrid: [{student_epochs: [13, 14, 1]}]")
-    part = killed.dc3("sweep", file, "--part", "3/3")
+    part = killed.dc3("sweep", file, "--part", "3/3", "--no-report")
     assert part.returncode == 0 and stages_run(part) == ["05_validation"] and "run 1 of 1: luck" in part.stdout
     assert list(killed.results("luck")["run"].unique()) == ["luck.student_epochs-1"]
-    whole = killed.dc3("sweep", file)
+    whole = killed.dc3("sweep", file, "--no-report")
     assert whole.returncode == 1
     assert whole.stderr.rstrip().endswith(
         "failed: luck.student_epochs-13: 05_validation.ipynb, cell [4]: ArithmeticError: bad luck\n"
