@@ -12,19 +12,10 @@ from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor, nn
 
 from dc3 import paths
-from dc3.editor import first_line
-from dc3.finetuning import quiet_loading, seeded
+from dc3.finetuning import seeded
+from dc3.pipelines import NOISE_SCHEDULE, first_line, quiet_loading
 
 NULL_CLASS = 1000  # DiTPipeline guides away from row 1000 of the class embeddings, whatever the number of classes
-NOISE_SCHEDULE = {  # v and zero terminal SNR, as for the shipped editor: small latents show their mean in usual noise
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-    "clip_sample": False,
-}
 
 
 class DiT:
@@ -94,7 +85,7 @@ def new_dit(
         ),
         seed,
     )
-    pipeline = DiTPipeline(transformer, vae.eval(), DDIMScheduler(**NOISE_SCHEDULE))
+    pipeline = DiTPipeline(transformer, vae.eval(), DDIMScheduler(**NOISE_SCHEDULE, clip_sample=False))
     return DiT(pipeline, rows, device, checkpointing)
 
 

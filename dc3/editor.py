@@ -7,16 +7,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
 from PIL import Image
 from torch import Tensor
 
-from dc3 import paths, progress
 from dc3.evaluation import weights_digest
+from dc3.pipelines import load_pipeline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -139,24 +137,9 @@ def load_editor(
     a GPU after a minute. FileNotFoundError when the editor cannot be had, ValueError when its VAE has other than the 4
     latent channels that the pipeline knows latents by; both name the parameter.
     """
-    if not progress.SHOWN:
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
     device = torch.device(device)
     dtype = DTYPES["float16" if device.type == "cuda" else "float32"] if precision == "auto" else DTYPES[precision]
-    try:
-        pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
-            paths.model_location(editor),
-            dtype=dtype,
-            safety_checker=None,
-            requires_safety_checker=False,
-            revision=revision or None,
-        )
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"editor = {editor!r} cannot be loaded ({first_line(error)}): give {paths.SHIPPED_EDITOR.name!r}, "
-            "a folder in diffusers' format, or a hub id that this machine can reach"
-        ) from error
+    pipeline = load_pipeline(StableDiffusionInstructPix2PixPipeline, "editor", editor, revision, dtype)
     if (channels := pipeline.vae.config.latent_channels) != pipeline.image_processor.config.vae_latent_channels:
         raise ValueError(f"editor = {editor!r}: its VAE has {channels} latent channels, not 4")
     pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
@@ -190,8 +173,3 @@ def resized_back(image: np.ndarray, size: int) -> np.ndarray:
         for channel in np.moveaxis(image, -1, 0)
     ]
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a message that may be a page long."""
-    return str(error).strip().split("\n", 1)[0]

@@ -30,21 +30,13 @@ from dc3 import data, paths
 from dc3.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
 from dc3.grading import GRADES, grade
 from dc3.networks import device as pick_device
+from dc3.pipelines import NOISE_SCHEDULE
 from dc3.tokenizer import build_tokenizer
 from dc3.training_loop import fit
 
 log = logging.getLogger(__name__)
 
 INSTRUCTION = "Adjust the color hue to be {p} and preserve all details and content"
-NOISE_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-}
 TEXT_WIDTH = 96
 TEXT_LENGTH = 32  # tokens; the instruction with the longest prompt takes 17
 

@@ -15,6 +15,7 @@ from torchmetrics.image.fid import NoTrainInceptionV3
 
 from dc3.image_set import normalise
 from dc3.networks import last_linear
+from dc3.pipelines import first_line
 
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (b, H, W, 3) -> features (b, d), logits (b, C)
 UNLOADABLE = (OSError, RuntimeError, UnpicklingError)
@@ -84,7 +85,7 @@ def classifier_network(model: nn.Module, name: str, size: int | None = None) -> 
             except RuntimeError as error:
                 height, width = pixels.shape[-2:]
                 raise ValueError(
-                    f"feature_network={name!r} cannot take images of {height}×{width} px: {_first_line(error)}"
+                    f"feature_network={name!r} cannot take images of {height}×{width} px: {first_line(error)}"
                 ) from error
         return _pooled(seen["embedding"], seen.get("map")), logits
 
@@ -137,7 +138,7 @@ def _inception(weights: str | Path | None, device: torch.device) -> FeatureNetwo
         raise ValueError("feature_network='inception' needs torch-fidelity: pip install torch-fidelity") from error
     except UNLOADABLE as error:
         raise FileNotFoundError(
-            f"feature_network='inception': weights cannot be loaded ({_first_line(error)}): connect to the network, or "
+            f"feature_network='inception': weights cannot be loaded ({first_line(error)}): connect to the network, or "
             "give feature_weights, the path of torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
         ) from error
 
@@ -156,11 +157,7 @@ def _torchvision(name: str, weights: str | Path | None, device: torch.device) ->
         model.load_state_dict(state)
     except UNLOADABLE as error:
         raise FileNotFoundError(
-            f"feature_network={name!r}: weights cannot be loaded ({_first_line(error)}): connect to the network, or "
+            f"feature_network={name!r}: weights cannot be loaded ({first_line(error)}): connect to the network, or "
             f"give feature_weights, the path of {default.url.rsplit('/', 1)[1]}"
         ) from error
     return classifier_network(model.to(device), name, size=default.transforms().crop_size[0])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -14,11 +14,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler
 from torch import Tensor, nn
 
@@ -260,10 +258,3 @@ def seeded(make: Callable[[], Any], seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
-
-
-def quiet_loading() -> None:
-    """No progress bars of the libraries where there are to be none (`dc3.progress`)."""
-    if not progress.SHOWN:
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()

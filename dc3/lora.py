@@ -15,9 +15,8 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from dc3 import paths
-from dc3.editor import first_line
-from dc3.finetuning import quiet_loading, seeded
+from dc3.finetuning import seeded
+from dc3.pipelines import first_line, load_pipeline
 
 ADAPTER = "default"
 PLACE = "{class}"  # of the class name in the prompt template
@@ -112,20 +111,7 @@ def class_prompts(template: str, classes: Sequence[str]) -> list[str]:
 
 
 def _pipeline(base: str, revision: str, dtype: torch.dtype) -> DiffusionPipeline:
-    quiet_loading()
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            paths.model_location(base),
-            dtype=dtype,
-            safety_checker=None,
-            requires_safety_checker=False,
-            revision=revision or None,
-        )
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"lora_base = {base!r} cannot be loaded ({first_line(error)}): give {paths.SHIPPED_EDITOR.name!r}, a "
-            "folder in diffusers' format, or a hub id that this machine can reach"
-        ) from error
+    pipeline = load_pipeline(DiffusionPipeline, "lora_base", base, revision, dtype)
     if not isinstance(pipeline, KINDS):
         known = ", ".join(kind.__name__ for kind in KINDS)
         raise ValueError(f"lora_base = {base!r} is a {type(pipeline).__name__}: known are {known}")

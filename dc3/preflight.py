@@ -95,7 +95,9 @@ def check_diffusion_model(name: str, value: str, revision: str = "") -> None:
 
 def _check_sure(params: dict[str, Any], smallest: int) -> None:
     """ValueError when the sure share of the smallest class is less than its picks."""
-    if (sure := max(round(params.get("sure_share", 1) * smallest), 1)) < params["ipc"]:
+    from dc3.strategies import sure_count  # brings torch
+
+    if (sure := sure_count(params.get("sure_share", 1), smallest)) < params["ipc"]:
         raise ValueError(
             f"sure_share = {params['sure_share']}: of the smallest class's {smallest} images that leaves {sure} for "
             f"ipc = {params['ipc']} picks; raise sure_share, or lower ipc"

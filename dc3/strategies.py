@@ -161,10 +161,9 @@ def choose(
     labels, bins, factors = _checked(labels, bins, {"logit_grad": logit_grad, "embedding": embedding}, strategy.needs)
     check_options(function, greedy, lam, seed)
     among = np.ones(len(labels), bool) if among is None else np.asarray(among, bool)
-    classes = np.unique(labels)
-    counts = [np.count_nonzero(labels[among] == label) for label in classes]
-    for label, count in zip(classes, counts, strict=True):
-        check_count("ipc", ipc, int(count), f"the number of images of class {label} to pick from")
+    counts = np.bincount(labels[among], minlength=labels.max() + 1)
+    for label in np.unique(labels):
+        check_count("ipc", ipc, int(counts[label]), f"the number of images of class {label} to pick from")
     options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
     tables = []
     for label, members in tqdm(list(groups(labels)), unit="class"):
@@ -186,10 +185,14 @@ def surest(losses: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
     if not 0 < share <= 1:
         raise ValueError(f"sure_share = {share}: a share of each class above 0, and at most 1")
     kept = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        kept[members[np.argsort(losses[members], kind="stable")][: max(round(share * len(members)), 1)]] = True
+    for _, members in groups(labels):
+        kept[members[np.argsort(losses[members], kind="stable")][: sure_count(share, len(members))]] = True
     return kept
+
+
+def sure_count(share: float, images: int) -> int:
+    """How many of a class's images its `surest` are."""
+    return max(round(share * images), 1)
 
 
 def _checked(

@@ -1,0 +1,49 @@
+"""Loading of diffusers pipelines, by a shipped name, a folder or a hub id; and the noise that small latents want."""
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+
+from dc3 import paths, progress
+
+NOISE_SCHEDULE = {  # v and zero terminal SNR (arXiv 2305.08891): usual noise shows the mean of small latents to its end
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
+
+
+def load_pipeline(
+    kind: type[DiffusionPipeline], parameter: str, name: str, revision: str, dtype: torch.dtype
+) -> DiffusionPipeline:
+    """A pipeline with a text encoder, without its safety checker. FileNotFoundError naming `parameter` if not there."""
+    quiet_loading()
+    try:
+        return kind.from_pretrained(
+            paths.model_location(name),
+            dtype=dtype,
+            safety_checker=None,
+            requires_safety_checker=False,
+            revision=revision or None,
+        )
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{parameter} = {name!r} cannot be loaded ({first_line(error)}): give {paths.SHIPPED_EDITOR.name!r}, "
+            "a folder in diffusers' format, or a hub id that this machine can reach"
+        ) from error
+
+
+def quiet_loading() -> None:
+    """No progress bars of the libraries where there are to be none (`dc3.progress`)."""
+    if not progress.SHOWN:
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message that may be a page long; the error's kind where there is none."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
