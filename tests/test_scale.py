@@ -21,14 +21,14 @@ def run(folder, *arguments):
 
 
 @pytest.mark.slow
-def test_ten_times_the_images_take_hardly_more_memory(tmp_path):
-    assert "features ms/image" in run(tmp_path, "--sizes", "300,3000")
+def test_eight_times_the_images_take_hardly_more_memory(tmp_path):
+    assert "features ms/image" in run(tmp_path, "--sizes", "1000,8000")
     table = pd.read_csv(tmp_path / "scale.csv")
-    assert table["images"].tolist() == [300, 3000] and table["picks"].tolist() == [30, 300]
+    assert table["images"].tolist() == [1000, 8000] and table["picks"].tolist() == [100, 800]
     assert (table.filter(like="ms/image") > 0).all(axis=None)
     small, large = table["peak MB"]
     written = table["disk MB"].iloc[1]
-    assert written > 20
+    assert written > 60, "well above the resident set's own jitter of about 30 MB"
     assert large - small < written, "less than what was written: it was not kept"
 
 
