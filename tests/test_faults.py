@@ -43,7 +43,7 @@ QUICK = {
     "student_seeds": [0],
     "smaller_ipcs": [],
     "generators": ["dit"],
-    "dit_width": 16,
+    "dit_width": 12,
     "dit_depth": 1,
     "dit_steps": 2,
     "images_generated": 1,

@@ -277,7 +277,7 @@ def test_bad_models_are_refused_by_parameter(vae, random_editor_folder, tmp_path
         ({"dit_base": "./missing"}, r"dit_base = './missing': nothing is there"),
         ({"prompt_template": "a photo"}, r"prompt_template = 'a photo' has no \{class\}"),
         ({"class_names": ["cat"]}, r"class_names = \['cat'\]: 1 names for 10 classes"),
-        ({"dit_heads": 5}, "dit_heads = 5 must divide dit_width = 128"),
+        ({"dit_heads": 5}, "dit_heads = 5 must divide dit_width = 96"),
         (
             {"finetune_beside": ["rded"], "compared": ["random"]},
             r"finetune_beside = \['rded'\]: rded must stand in compared",
