@@ -40,3 +40,19 @@ def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     sns.despine(figure)
     return figure
+
+
+def compensation_dots(table: pd.DataFrame) -> Figure:
+    """What compensation adds to the accuracy of the same picks, in points, a row a setting of
+    `dc3.sweep_report.compensation`; bars of one standard deviation where there are several students."""
+    table = table.sort_values("difference", kind="stable").reset_index(drop=True)
+    told = [f"{row['name']}, IPC {row['ipc']}, {row['epochs']} epochs" for _, row in table.iterrows()]
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + ROW * len(table)))
+    spread = 100 * table["deviation"].fillna(0)
+    ax.errorbar(100 * table["difference"], range(len(table)), xerr=spread, fmt="o", capsize=2, markersize=4)
+    ax.axvline(0, color="0.4", linewidth=0.8)
+    ax.set_yticks(range(len(table)), told)
+    ax.set(xlabel="compensated minus plain, test accuracy (points)", ylim=(-0.8, len(table) - 0.2))
+    ax.grid(axis="x", linewidth=0.4)
+    sns.despine(figure, left=True)
+    return figure

@@ -20,8 +20,11 @@ QUIET = logging.getLogger("dc3.nbconvert")  # which else warns of pictures witho
 QUIET.setLevel(logging.ERROR)
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
 MEASURED = ["top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds"]
-AXES = ("training_set", "method", "ipc", "epochs", "student_epochs")  # a name does not tell them
-NO_SETTING = ["run", "student_seed", "student_seeds", "evaluate_every", "compared", *MEASURED]
+AXES = ("training_set", "network", "ipc", "epochs", "student_epochs")  # a name does not tell them
+NO_SETTING = ["run", "method", "student_seed", "student_seeds", "evaluate_every", "compared", "baselines"]
+NO_SETTING += ["cross_networks", *MEASURED]
+STATISTICS = ["seeds", "top1_mean", "top1_std", "top5_mean", "best_top1"]
+OF_EDITS = ["guidance_scale", "image_guidance_scale", "edit_steps", "edit_strength", "edit_candidates", "blend_mode"]
 
 
 def read(path: Path | str) -> pd.DataFrame:
@@ -38,10 +41,11 @@ def by_setting(results: pd.DataFrame) -> pd.DataFrame:
 
     Settings are the keys of the grid, the student's network and its epochs; `name` is the training set with those of
     its settings that are not the commonest ("DC3, edit_strength 0.5"). Accuracies are fractions after the last epoch;
-    `best_top1` is the mean of the best tested epochs; the deviation of one seed is NaN. In the results' order.
+    `best_top1` is the mean of the best tested epochs; the deviation of one seed is NaN. A student that two runs trained
+    counts once. In the results' order.
     """
     keys = [column for column in results if column not in NO_SETTING]
-    groups = results.groupby(keys, sort=False, dropna=False)
+    groups = results.drop_duplicates([*keys, "student_seed"]).groupby(keys, sort=False, dropna=False)
     table = groups.agg(
         seeds=("student_seed", "nunique"),
         top1_mean=("top1", "mean"),
@@ -56,6 +60,40 @@ def by_setting(results: pd.DataFrame) -> pd.DataFrame:
         named += [f", {key} {value}" if value != usual[key] else "" for value in table[key]]
     table.insert(0, "name", named)
     return table
+
+
+def compensation(settings: pd.DataFrame, compensated: str, plain: str) -> pd.DataFrame:
+    """What compensation is worth: a row for each of `by_setting` whose picks were trained on without it too.
+
+    `compensated` and `plain` are the two training sets. Columns name, network, ipc, epochs, plain, compensated,
+    difference, deviation: fractions; the last is of the difference of two independent means, NaN where one has none.
+    """
+    same = [key for key in settings if key not in ("name", "training_set", *OF_EDITS, *STATISTICS)]
+    scores = ["top1_mean", "top1_std"]
+    ours, base = (settings[settings["training_set"] == name] for name in (compensated, plain))
+    pairs = ours.merge(base[same + scores], on=same, suffixes=("", "_plain"))
+    return pd.DataFrame(
+        {
+            **{key: pairs[key] for key in ("name", "network", "ipc", "epochs") if key in pairs},
+            "plain": pairs["top1_mean_plain"],
+            "compensated": pairs["top1_mean"],
+            "difference": pairs["top1_mean"] - pairs["top1_mean_plain"],
+            "deviation": np.hypot(pairs["top1_std"], pairs["top1_std_plain"]),
+        }
+    )
+
+
+def main_network(settings: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the student that most settings were trained with."""
+    return settings[settings["network"] == settings["network"].mode()[0]]
+
+
+def across_networks(settings: pd.DataFrame) -> pd.DataFrame | None:
+    """Rows of the sets that every network was trained on, `method` their names: None where there is one network."""
+    networks = settings["network"].nunique()
+    keys = [key for key in ("name", "ipc", "epochs") if key in settings]
+    every = settings.groupby(keys, sort=False)["network"].transform("nunique") == networks
+    return settings[every].assign(method=settings["name"]) if networks > 1 and every.any() else None
 
 
 def accuracy(mean: float, deviation: float) -> str:

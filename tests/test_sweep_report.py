@@ -77,6 +77,36 @@ def test_results_are_read_from_both_kinds_of_files_and_none_is_refused(tmp_path)
         sweep_report.read(tmp_path / "none.csv")
 
 
+def test_a_student_that_two_runs_trained_counts_once():
+    twice = pd.concat([results(), results().assign(run="again", method="dc3", baselines='["random"]')])
+    assert sweep_report.by_setting(twice)["seeds"].tolist() == [2, 2, 1, 2, 1]
+
+
+def test_compensation_is_held_against_the_same_picks_without_it_whatever_its_edits_were():
+    rows = [("plain", 1.0, 4.0, [0.5, 0.6]), ("DC3", 1.0, 4.0, [0.4, 0.5]), ("DC3", 1.0, 1.5, [0.6, 0.6])]
+    rows += [("plain", 0.1, 4.0, [0.7]), ("DC3", 0.1, 4.0, [0.6]), ("DC3", 0.2, 4.0, [0.9])]
+    common = results().iloc[0].to_dict()
+    students = [
+        common | {"training_set": name, "sure_share": share, "guidance_scale": scale, "student_seed": k, "top1": top1}
+        for name, share, scale, scores in rows
+        for k, top1 in enumerate(scores)
+    ]
+    found = sweep_report.compensation(sweep_report.by_setting(pd.DataFrame(students)), "DC3", "plain")
+    assert found["name"].tolist() == ["DC3", "DC3, guidance_scale 1.5", "DC3, sure_share 0.1"]
+    assert np.allclose(found["difference"], [-0.1, 0.05, -0.1])
+    assert np.allclose(found["deviation"], [0.1, np.sqrt(0.005), np.nan], equal_nan=True)
+
+
+def test_only_sets_that_every_network_was_trained_on_are_compared_across_networks():
+    settings = sweep_report.by_setting(results())
+    assert sweep_report.across_networks(settings) is None
+    other = results()[lambda table: table["run"] == "DC3-10-300"].assign(network="conv4")
+    both = sweep_report.by_setting(pd.concat([results(), other]))
+    across = sweep_report.across_networks(both)
+    assert across[["method", "network"]].to_numpy().tolist() == [["DC3", "conv3"], ["DC3", "conv4"]]
+    assert set(sweep_report.main_network(both)["network"]) == {"conv3"}
+
+
 @pytest.mark.slow
 def test_the_report_is_a_page_in_one_file_with_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("DC3_HOME", str(tmp_path))
