@@ -11,6 +11,8 @@ from dc3 import paths
 from dc3.parameters import ParameterError, all_declared, parse_value, read_file
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Look at folders of images.")
+app.add_typer(data_app, name="data")
 REFUSED, FAILED = 2, 1
 
 
@@ -90,6 +92,27 @@ def sweep(
         typer.echo(f"report: {paths.shown(page)}")
     if failures:
         stop("\n".join(f"failed: {name}: {why}" for name, why in failures.items()), FAILED)
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="with train/ and val/ (or test/), or a condensed set")],
+    decode: Annotated[
+        bool | None,
+        typer.Option("--decode/--headers", help="decode every file, or only its header; else: decode up to 20,000"),
+    ] = None,
+) -> None:
+    """Say what a run would see in a folder: classes, counts, sizes, unreadable files; 1 when it would be refused."""
+    from dc3.data_check import look
+    from dc3.data_check_text import told
+
+    try:
+        seen = look(folder, decode)
+    except (ValueError, OSError) as error:
+        stop(f"DIR = {str(folder)!r}: {error}", REFUSED)
+    typer.echo(told(seen))
+    if not seen.fit:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
