@@ -116,6 +116,22 @@ def data_check(
 
 
 @app.command()
+def report(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with finished stages")],
+    out: Annotated[Path | None, typer.Option(help="the file; by itself: runs/RUN/report.html")] = None,
+    code: Annotated[bool, typer.Option("--code", help="show the notebooks' code too")] = False,
+) -> None:
+    """Write what a run came to, and its notebooks, as one HTML file that can be mailed."""
+    from dc3.report import write_report
+
+    try:
+        page = write_report(run_name, out, code)
+    except (ValueError, OSError) as error:
+        stop(str(error), REFUSED)
+    typer.echo(f"{paths.shown(page)}: {page.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
 def params() -> None:
     """List every parameter with its type, default, notebooks and help."""
     for parameter in all_declared().values():
