@@ -131,6 +131,24 @@ def report(
     typer.echo(f"{paths.shown(page)}: {page.stat().st_size / 1e6:.1f} MB")
 
 
+@app.command("compare")
+def compare_runs(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="a run with finished stages")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another; differences are RUN_B less RUN_A")],
+) -> None:
+    """Lay two runs side by side: parameters, accuracy, colour, FID, picks in common, time; as tables and a figure."""
+    from dc3.compare import compare, write
+    from dc3.compare_text import told
+
+    try:
+        compared = compare(run_a, run_b)
+        folder = write(compared)
+    except (ValueError, OSError) as error:
+        stop(str(error), REFUSED)
+    typer.echo(told(compared))
+    typer.echo(f"\ntables and figure: {paths.shown(folder)}")
+
+
 @app.command()
 def params() -> None:
     """List every parameter with its type, default, notebooks and help."""
