@@ -149,6 +149,25 @@ def compare_runs(
     typer.echo(f"\ntables and figure: {paths.shown(folder)}")
 
 
+@app.command("export")
+def export_set(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with a finished 04_compensation")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="hf (Hugging Face datasets), npz or webdataset")],
+    out: Annotated[Path | None, typer.Option(help="a new folder; by itself: runs/RUN/export-FORMAT")] = None,
+    soft_labels: Annotated[bool, typer.Option("--soft-labels", help="with the teacher's logits of each image")] = False,
+) -> None:
+    """Write a run's condensed set for use elsewhere, with its dataset card and provenance."""
+    from dc3.export import export
+    from dc3.runs import StageMissing
+
+    try:
+        folder = export(run_name, to, out, soft_labels)
+    except (ValueError, OSError, StageMissing) as error:
+        stop(str(error), REFUSED)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    typer.echo(f"{paths.shown(folder)}: {size / 1e6:.1f} MB; README.md in it is the dataset card")
+
+
 @app.command()
 def params() -> None:
     """List every parameter with its type, default, notebooks and help."""
