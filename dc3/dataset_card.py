@@ -90,8 +90,8 @@ def _soft_labels(facts: dict[str, Any], to: str) -> str:
     return (
         f"## Soft labels\n\n{SOFT_PLACES[to]}: float32 logits, one a class, of the run's teacher "
         f"({soft['teacher_network']}{accuracy}; SHA-256 of its file `{soft['teacher_sha256']}`) for each image as "
-        f"it is. The run's students learn from softmax(logits / {soft['temperature']:g}). They see the teacher's answers "
-        "to *mixed and augmented* images, which only the teacher itself can give: training on these fixed answers is a "
+        f"it is. The run's students learn from softmax(logits / {soft['temperature']:g}). They see the teacher's "
+        "answers to *mixed and augmented* images, which only the teacher itself can give: training on these fixed answers is a "
         "weaker protocol."
     )
 
