@@ -94,13 +94,13 @@ def _times(runs: dict[str, Manifests]) -> pd.DataFrame:
 
 
 def _accuracy(runs: dict[str, Manifests]) -> pd.DataFrame | None:
-    tables = {run: run_summary.accuracies(run, found) for run, found in runs.items()}
-    if any(table is None for table in tables.values()):
+    tables = [table for run, found in runs.items() if (table := run_summary.accuracies(run, found)) is not None]
+    if len(tables) < len(runs):
         return None
-    keyed = [table.set_index(["method", "network"]) for table in _with_own(*tables.values())]
+    keyed = [table.set_index(["method", "network"]) for table in _with_own(*tables)]
     order = dict.fromkeys([*keyed[0].index, *keyed[1].index])
     one, other = (side.reindex(pd.MultiIndex.from_tuples(order, names=["training set", "student"])) for side in keyed)
-    columns = {}
+    columns: dict[str, pd.Series] = {}
     for run, side in zip(runs, (one, other), strict=True):
         columns |= {run: 100 * side["top1_mean"], f"{run}, ±": 100 * side["top1_std"]}
     columns["difference"] = 100 * (other["top1_mean"] - one["top1_mean"])
@@ -121,8 +121,8 @@ def _with_own(*tables: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _measures(runs: dict[str, Manifests], remarks: list[str]) -> pd.DataFrame | None:
     """Colour and distances by set and measure; distances by different networks have no difference."""
-    sides = [_measured(run, found) for run, found in runs.items()]
-    if any(side is None for side in sides):
+    sides = [side for run, found in runs.items() if (side := _measured(run, found)) is not None]
+    if len(sides) < len(runs):
         return None
     table = pd.concat(sides, axis="columns", keys=list(runs)).rename_axis(["set", "measure"])
     table["difference"] = table.iloc[:, 1] - table.iloc[:, 0]
@@ -135,13 +135,13 @@ def _measures(runs: dict[str, Manifests], remarks: list[str]) -> pd.DataFrame | 
 
 
 def _measured(run: str, found: Manifests) -> pd.Series | None:
-    tables = [run_summary.figure_table(run, found, COLOR_STAGE, name) for name in (COLORS, DISTANCES)]
-    if any(table is None for table in tables):
-        return None
-    long = [
-        table.set_index("set").loc[:, ~table.set_index("set").columns.str.contains(NOT_MEASURED)].stack()
-        for table in tables
-    ]
+    long = []
+    for name in (COLORS, DISTANCES):
+        table = run_summary.figure_table(run, found, COLOR_STAGE, name)
+        if table is None:
+            return None
+        measured = table.columns[~table.columns.str.contains(NOT_MEASURED)]
+        long.append(table.set_index("set")[measured].stack())
     return pd.concat(long)
 
 

@@ -135,9 +135,16 @@ def _condensed(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
     return {name: found}, []
 
 
+def _root(images: ImageSet) -> Path:
+    assert images.root is not None, "it was listed from a folder"
+    return images.root
+
+
 def _files(images: ImageSet, decode: bool) -> pd.DataFrame:
+    root = _root(images)
+
     def look_at(source: str) -> dict:
-        path, row = images.root / source, {"source": printable(source), "width": 0, "height": 0, "mode": "?"}
+        path, row = root / source, {"source": printable(source), "width": 0, "height": 0, "mode": "?"}
         try:
             header = header_of(path)
             row |= header._asdict()
@@ -154,8 +161,8 @@ def _files(images: ImageSet, decode: bool) -> pd.DataFrame:
 
 def _ignored(images: ImageSet) -> Counter:
     """Files below the split's folder that no run takes for images, by suffix ("" for none)."""
-    folder = images.root / Path(images.sources[0]).parts[0]
-    ours = {str(images.root / source) for source in images.sources} | {str(folder / PROVENANCE)}
+    folder = _root(images) / Path(images.sources[0]).parts[0]
+    ours = {str(_root(images) / source) for source in images.sources} | {str(folder / PROVENANCE)}
     return Counter(Path(path).suffix.lower() for path in walk(folder) if path not in ours)
 
 

@@ -126,7 +126,7 @@ def _verdict(check: Check) -> Iterator[str]:
 def suggestion(check: Check) -> str:
     """A `dc3 run` line that takes the folder."""
     if check.layout == DATA_SET:
-        values = {"run": run_name(check), "dataset": "imagefolder", "data_dir": str(check.folder)}
+        values: dict[str, str | int] = {"run": run_name(check), "dataset": "imagefolder", "data_dir": str(check.folder)}
         values |= {"ipc": min(10, smallest_class(check)), "image_size": check.image_size}
         if check.image_size in EDITOR_SIZES:
             values |= {"encode_size": check.image_size, "edit_size": check.image_size}

@@ -28,7 +28,7 @@ data = webdataset.WebDataset("train-000000.tar").decode("rgb8").to_tuple("png", 
 # uint8 (H, W, 3), number of the class, a dictionary; further shards are train-000001.tar …""",
 }
 SOFT_PLACES = {
-    "hf": "column `teacher_logits`",
+    "hf": "column `teacher_logits` (read as float64, which holds them exactly)",
     "npz": "array `teacher_logits`",
     "webdataset": '`npy` of each sample (`to_tuple(…, "npy")`)',
 }
@@ -91,8 +91,8 @@ def _soft_labels(facts: dict[str, Any], to: str) -> str:
         f"## Soft labels\n\n{SOFT_PLACES[to]}: float32 logits, one a class, of the run's teacher "
         f"({soft['teacher_network']}{accuracy}; SHA-256 of its file `{soft['teacher_sha256']}`) for each image as "
         f"it is. The run's students learn from softmax(logits / {soft['temperature']:g}). They see the teacher's "
-        "answers to *mixed and augmented* images, which only the teacher itself can give: training on these fixed answers is a "
-        "weaker protocol."
+        "answers to *mixed and augmented* images, which only the teacher itself can give: training on these fixed "
+        "answers is a weaker protocol."
     )
 
 

@@ -60,7 +60,7 @@ class Exported:
 
     def png(self, number: int) -> bytes:
         """The PNG of an image."""
-        if self.as_written:
+        if self.as_written and self.images.root is not None:
             return (self.images.root / self.images.sources[number]).read_bytes()
         stream = io.BytesIO()
         Image.fromarray(self.images.images([number])[0]).save(stream, format="PNG")

@@ -72,8 +72,7 @@ def _shares(ax: Axes, table: pd.DataFrame) -> None:
     places = np.arange(len(table))
     ax.barh(places, table["Jaccard"], color="C2", height=0.6)
     for place, row in zip(places, table.itertuples(), strict=True):
-        told, style = f"{row.Jaccard:.2f}", {"textcoords": "offset points", "va": "center", "fontsize": 7}
-        ax.annotate(told, (row.Jaccard, place), xytext=(2, 0), **style)
+        ax.text(row.Jaccard + 0.02, place, f"{row.Jaccard:.2f}", va="center", fontsize=7)
     ax.set_yticks(places, table["class"])
     ax.set(xlabel="in common / picked by either (Jaccard)", xlim=(0, 1.15))
 
