@@ -12,6 +12,7 @@ from dc3.run_summary import Manifests
 
 COLORS, DISTANCES, SAMPLING = "color_and_fid_colors", "color_and_fid_distances", "03_sampling"
 COLOR_STAGE = "06_color_and_fid"
+BY_SPLIT = {"train": "their picks cannot be compared", "test": "their accuracies and distances are of different tests"}
 NOT_MEASURED = r"^(?:set|images|read)$|, (?:low|high)$|±$"  # columns of 06's tables that are no measures
 BY_A_NETWORK = r"^(?:FID|KID|IS)-|^(?:precision|recall|density|coverage|class named)$"
 
@@ -51,8 +52,12 @@ def compare(first: str, second: str) -> Comparison:
         if lacking := run_summary.missing(found):
             compared.remarks.append(f"{run} has no finished {', '.join(lacking)}")
     settings = [run_summary.settings(run) for run in runs]
-    same = {split: _same(settings, split) for split in ("train", "test")}
-    compared.remarks += [f"the {split} images of the two runs are not the same" for split in same if not same[split]]
+    same = {split: _same(settings, split) for split in BY_SPLIT}
+    compared.remarks += [
+        f"the {split} images of the two runs are not the same: {what}"
+        for split, what in BY_SPLIT.items()
+        if not same[split]
+    ]
     compared.accuracy = _accuracy(runs)
     compared.measures = _measures(runs, compared.remarks)
     if same["train"]:
@@ -77,7 +82,12 @@ def _same(settings: list[dict], split: str) -> bool:
 
 
 def _parameters(runs: dict[str, Manifests]) -> pd.DataFrame:
-    values = [run_summary.parameters(found) for found in runs.values()]
+    """Of the stages that both have finished; a key that only one declares is of another version of its notebook."""
+    one, other = runs.values()
+    values = [
+        run_summary.parameters({name: found[name] for name in found if name in one and name in other})
+        for found in (one, other)
+    ]
     keys = [key for key in dict.fromkeys([*values[0], *values[1]]) if values[0].get(key) != values[1].get(key)]
     columns = {
         run: [run_summary.shown(of_run[key]) if key in of_run else "not declared" for key in keys]

@@ -51,7 +51,8 @@ def card(facts: dict[str, Any], to: str) -> str:
 
 def _header(facts: dict[str, Any], to: str) -> dict[str, Any]:
     size = next((told for limit, told in SIZE_CATEGORIES.items() if facts["images"] < limit), "n>1M")
-    header = {"pretty_name": _title(facts), "license": "unknown", "task_categories": ["image-classification"]}
+    header: dict[str, Any] = {"pretty_name": _title(facts), "license": "unknown"}
+    header["task_categories"] = ["image-classification"]
     if facts["source_data_set"]["dataset"] == "scenes10":
         header |= {"license": "other", "license_name": "one-of-each-photograph", "license_link": "README.md"}
     header |= {"tags": ["dataset-condensation", "dataset-distillation", "dc3"], "size_categories": [size]}

@@ -71,8 +71,8 @@ def _pairs(ax: Axes, table: pd.DataFrame, runs: tuple[str, str], spread: str, na
 def _shares(ax: Axes, table: pd.DataFrame) -> None:
     places = np.arange(len(table))
     ax.barh(places, table["Jaccard"], color="C2", height=0.6)
-    for place, row in zip(places, table.itertuples(), strict=True):
-        ax.text(row.Jaccard + 0.02, place, f"{row.Jaccard:.2f}", va="center", fontsize=7)
+    for place, share in enumerate(table["Jaccard"]):
+        ax.text(share + 0.02, place, f"{share:.2f}", va="center", fontsize=7)
     ax.set_yticks(places, table["class"])
     ax.set(xlabel="in common / picked by either (Jaccard)", xlim=(0, 1.15))
 

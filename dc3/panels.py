@@ -18,7 +18,7 @@ def has_screen() -> bool:
     return os.environ.get(HEADLESS) != "1"
 
 
-def png(images: Sequence[np.ndarray], columns: int | None = None, side: int = SHOWN_PIXELS) -> bytes:
+def png(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, side: int = SHOWN_PIXELS) -> bytes:
     """uint8 (S, S, 3) images as the bytes of a PNG, `columns` a row (None: all), enlarged unsmoothed to some `side`."""
     factor = max(side // images[0].shape[0], 1)
     enlarged = np.stack(images).repeat(factor, axis=1).repeat(factor, axis=2)

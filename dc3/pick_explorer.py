@@ -59,8 +59,8 @@ class PickExplorer:
     def nearest(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Up to NEAREST other images of the class, the most similar to image `index` first, and their similarities."""
         members = self.images.class_indices(self.of_class.value)
-        place = np.searchsorted(members, index)
-        kernel = gradient_kernel(self.logit_grad[members], self.embedding[members], columns=[place])[:, 0]
+        place = int(np.searchsorted(members, index))
+        kernel = np.asarray(gradient_kernel(self.logit_grad[members], self.embedding[members], columns=[place]))[:, 0]
         order = np.argsort(-kernel, kind="stable")
         order = order[order != place][:NEAREST]
         return members[order], kernel[order]

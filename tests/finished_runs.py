@@ -1,11 +1,13 @@
 """Finished runs for tests of what looks at runs: made by dc3's own functions in a moment, without its notebooks."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbformat.v4 import writes as notebook_text
+from PIL import Image
 
 from dc3 import checkpoints, figures, networks, paths, runs
 from dc3.compensation import copy
@@ -25,7 +27,8 @@ def make_run(name, picks_from=0, until="06", top1=0.5, **changed):
     values = {"run": name, "ipc": IPC, "image_size": SIZE, "method": "dc3_plain"} | changed
     for stage_name in STAGES:
         if stage_name[:2] <= until:
-            stage = runs.begin(stage_name, {key: p.default for key, p in declared(stage_name).items()} | values)
+            with mock.patch.object(runs, "notebook_fingerprint", return_value="not asked for"):  # it takes a second
+                stage = runs.begin(stage_name, {key: p.default for key, p in declared(stage_name).items()} | values)
             MAKERS[stage_name](SimpleNamespace(stage=stage, images=images, first=picks_from, top1=top1))
             write_notebook(stage)
     return paths.RUNS / name
@@ -82,11 +85,10 @@ def _validation(made):
         for method, lift in (("DC3 picks, plain", 0.1), ("random", 0.0))
         for seed in (0, 1)
     ]  # fmt: skip
-    history = pd.DataFrame(rows)
-    history.to_parquet(made.stage.output("history.parquet"))
+    pd.DataFrame(rows).to_parquet(made.stage.output("history.parquet"))
     crossed = {"method": ["random"], "network": ["conv4"], "top1_mean": [made.top1 - 0.1], "top5_mean": [1.0]}
     figures.save_table(pd.DataFrame(crossed), made.stage.figures / "validation_networks")
-    figures.save(figures.student_curves(history, chance=1 / 3), made.stage.figures / "validation_curves.png")
+    Image.new("RGB", (8, 8)).save(made.stage.figures / "validation_curves.png")
     made.stage.finish(teacher=0.9, device="cpu")
 
 
