@@ -19,11 +19,11 @@ Panel = tuple[str, pd.DataFrame, Callable[[Axes, pd.DataFrame], None]]
 def differences(tables: Mapping[str, pd.DataFrame], first: str, second: str) -> Figure:
     """A panel for each thing that can be compared: accuracy, colourfulness, FID, picks in common, time."""
     panels = _panels(tables, first, second)
-    rows = -(-len(panels) // 2)
-    heights = [FRAME + ROW * max(len(table) for _, table, _ in panels[2 * row : 2 * row + 2]) for row in range(rows)]
-    figure, axes = plt.subplots(
-        rows, 2, figsize=(WIDTH, sum(heights) + 0.3), squeeze=False, height_ratios=heights, layout="constrained"
-    )
+    columns = min(2, len(panels))
+    beside = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    heights = [FRAME + ROW * max(len(table) for _, table, _ in row) for row in beside]
+    size = (WIDTH * (columns + 1) / 3, sum(heights) + 0.3)
+    figure, axes = plt.subplots(len(beside), columns, figsize=size, squeeze=False, height_ratios=heights)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (title, table, draw) in zip(axes.flat, panels, strict=False):

@@ -16,7 +16,7 @@ from dc3.parameters import declared
 from dc3.settings import settle
 
 CLASSES = ("cat", "dog", "owl")
-SIZE, IPC, PER_CLASS = 16, 2, 6
+SIZE, IPC, PER_CLASS = 16, 2, 8
 STAGES = ("00_teacher", "03_sampling", "04_compensation", "05_validation", "06_color_and_fid")
 FOLDER_OF_THE_MACHINE = "/home/somebody/images/pets"
 

@@ -10,7 +10,7 @@ from finished_runs import CLASSES, FOLDER_OF_THE_MACHINE, IPC, SIZE, image_set, 
 from PIL import Image
 from typer.testing import CliRunner
 
-from dc3 import checkpoints, cli, condensed, dataset_card, evaluation, files, paths
+from dc3 import checkpoints, cli, condensation, condensed, dataset_card, evaluation, files, methods, paths
 from dc3.condensed import history
 
 N = len(CLASSES) * IPC
@@ -152,6 +152,16 @@ def test_an_editor_from_a_folder_of_the_machine_is_named_without_it_in_the_pngs_
     with Image.open(run / "export-hf/train/cat/00000.png") as image:
         image.load()
         assert not image.text
+
+
+def test_mosaics_of_many_sources_say_which_they_are(run, home, monkeypatch):
+    images, model = image_set(), checkpoints.load(run / "00_teacher/teacher.safetensors").model
+    picks = methods.pick("rded", images, model, ipc=IPC, seed=0, crops={"factor": 2, "num_crop": 2, "mipc": 9})
+    condensation.tile(images, picks, run / "04_compensation/condensed")
+    exported("toy", "--to", "hf")
+    data = imagefolder(run / "export-hf", home, monkeypatch)
+    first = picks[(picks["label"] == 0) & (picks["rank"] == 0)].sort_values("tile")
+    assert data["tiles"][0]["index"] == first["index"].tolist() and data["tiles"][0]["top"] == first["top"].tolist()
 
 
 @pytest.mark.parametrize(
