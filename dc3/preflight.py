@@ -11,7 +11,9 @@ HUB_SECONDS = 10
 
 
 def check_inputs(params: dict[str, Any]) -> None:
-    """ParameterError when the image set is not there or too small for `ipc`, or a model is not to be had."""
+    """ParameterError when the image set is not there or too small for `ipc`, or a model or Ray is not to be had."""
+    if params.get("engine", "local") != "local":
+        _check_engine(params)
     for name, revision in DIFFUSION_MODELS.items():
         if name in params:
             check_diffusion_model(name, params[name], params[revision])
@@ -26,6 +28,15 @@ def check_inputs(params: dict[str, Any]) -> None:
         _check_generators(params)
     if "dataset" in params:
         _check_image_set(params)
+
+
+def _check_engine(params: dict[str, Any]) -> None:
+    from dc3 import engine  # brings torch
+
+    try:
+        engine.check(params["engine"], params["ray_address"])
+    except (ImportError, ConnectionError) as error:
+        raise ParameterError(str(error)) from None
 
 
 def _check_picked(params: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from dc3 import locks, paths
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import replacing, sha256
 from dc3.folders import LinkLoop, walk
-from dc3.parameters import check, declared
+from dc3.parameters import check, decisive, declared
 
 MANIFEST = "manifest.json"
 LOCKS = ".locks"
@@ -114,7 +114,7 @@ def begin(name: str, namespace: dict[str, Any]) -> Stage:
     params = check({key: namespace[key] for key in parameters}, parameters)
     stage = Stage(name, params["run"], params, notebook_fingerprint(name))
     locks.take(stage_lock(stage.run, name), at_work(stage.run, name), ORPHAN_SECONDS)
-    begun = {"params": params, "code": stage.code}
+    begun = {"params": decisive(params), "code": stage.code}
     if read_json(stage.folder / BEGUN) != begun:
         shutil.rmtree(stage.folder, ignore_errors=True)
     (stage.folder / MANIFEST).unlink(missing_ok=True)
@@ -154,8 +154,9 @@ def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
     manifest = read_manifest(run, name)
     if manifest is None:
         return "not done yet"
-    changed = [key for key in params if manifest["params"].get(key) != params[key]]
-    if changed or manifest["params"].keys() != params.keys():
+    made_with, params = decisive(manifest["params"]), decisive(params)
+    changed = [key for key in params if made_with.get(key) != params[key]]
+    if changed or made_with.keys() != params.keys():
         return "changed: " + (", ".join(changed) or "the declared parameters")
     if manifest["code"] != notebook_fingerprint(name):
         return "its code changed"

@@ -1,0 +1,173 @@
+"""One engine gives the bytes of the other: the stages' work here, and in the actors and tasks of a Ray of our own."""
+
+import os
+import socket
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from squares import Squares, Thirteen
+
+from dc3 import condensed, data, engine, factors, features, networks, strategies
+from dc3.autoencoder_training import build_autoencoder
+from dc3.compensation import Coloring, compensate
+from dc3.decoding import UnreadableImage
+from dc3.engine import LOCAL, Engine, EngineFailed, chunks
+from dc3.files import sha256
+from dc3.image_set import in_memory
+from dc3.parameters import ParameterError, all_declared, check
+from dc3.preflight import check_inputs
+
+COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
+PICKS = pd.DataFrame({"index": [4, 1, 17, 20, 16], "label": [0, 0, 1, 1, 1], "bin": 0, "rank": [0, 1, 0, 1, 2]})
+
+
+def squares(where, count, actors=True, work=Squares()):
+    found = [pd.DataFrame(block) for block in where.map(work, chunks(count, 3), "squares", actors=actors)]
+    table = pd.concat(found).sort_values("row")
+    return table["square"].tolist(), table["text"].tolist()
+
+
+@pytest.fixture(scope="module")
+def images():
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    return in_memory("noise", "train", ["a", "b"], np.repeat([0, 1], 12), pixels)
+
+
+@pytest.fixture(scope="module")
+def on_ray():
+    """The engine, on a Ray of its own that ends with the tests."""
+    pytest.importorskip("ray", reason="pip install 'dc3[ray]'")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_worker_niceness", "0")  # else its processes come after all else that this machine does
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    where = Engine("ray", actors=2)
+    yield where
+    where.stop()
+    patch.undo()
+
+
+def test_chunks_are_all_positions_in_order():
+    assert [part.tolist() for part in chunks(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_the_local_engine_goes_through_the_chunks():
+    assert squares(LOCAL, 7) == ([0, 1, 4, 9, 16, 25, 36], list("0123456"))
+    with pytest.raises(Thirteen, match="thirteen"):
+        squares(LOCAL, 20)
+
+
+def refused(**params):
+    with pytest.raises(ParameterError) as caught:
+        check_inputs(check(params, all_declared()))
+    return str(caught.value)
+
+
+def test_refused_before_anything_runs_where_ray_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert refused(engine="ray") == "engine = 'ray': Ray is not installed: pip install 'dc3[ray]', or set engine: local"
+
+
+def test_refused_before_anything_runs_where_no_cluster_answers():
+    pytest.importorskip("ray", reason="pip install 'dc3[ray]'")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        assert f"ray_address = '{address}': nothing answers there" in refused(engine="ray", ray_address=address)
+
+
+def test_an_actors_share_of_a_gpu_counts_on_a_gpu_only():
+    params = {"engine": "ray", "ray_address": "head:6379", "ray_actors": 8, "ray_gpus": 0.5}
+    assert engine.engine_of(params, torch.device("cuda")) == Engine("ray", "head:6379", 8, 0.5)
+    assert engine.engine_of(params, torch.device("cpu")) == Engine("ray", "head:6379", 8, 0.0)
+
+
+def test_more_actors_than_the_cluster_has_room_for_are_refused():
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 99.0}}]
+    Engine("ray", gpus=0.5)._check_room(nodes, threads=2, wanted=4)
+    with pytest.raises(EngineFailed, match=r"ray_actors = 5: the 1 machine\(s\) of the Ray cluster have room for 4"):
+        Engine("ray", gpus=0.5)._check_room(nodes, threads=2, wanted=5)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_in_tasks(on_ray):
+    assert squares(on_ray, 12, actors=False) == squares(LOCAL, 12)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_in_actors_of_which_one_is_killed(on_ray, tmp_path):
+    (trace := tmp_path / "deaths").touch()
+    assert squares(on_ray, 12, work=Squares(trace, 1)) == squares(LOCAL, 12)
+    assert trace.read_text() == "x"
+
+
+@pytest.mark.slow
+def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "RETRIES", 1)
+    (trace := tmp_path / "deaths").touch()
+    with pytest.raises(EngineFailed, match=r"Ray gave the work up .*short of memory: fewer ray_actors"):
+        squares(replace(on_ray, actors=1), 12, work=Squares(trace, 1000))
+    assert len(trace.read_text()) == 2
+
+
+@pytest.mark.slow
+def test_an_error_of_the_work_comes_back_as_itself(on_ray):
+    with pytest.raises(Thirteen, match="thirteen"):
+        squares(replace(on_ray, actors=1), 20)
+
+
+@pytest.mark.slow
+def test_latents_have_the_same_bytes(on_ray, images, tmp_path):
+    torch.manual_seed(0)
+    vae = build_autoencoder().eval()
+    for name, where in (("local", LOCAL), ("ray", on_ray)):
+        features.encode(vae, images, tmp_path / name, size=32, batch_size=5, engine=where)
+    assert sha256(tmp_path / "local") == sha256(tmp_path / "ray")
+
+
+@pytest.mark.slow
+def test_a_corrupt_image_is_named_and_no_latents_are_left(on_ray, tmp_path):
+    for number, label in enumerate("aabb"):
+        (tmp_path / "in" / "train" / label).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), "teal").save(tmp_path / "in" / "train" / label / f"{number}.png")
+    broken = tmp_path / "in/train/b/2.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    images = data.load("imagefolder", "train", data_dir=tmp_path / "in")
+    one = replace(on_ray, actors=1)
+    with pytest.raises(UnreadableImage, match=rf"^cannot read image {broken} \(.*\): replace or remove the file, then"):
+        features.encode(build_autoencoder(), images, tmp_path / "out" / "x.npy", size=32, batch_size=1, engine=one)
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_gradients_and_picks_are_the_same(on_ray, images, tmp_path):
+    teacher = networks.create("conv3", 2, 32, width=8, seed=0).eval()
+    tables = {}
+    for name, where in (("local", LOCAL), ("ray", on_ray)):
+        files = [tmp_path / f"{kind}_{name}.npy" for kind in ("logit_grad", "embedding")]
+        found = factors.to_disk(*files, teacher, images, images.labels, batch_size=5, engine=where)
+        candidates = dict(zip(("logit_grad", "embedding"), found, strict=True)) | {"bins": np.arange(24) % 3}
+        choose = partial(strategies.choose, labels=images.labels, ipc=4, seed=1, engine=where, **candidates)
+        tables[name] = [choose(selection) for selection in ("dc3", "random")]
+        for selection, table in zip(("dc3", "random"), tables[name], strict=True):
+            table.to_parquet(tmp_path / f"{selection}_{name}.parquet")
+    for kind in ("logit_grad.npy", "embedding.npy", "dc3.parquet", "random.parquet"):
+        stem, suffix = kind.split(".")
+        assert sha256(tmp_path / f"{stem}_local.{suffix}") == sha256(tmp_path / f"{stem}_ray.{suffix}"), kind
+
+
+@pytest.mark.slow
+def test_a_condensed_set_and_its_provenance_have_the_same_bytes(on_ray, images, random_editor, tmp_path):
+    made = {}
+    for name, where in (("local", LOCAL), ("ray", on_ray)):
+        folder = tmp_path / name
+        compensate(images, PICKS, COLORING, random_editor, folder, engine=where)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        made[name] = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    assert len(made["local"]) == len(PICKS) + 1 and condensed.PROVENANCE in made["local"]
+    assert made["local"] == made["ray"]
