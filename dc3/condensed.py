@@ -22,6 +22,7 @@ from dc3.files import replacing, sha256
 from dc3.folders import printable
 from dc3.image_set import ImageSet
 from dc3.progress import tqdm
+from dc3.storage import Remote
 
 CHUNK_KEY = "dc3"  # of the PNG text chunk
 PROVENANCE = "provenance.parquet"
@@ -150,6 +151,8 @@ def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], fold
 
 def source_sha256(images: ImageSet, index: int) -> str:
     """Of the file that image `index` was read from; of its pixels (uint8, row by row) where there is no file."""
+    if isinstance(images.root, Remote):
+        return hashlib.sha256((images.root / images.source(index)).read_bytes()).hexdigest()
     if images.root is not None:
         return sha256(images.root / images.source(index))
     return hashlib.sha256(np.ascontiguousarray(images.images([index]))).hexdigest()

@@ -14,6 +14,7 @@ from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import flush_to_disk, sha256
 from dc3.parameters import decisive
 from dc3.runs import MANIFEST, at_work, executed_copy, is_as_listed, read_manifest, stage_lock, write_json
+from dc3.storage import place
 
 
 def adopt(run: str, name: str, params: dict[str, Any]) -> str | None:
@@ -47,7 +48,7 @@ def _is_twin(manifest: dict[str, Any], run: str, params: dict[str, Any], code: s
         decisive(manifest["params"]) | {"run": run} == decisive(params)
         and manifest["code"] == code
         and all(_made_in(run, file) == digest for file, digest in manifest["inputs"].items())
-        and all(is_as_listed(Path(path), digest) for path, digest in manifest["external"].items())
+        and all(is_as_listed(place(path), digest) for path, digest in manifest["external"].items())
     )
 
 

@@ -1,4 +1,4 @@
-"""Work for engines that needs no models, for test_engine: in a module of its own, so that actors need not import these."""
+"""Work for engines that needs no models, in a module of its own, so that actors need not import them."""
 
 import os
 import signal

@@ -24,10 +24,11 @@ from dc3.parameters import ParameterError, all_declared, check
 from dc3.preflight import check_inputs
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
+SQUARES = Squares()
 PICKS = pd.DataFrame({"index": [4, 1, 17, 20, 16], "label": [0, 0, 1, 1, 1], "bin": 0, "rank": [0, 1, 0, 1, 2]})
 
 
-def squares(where, count, actors=True, work=Squares()):
+def squares(where, count, actors=True, work=SQUARES):
     found = [pd.DataFrame(block) for block in where.map(work, chunks(count, 3), "squares", actors=actors)]
     table = pd.concat(found).sort_values("row")
     return table["square"].tolist(), table["text"].tolist()
