@@ -87,7 +87,7 @@ class Engine:
             warnings.simplefilter("ignore", DeprecationWarning)  # of `max_task_retries`, from Ray 2.64 on
             results = rows.map_batches(_Actor if actors else _task, **how)
         try:
-            yield from results.iter_batches(batch_size=None, batch_format="numpy")
+            yield from results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
         except ray.exceptions.RayError as error:
             raise _own_error(error) from error
 
