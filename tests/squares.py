@@ -6,22 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-class Thirteen(Exception):
-    pass
-
-
 @dataclass(frozen=True)
 class Squares:
-    """Squares of a chunk; 13 is an error, and 7 ends the process, as long as `trace` has not the marks of `deaths`."""
+    """Squares of a chunk; 7 ends the process, as long as `trace` has not the marks of `deaths`."""
 
     trace: Path | None = None
     deaths: int = 0
 
     def __call__(self, chunk):
-        if 13 in chunk:
-            raise Thirteen("thirteen")
         if 7 in chunk and self.trace and len(self.trace.read_text()) < self.deaths:
             with self.trace.open("a") as file:
                 file.write("x")
             os.kill(os.getpid(), signal.SIGKILL)
-        return {"row": chunk, "square": chunk**2, "text": [str(k) for k in chunk]}
+        return {"row": chunk, "square": chunk**2}

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from squares import Squares, Thirteen
+from squares import Squares
 
 from dc3 import condensed, data, engine, factors, features, networks, strategies
 from dc3.autoencoder_training import build_autoencoder
@@ -24,14 +24,7 @@ from dc3.parameters import ParameterError, all_declared, check
 from dc3.preflight import check_inputs
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
-SQUARES = Squares()
 PICKS = pd.DataFrame({"index": [4, 1, 17, 20, 16], "label": [0, 0, 1, 1, 1], "bin": 0, "rank": [0, 1, 0, 1, 2]})
-
-
-def squares(where, count, actors=True, work=SQUARES):
-    found = [pd.DataFrame(block) for block in where.map(work, chunks(count, 3), "squares", actors=actors)]
-    table = pd.concat(found).sort_values("row")
-    return table["square"].tolist(), table["text"].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +51,8 @@ def test_chunks_are_all_positions_in_order():
 
 
 def test_the_local_engine_goes_through_the_chunks():
-    assert squares(LOCAL, 7) == ([0, 1, 4, 9, 16, 25, 36], list("0123456"))
-    with pytest.raises(Thirteen, match="thirteen"):
-        squares(LOCAL, 20)
+    blocks = list(LOCAL.map(Squares(), chunks(7, 3), "squares"))
+    assert [block["square"].tolist() for block in blocks] == [[0, 1, 4], [9, 16, 25], [36]]
 
 
 def refused(**params):
@@ -96,37 +88,20 @@ def test_more_actors_than_the_cluster_has_room_for_are_refused():
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_in_tasks(on_ray):
-    assert squares(on_ray, 12, actors=False) == squares(LOCAL, 12)
-
-
-@pytest.mark.slow
-def test_ray_gives_the_same_in_actors_of_which_one_is_killed(on_ray, tmp_path):
-    (trace := tmp_path / "deaths").touch()
-    assert squares(on_ray, 12, work=Squares(trace, 1)) == squares(LOCAL, 12)
-    assert trace.read_text() == "x"
-
-
-@pytest.mark.slow
 def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "RETRIES", 1)
     (trace := tmp_path / "deaths").touch()
+    fatal = Squares(trace, 1000)
     with pytest.raises(EngineFailed, match=r"Ray gave the work up .*short of memory: fewer ray_actors"):
-        squares(replace(on_ray, actors=1), 12, work=Squares(trace, 1000))
+        list(replace(on_ray, actors=1).map(fatal, chunks(12, 3), "squares"))
     assert len(trace.read_text()) == 2
-
-
-@pytest.mark.slow
-def test_an_error_of_the_work_comes_back_as_itself(on_ray):
-    with pytest.raises(Thirteen, match="thirteen"):
-        squares(replace(on_ray, actors=1), 20)
 
 
 @pytest.mark.slow
 def test_latents_have_the_same_bytes(on_ray, images, tmp_path):
     torch.manual_seed(0)
     vae = build_autoencoder().eval()
-    for name, where in (("local", LOCAL), ("ray", on_ray)):
+    for name, where in (("local", LOCAL), ("ray", replace(on_ray, actors=1))):
         features.encode(vae, images, tmp_path / name, size=32, batch_size=5, engine=where)
     assert sha256(tmp_path / "local") == sha256(tmp_path / "ray")
 
@@ -165,7 +140,7 @@ def test_gradients_and_picks_are_the_same(on_ray, images, tmp_path):
 @pytest.mark.slow
 def test_a_condensed_set_and_its_provenance_have_the_same_bytes(on_ray, images, random_editor, tmp_path):
     made = {}
-    for name, where in (("local", LOCAL), ("ray", on_ray)):
+    for name, where in (("local", LOCAL), ("ray", replace(on_ray, actors=1))):
         folder = tmp_path / name
         compensate(images, PICKS, COLORING, random_editor, folder, engine=where)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
