@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from squares import Squares
 
-from dc3 import condensed, data, engine, factors, features, networks, strategies
+from dc3 import condensed, data, engine, factors, features, networks, paths, runs, strategies
 from dc3.autoencoder_training import build_autoencoder
+from dc3.code_fingerprint import notebook_fingerprint
 from dc3.compensation import Coloring, compensate
 from dc3.decoding import UnreadableImage
 from dc3.engine import LOCAL, Engine, EngineFailed, chunks
@@ -41,6 +42,7 @@ def on_ray():
     patch.setenv("RAY_worker_niceness", "0")  # else its processes come after all else that this machine does
     patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     where = Engine("ray", actors=2)
+    where._started()
     yield where
     where.stop()
     patch.undo()
@@ -72,6 +74,18 @@ def test_refused_before_anything_runs_where_no_cluster_answers():
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         assert f"ray_address = '{address}': nothing answers there" in refused(engine="ray", ray_address=address)
+
+
+def test_nothing_is_redone_for_another_engine(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
+    params = {"run": "tiny", "encode_size": 32, "engine": "local", "ray_actors": 1}
+    stage = runs.Stage("01_features", "tiny", params, notebook_fingerprint("01_features"))
+    stage.folder.mkdir(parents=True)
+    stage.finish()
+    assert runs.why_not_current("tiny", stage.name, params | {"engine": "ray", "ray_actors": 8}) is None
+    other = params | {"engine": "ray", "encode_size": 64}
+    assert runs.why_not_current("tiny", stage.name, other) == "changed: encode_size"
 
 
 def test_an_actors_share_of_a_gpu_counts_on_a_gpu_only():
