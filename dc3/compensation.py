@@ -115,7 +115,7 @@ def compensate(
     images: ImageSet,
     picks: pd.DataFrame,
     coloring: Coloring,
-    editor: Editor,
+    editor: Editor | None,
     folder: Path,
     teacher: nn.Module | None = None,
 ) -> pd.DataFrame:
@@ -127,6 +127,8 @@ def compensate(
     """
     if not coloring.edits_per_pick:
         return copy(images, picks, folder)
+    if editor is None:
+        raise ValueError(f"blend_mode = {coloring.blend_mode!r}: an editor is needed")
     stamp = {"method": "compensate"} | asdict(coloring) | _settings(editor)
     if coloring.edit_candidates > 1:
         if teacher is None:
@@ -161,9 +163,9 @@ def _settings(editor: Editor) -> dict:
 
 
 class Candidate(NamedTuple):
-    """A colouring of a pick: the image, None where an edit failed, and what was drawn for it."""
+    """A colouring of a pick: the image, and what was drawn for it."""
 
-    image: np.ndarray | None
+    image: np.ndarray
     draw: Draw
 
 
@@ -196,14 +198,13 @@ class _Compensator:
         draws = [draw(int(index), self.coloring, attempt, k) for index in indices for k in range(count)]
         edits = edit_pairs(sources, draws, self.coloring, self.editor)
         made = [
-            Candidate(compensated(sources[k // count], edits[k], drawn, self.coloring), drawn)
-            for k, drawn in enumerate(draws)
+            (compensated(sources[k // count], edits[k], drawn, self.coloring), drawn) for k, drawn in enumerate(draws)
         ]
         parts = (made[k : k + count] for k in range(0, len(made), count))
-        return [[one for one in part if one.image is not None] for part in parts]
+        return [[Candidate(image, drawn) for image, drawn in part if image is not None] for part in parts]
 
     def _surest(self, candidates: list[Candidate], label: int) -> int:
         """The place of the colouring for which the teacher's loss with the pick's label is lowest."""
-        if len(candidates) == 1:
+        if len(candidates) == 1 or self.teacher is None:
             return 0
         return int(image_losses(self.teacher, np.stack([one.image for one in candidates]), int(label)).argmin())

@@ -124,7 +124,7 @@ def source_sha256(images: ImageSet, index: int) -> str:
     """Of the file that image `index` was read from; of its pixels (uint8, row by row) where there is no file."""
     if images.root is not None:
         return sha256(images.root / images.source(index))
-    return hashlib.sha256(np.ascontiguousarray(images.images([index]))).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(images.images([index])).data).hexdigest()
 
 
 def load(
@@ -186,8 +186,8 @@ def _check_names(told: str, found: tuple[str, ...], classes: tuple[str, ...]) ->
 
 
 def _check_sizes(told: str, found: ImageSet) -> None:
-    for source in found.sources:
-        width, height = size_of(found.root / source)
+    for index, source in enumerate(found.sources):
+        width, height = size_of(found.file(index))
         if (width, height) != (found.image_size, found.image_size):
             raise ValueError(
                 f"{told}: {printable(source)} is {width}×{height} px, the data set's images are "

@@ -156,7 +156,7 @@ def _load_cifar(request: _Request) -> ImageSet:
 def _resized(image_set: ImageSet, size: int) -> ImageSet:
     if image_set.image_size == size:
         return image_set
-    fitted = [square(Image.fromarray(p), size) for p in image_set.pixels]
+    fitted = [square(Image.fromarray(p), size) for batch in image_set.batches() for p in batch]
     return replace(image_set, image_size=size, pixels=np.stack(fitted))
 
 

@@ -19,7 +19,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self, indices: np.ndarray) -> np.ndarray: ...
+    def images(self, indices: Tensor) -> np.ndarray | Tensor: ...
 
 
 @dataclass
@@ -37,22 +37,24 @@ class InMemory:
 
 def on_device(images: np.ndarray | Images, device: torch.device) -> Images:
     """Arrays and sets in memory go to the device as a whole; other sets are read batch by batch."""
-    pixels = images if isinstance(images, np.ndarray) else getattr(images, "pixels", None)
-    if not isinstance(pixels, np.ndarray):
+    pixels = getattr(images, "pixels", None)
+    if isinstance(images, np.ndarray):
+        pixels = images
+    elif not isinstance(pixels, np.ndarray):
         return images
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != 3:
         raise ValueError(f"images: expected uint8 (n, S, S, 3), got {pixels.dtype} {pixels.shape}")
     return InMemory(torch.tensor(pixels, device=device))
 
 
-def labels_tensor(labels: Sequence[int] | np.ndarray, images: Images, name: str = "labels") -> Tensor:
+def labels_tensor(labels: Sequence[int] | np.ndarray, images: np.ndarray | Images, name: str = "labels") -> Tensor:
     """int64 labels, one for each image; ValueError naming both counts otherwise, or for an empty set."""
-    labels = torch.tensor(np.asarray(labels), dtype=torch.int64)
-    if labels.shape != (len(images),) or not len(labels) or labels.min() < 0:
+    numbers = torch.tensor(np.asarray(labels), dtype=torch.int64)
+    if numbers.shape != (len(images),) or not len(numbers) or numbers.min() < 0:
         raise ValueError(
-            f"{name}: expected a class number ≥ 0 for each of {len(images)} images, got {tuple(labels.shape)}"
+            f"{name}: expected a class number ≥ 0 for each of {len(images)} images, got {tuple(numbers.shape)}"
         )
-    return labels
+    return numbers
 
 
 def batches(order: Tensor, batch_size: int) -> list[Tensor]:
@@ -101,15 +103,15 @@ def evaluate(
     amp: bool | None = None,
 ) -> Evaluation:
     """Top-1, top-5 (with fewer than five classes: any class) and top-1 per class of a classifier."""
-    labels = labels_tensor(labels, images)
+    targets = labels_tensor(labels, images)
     logits = predict(model, images, batch_size, amp=amp)
     classes = logits.shape[1]
-    if labels.max() >= classes:
-        raise ValueError(f"labels go up to {int(labels.max())}, the network tells {classes} classes apart")
-    hits = logits.topk(min(5, classes)).indices == labels[:, None]
-    counts = np.bincount(labels, minlength=classes)
+    if targets.max() >= classes:
+        raise ValueError(f"labels go up to {int(targets.max())}, the network tells {classes} classes apart")
+    hits = logits.topk(min(5, classes)).indices == targets[:, None]
+    counts = np.bincount(targets, minlength=classes)
     with np.errstate(invalid="ignore"):
-        per_class = np.bincount(labels, weights=hits[:, 0].double(), minlength=classes) / counts
+        per_class = np.bincount(targets, weights=hits[:, 0].double(), minlength=classes) / counts
     return Evaluation(hits[:, 0].double().mean().item(), hits.any(1).double().mean().item(), per_class)
 
 
@@ -128,8 +130,8 @@ def accuracy(
 def image_losses(model: nn.Module, images: np.ndarray, labels: int | np.ndarray) -> np.ndarray:
     """Cross-entropy of each answer with its label (or the one label of all), (n,) float64: how sure the model is."""
     logits = predict(model, images).double()
-    labels = torch.from_numpy(np.broadcast_to(np.asarray(labels, np.int64), len(logits)).copy())
-    return F.cross_entropy(logits, labels, reduction="none").numpy()
+    targets = torch.from_numpy(np.broadcast_to(np.asarray(labels, np.int64), len(logits)).copy())
+    return F.cross_entropy(logits, targets, reduction="none").numpy()
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -19,12 +19,15 @@ NO_BIN = -1
 
 @dataclass(frozen=True, eq=False)
 class ClassImages:
-    """One class, its images numbered from 0: bins (n,), logit_grad (n, C), embedding (n, d), and how to select."""
+    """One class, its images numbered from 0: bins (n,), logit_grad (n, C), embedding (n, d), and how to select.
+
+    What the strategy does not need has no columns, (n, 0).
+    """
 
     label: int
     bins: np.ndarray
-    logit_grad: Tensor | None
-    embedding: Tensor | None
+    logit_grad: Tensor
+    embedding: Tensor
     seed: int
     function: str
     greedy: str
@@ -74,7 +77,8 @@ def herding(images: ClassImages, ipc: int) -> Selection:
     """Welling 2009, as in iCaRL: the image that brings the mean of the picks closest to the mean of the class."""
     features = images.embedding.to(accumulator(images.embedding.device))
     lengths, mean = features.square().sum(1), features.mean(0)
-    picks, missing = [], mean.clone()  # missing: what the next pick should be, (k + 1)·mean − Σ picks
+    picks: list[int] = []
+    missing = mean.clone()  # missing: what the next pick should be, (k + 1)·mean − Σ picks
     for _ in range(ipc):
         distances = lengths - 2 * features @ missing
         distances[picks] = torch.inf
@@ -98,7 +102,8 @@ def kcenter(images: ClassImages, ipc: int) -> Selection:
 def dq(images: ClassImages, ipc: int) -> Selection:
     """Dataset Quantization (Zhou et al. 2023): GraphCut bins of what earlier bins left, then random picks of each."""
     left, sizes = np.arange(len(images)), [len(part) for part in np.array_split(np.arange(len(images)), DQ_BINS)]
-    rng, picks = images.rng(), []
+    rng = images.rng()
+    picks: list[int] = []
     for part, share in enumerate(allocate_budget(sizes, ipc, "equal")):
         if not share:
             continue
@@ -108,7 +113,7 @@ def dq(images: ClassImages, ipc: int) -> Selection:
     return _without_gains(picks)
 
 
-def _without_gains(picks: Sequence[int]) -> Selection:
+def _without_gains(picks: Sequence[int] | np.ndarray) -> Selection:
     return Selection(np.array(picks, dtype=np.int64), np.full(len(picks), np.nan))
 
 
@@ -164,12 +169,12 @@ def choose(
     counts = np.bincount(labels[among], minlength=labels.max() + 1)
     for label in np.unique(labels):
         check_count("ipc", ipc, int(counts[label]), f"the number of images of class {label} to pick from")
-    options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
     tables = []
     for label, members in tqdm(list(groups(labels)), unit="class"):
         members = members[among[members]]
-        rows = {name: _rows(name, factor, members, device) for name, factor in factors.items()}
-        picks = strategy.choose(ClassImages(int(label), bins[members], **rows, **options), int(ipc))
+        gradient, feature = (_rows(name, factor, members, device) for name, factor in factors.items())
+        options = (int(seed), function, greedy, lam, allocation)
+        picks = strategy.choose(ClassImages(int(label), bins[members], gradient, feature, *options), int(ipc))
         index = members[picks.indices]
         columns = {"index": index, "label": label, "bin": bins[index], "rank": np.arange(ipc), "gain": picks.gains}
         tables.append(pd.DataFrame(columns))
@@ -218,9 +223,9 @@ def _integers(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _rows(name: str, factor: Array | None, members: np.ndarray, device: torch.device | str | None) -> Tensor | None:
+def _rows(name: str, factor: Array | None, members: np.ndarray, device: torch.device | str | None) -> Tensor:
     if factor is None:
-        return None
+        return torch.empty(len(members), 0)
     rows = as_tensor(factor[members] if isinstance(factor, Tensor) else read_rows(factor, members))
     if not torch.isfinite(rows).all():
         raise ValueError(f"{name}: NaN or infinite values")
@@ -241,13 +246,14 @@ def coverage(
     table: of `choose`; the rest as there. Returns columns label, bins (share of the class's bins with a pick, 0 to 1)
     and similarity (mean over the class of the similarity to the closest pick: the facility location of the picks / n).
     """
-    factors = {"logit_grad": logit_grad, "embedding": embedding}
+    factors: dict[str, Array | None] = {"logit_grad": logit_grad, "embedding": embedding}
     labels, bins, factors = _checked(labels, bins, factors, ("bins", *factors))
     rows, members_of = [], dict(groups(labels))
     for label, picks in table.groupby("label")["index"]:
         members = members_of[label]
         columns = np.searchsorted(members, picks.to_numpy())
-        kernel = gradient_kernel(*(_rows(name, factors[name], members, device) for name in factors), columns=columns)
+        gradient, feature = (_rows(name, factor, members, device) for name, factor in factors.items())
+        kernel = as_tensor(gradient_kernel(gradient, feature, columns))
         bin_share = len(np.unique(bins[picks])) / len(np.unique(bins[members]))
         rows.append({"label": label, "bins": bin_share, "similarity": float(kernel.amax(1).mean())})
     return pd.DataFrame(rows)
