@@ -67,7 +67,7 @@ def read_rows(array: Rows, rows: np.ndarray) -> np.ndarray:
     if isinstance(array, np.ndarray) and np.may_share_memory(found, array):  # `rows` was a slice
         found = np.array(found)
     mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and array.mode == "r":
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and getattr(array, "mode", None) == "r":
         mapped.madvise(mmap.MADV_DONTNEED)
     return np.asarray(found)
 

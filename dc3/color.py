@@ -188,7 +188,7 @@ def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _checked(images: np.ndarray) -> np.ndarray:
-    shapes = {np.shape(image) for image in images} if isinstance(images, (list, tuple)) else set()
+    shapes: set[tuple[int, ...]] = {np.shape(image) for image in images} if isinstance(images, (list, tuple)) else set()
     if len(shapes) > 1:
         raise ValueError(f"images: of different sizes ({', '.join(map(str, sorted(shapes)))}); resize them to one")
     images = np.asarray(images)

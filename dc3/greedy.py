@@ -235,11 +235,11 @@ def allocate_budget(bin_sizes: Sequence[int] | np.ndarray, ipc: int, how: str = 
     sizes = np.asarray(bin_sizes)
     if sizes.ndim != 1 or (sizes.size and sizes.dtype.kind not in "iu") or (sizes < 0).any():
         raise ValueError(f"bin_sizes: expected non-negative integers, one a bin, got {bin_sizes!r}")
-    sizes = [int(size) for size in sizes]
+    counts = [int(size) for size in sizes]
     if how not in ALLOCATIONS:
         raise ValueError(f"how: {how!r} is not one of {', '.join(ALLOCATIONS)}")
-    check_count("ipc", ipc, sum(sizes), f"what bins of {sizes} images hold")
-    return ALLOCATIONS[how](sizes, int(ipc))
+    check_count("ipc", ipc, sum(counts), f"what bins of {counts} images hold")
+    return ALLOCATIONS[how](counts, int(ipc))
 
 
 def _proportional(sizes: list[int], ipc: int) -> list[int]:

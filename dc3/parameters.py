@@ -15,6 +15,7 @@ import papermill
 import yaml
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic import create_model as create_pydantic_model
+from pydantic_core import ErrorDetails
 
 from dc3.paths import NOTEBOOKS
 
@@ -117,7 +118,9 @@ def all_declared(folder: Path = NOTEBOOKS) -> dict[str, Parameter]:
 def check(values: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
     """`values` over the defaults, typed. ParameterError naming every unknown key, wrong type and value out of range."""
     problems = [_unknown(key, parameters) for key in values if key not in parameters]
-    fields = {name: (TYPES[parameter.type_name], parameter.default) for name, parameter in parameters.items()}
+    fields: dict[str, Any] = {
+        name: (TYPES[parameter.type_name], parameter.default) for name, parameter in parameters.items()
+    }
     model = create_pydantic_model("Parameters", __config__=ConfigDict(strict=True), **fields)
     try:
         checked = model(**{key: value for key, value in values.items() if key in parameters}).model_dump()
@@ -134,8 +137,8 @@ def _unknown(key: str, parameters: dict[str, Parameter]) -> str:
     return f"{key}: no notebook declares this parameter; {hint}"
 
 
-def _refusal(detail: dict, parameters: dict[str, Parameter]) -> str:
-    name = detail["loc"][0]
+def _refusal(detail: ErrorDetails, parameters: dict[str, Parameter]) -> str:
+    name = str(detail["loc"][0])
     allowed = detail["msg"].replace("Input should be", "must be")
     return f"{name} = {detail['input']!r} is not allowed: {allowed} ({parameters[name].help})"
 
