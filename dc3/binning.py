@@ -76,7 +76,10 @@ def bin_all(
     pca: PCASolver = "auto",
     kmeans: KMeansKind = "full",
 ) -> np.ndarray:
-    """The bin of every image within its class, (n,) int64; one class of `latents` (a memory map will do) in memory."""
+    """The bin of every image within its class, (n,) int64; one class of `latents` (a memory map will do) in memory.
+
+    latents (n, d), labels (n,), the rest as in `bin_class`. Raises ValueError as that, and for another count of labels.
+    """
     labels = np.asarray(labels)
     if labels.shape != (len(latents),):
         raise ValueError(f"labels: expected one for each of {len(latents)} latents, got shape {labels.shape}")

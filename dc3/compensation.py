@@ -57,6 +57,7 @@ class Coloring:
 
     @property
     def edits_per_pick(self) -> int:
+        """How many edits the blend mode takes of one image: 2 or 4, 0 with "none"."""
         return IMAGES_NEEDED.get(self.blend_mode, 0)
 
 

@@ -68,7 +68,10 @@ def check_ipc(image_set: ImageSet, ipc: int) -> None:
 
 
 def image_folder(folder: Path, *, name: str, split: str, image_size: int, parameter: str = "data_dir") -> ImageSet:
-    """A folder of class folders in the order of torchvision's ImageFolder; `parameter` is the one that errors name."""
+    """A folder of class folders in the order of torchvision's ImageFolder; `parameter` is the one that errors name.
+
+    ValueError for fewer than two classes, a class without images, and class names that are not UTF-8.
+    """
     classes = _class_names(folder, parameter)
     files = [_image_files(folder, name) for name in classes]
     labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in files])

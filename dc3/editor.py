@@ -34,6 +34,7 @@ class Editor:
 
     @property
     def device(self) -> torch.device:
+        """Where the pipeline computes."""
         return self.pipeline.device
 
     @property

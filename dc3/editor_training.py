@@ -148,6 +148,7 @@ class DenoisingLoss:
         self.row = {prompt: k for k, prompt in enumerate(GRADES)}
 
     def __call__(self, step: int) -> torch.Tensor:
+        """The scalar loss of step `step`, all draws of which come from (seed, step)."""
         source, target, prompts, rng = self.stream.batch(step, "denoising")
         device, drop = self.vae.device, self.stream.recipe.drop
         fate = rng.random(len(source))

@@ -19,7 +19,8 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self, indices: Tensor) -> np.ndarray | Tensor: ...
+    def images(self, indices: Tensor) -> np.ndarray | Tensor:
+        """The images at `indices` (b,) int64, in that order: uint8 (b, S, S, 3)."""
 
 
 @dataclass
@@ -32,11 +33,15 @@ class InMemory:
         return len(self.pixels)
 
     def images(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (b,) int64, in that order: uint8 (b, S, S, 3) on the pixels' device."""
         return self.pixels[indices.to(self.pixels.device)]
 
 
 def on_device(images: np.ndarray | Images, device: torch.device) -> Images:
-    """Arrays and sets in memory go to the device as a whole; other sets are read batch by batch."""
+    """Arrays and sets in memory go to the device as a whole; other sets are read batch by batch.
+
+    ValueError for pixels that are not uint8 (n, S, S, 3).
+    """
     pixels = getattr(images, "pixels", None)
     if isinstance(images, np.ndarray):
         pixels = images
@@ -102,7 +107,10 @@ def evaluate(
     *,
     amp: bool | None = None,
 ) -> Evaluation:
-    """Top-1, top-5 (with fewer than five classes: any class) and top-1 per class of a classifier."""
+    """Top-1, top-5 (with fewer than five classes: any class) and top-1 per class of a classifier.
+
+    ValueError for labels (n,) that are not one for each image, or beyond the classes that the network tells apart.
+    """
     targets = labels_tensor(labels, images)
     logits = predict(model, images, batch_size, amp=amp)
     classes = logits.shape[1]

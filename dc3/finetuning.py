@@ -59,8 +59,11 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: the same for all sets. `amp`: bfloat16 autocast, None on a GPU only; a step has
-    `accumulate` batches of `batch_size`; `drop` is the share of images whose class is dropped."""
+    """How to train: the same for all sets.
+
+    `amp`: bfloat16 autocast, None on a GPU only; a step has `accumulate` batches of `batch_size`; `drop` is the share
+    of images whose class is dropped.
+    """
 
     steps: int
     batch_size: int
@@ -73,8 +76,10 @@ class Recipe:
 
 
 class Latents(NamedTuple):
-    """What a training sees of its set: posterior means (m, c, h, w), unscaled, of the images and mirror images that it
-    draws, by ascending `keys` (m,) = 2 · index + mirrored; labels (n,) of the whole set."""
+    """What a training sees of its set: posterior means (m, c, h, w), unscaled, of the images that it draws.
+
+    By ascending `keys` (m,) = 2 · index + mirrored, for mirror images count as well; labels (n,) of the whole set.
+    """
 
     means: np.ndarray
     keys: np.ndarray
@@ -91,6 +96,7 @@ class Batch(NamedTuple):
 
     @property
     def images(self) -> np.ndarray:
+        """Which images of the set, (b,)."""
         return self.keys // 2
 
 
@@ -162,6 +168,7 @@ class DenoisingLoss:
             )
 
     def __call__(self, part: int) -> Tensor:
+        """The scalar loss of batch `part`, all draws of which come from (seed, part)."""
         device, latents = self.generator.vae.device, self.latents
         drawn = draw(self.recipe, part, len(latents.labels))
         means = latents.means[np.searchsorted(latents.keys, drawn.keys)].astype(np.float32)

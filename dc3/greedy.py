@@ -1,7 +1,7 @@
-"""Greedy maximisation of set functions over a similarity kernel, vectorised in torch on the kernel's device, and the
-budget that bins share.
+"""Greedy maximisation of set functions over a similarity kernel, and the budget that bins share.
 
-Every function keeps the gains of all images current, so one loop serves every (function, greedy) pair:
+Vectorised in torch on the kernel's device. Every function keeps the gains of all images current, so one loop serves
+every (function, greedy) pair:
 
 | function | cost of a pick |
 | --- | --- |
@@ -61,6 +61,7 @@ class SetFunction:
         self.rows_per_block = max(1, (CPU_GRAIN if kernel.device.type == "cpu" else GPU_GRAIN) // len(kernel))
 
     def add(self, pick: int) -> None:
+        """Puts image `pick` into the set and brings all gains up to date."""
         self._update(pick, self.kernel[pick].to(self.dtype))
         self.size += 1
 

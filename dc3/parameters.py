@@ -87,7 +87,7 @@ class Parameter:
 
 
 def notebook_names(folder: Path = NOTEBOOKS) -> list[str]:
-    """Stage names in order: 00_teacher, 01_features …"""
+    """Stage names in order: 00_teacher, 01_features, …, one a notebook of `folder`."""
     return sorted(path.stem for path in folder.glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -157,7 +157,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """The value of `-p KEY VALUE` as a params file would read it."""
+    """The value of `-p KEY VALUE` as a params file would read it. ParameterError when it is not YAML."""
     try:
         return yaml.load(text, FloatLoader)
     except yaml.YAMLError as error:

@@ -33,7 +33,7 @@ class Protocol:
     compile: bool = False
     ema: float | None = None  # decay of averaged weights, which are then the ones tested
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         networks.find(self.network)
         if self.mix not in TEMPERATURE:
             raise ValueError(f"mix is {self.mix!r}; allowed: {', '.join(TEMPERATURE)}")

@@ -49,10 +49,12 @@ class Stage:
 
     @property
     def folder(self) -> Path:
+        """Where the files of the stage go."""
         return paths.RUNS / self.run / self.name
 
     @property
     def figures(self) -> Path:
+        """Where the figures of the run go."""
         return paths.FIGURES / self.run
 
     def input(self, name: str) -> Path:

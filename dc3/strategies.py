@@ -38,6 +38,7 @@ class ClassImages:
         return len(self.bins)
 
     def rng(self) -> np.random.Generator:
+        """A generator at its start, from (seed, class)."""
         return np.random.default_rng([self.seed, self.label])
 
     def greedy_picks(self, members: np.ndarray, budget: int, function: str, part: int = 0) -> Selection:
@@ -119,6 +120,8 @@ def _without_gains(picks: Sequence[int] | np.ndarray) -> Selection:
 
 @dataclass(frozen=True)
 class Strategy:
+    """How ipc images of a class are chosen, and which of bins, logit_grad and embedding that needs."""
+
     choose: Callable[[ClassImages, int], Selection]
     needs: tuple[str, ...] = ()
 

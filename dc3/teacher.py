@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def train(
     device: str = "auto",
     checkpoint_path: Path | str | None = None,
     checkpoint_every: int = 1,
-    **fields,
+    **fields: Any,
 ) -> tuple[nn.Module, list[dict]]:
     """Trains a network as `fields` of Recipe say, on images (n, S, S, 3); returns it in eval mode, and its history.
 

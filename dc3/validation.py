@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ class StudentResult:
 
     @property
     def best(self) -> dict:
+        """The row of the tested epoch with the highest top-1, the first among equals."""
         return max((row for row in self.history if "top1" in row), key=lambda row: row["top1"])
 
 
@@ -47,7 +49,7 @@ def train_student(
     seed: int,
     allow_unequal: bool = False,
     device: str | torch.device | None = None,
-    **fields,
+    **fields: Any,
 ) -> StudentResult:
     """Trains a student from scratch on uint8 images (n, S, S, 3) as `fields` of Protocol say, and tests it.
 
@@ -147,7 +149,7 @@ def validate(
     *,
     seeds: Sequence[int],
     keep: Path | None = None,
-    **settings,
+    **settings: Any,
 ) -> pd.DataFrame:
     """Students of every set in `condensed` (method → images, labels), one per seed, as train_student trains them.
 
@@ -213,7 +215,7 @@ def ranking(
     teacher: nn.Module,
     *,
     real_hard: float,
-    **settings,
+    **settings: Any,
 ) -> dict[str, float]:
     """DD-Ranking's scores (`dc3.scores`) of a set against as many random images, accuracies averaged over the seeds.
 
@@ -221,7 +223,7 @@ def ranking(
     both sets, students with all augmentation and with none, and of the condensed set students on hard labels.
     """
 
-    def accuracy(images: tuple[np.ndarray, np.ndarray], **changed) -> float:
+    def accuracy(images: tuple[np.ndarray, np.ndarray], **changed: Any) -> float:
         history = validate({"": images}, teacher, **(settings | changed))
         return float(summary(history)["top1_mean"].iloc[0])
 
