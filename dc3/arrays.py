@@ -62,7 +62,7 @@ class RowFile:
 
 
 def read_rows(array: Rows, rows: np.ndarray) -> np.ndarray:
-    """A copy of some rows; a memory map gives back the memory that it was read through."""
+    """A copy of rows (b,), (b, columns); a memory map gives back the memory that it was read through."""
     found = array[rows]
     if isinstance(array, np.ndarray) and np.may_share_memory(found, array):  # `rows` was a slice
         found = np.array(found)
@@ -73,7 +73,7 @@ def read_rows(array: Rows, rows: np.ndarray) -> np.ndarray:
 
 
 def blocks(array: Rows, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-    """All rows in order, `size` at a time."""
+    """All rows in order, `size` at a time: (≤ size, columns)."""
     for start in range(0, len(array), size):
         yield read_rows(array, np.arange(start, min(start + size, len(array))))
 
@@ -84,7 +84,7 @@ def is_finite(array: Rows) -> bool:
 
 
 def groups(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each label, ascending, with its positions, ascending: one sort, however many labels there are."""
+    """Each of labels (n,), ascending, with its positions, ascending int64: one sort, however many labels there are."""
     if not len(labels):
         return
     order = np.argsort(labels, kind="stable")

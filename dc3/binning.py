@@ -91,7 +91,7 @@ def bin_all(
 
 
 def bin_table(labels: np.ndarray, bins: np.ndarray) -> pd.DataFrame:
-    """The table of the binning stage: columns index, label, bin, one row an image."""
+    """The table of the binning stage, of labels (n,) and bins (n,): columns index, label, bin, one row an image."""
     return pd.DataFrame({"index": np.arange(len(labels)), "label": labels, "bin": bins})
 
 

@@ -108,7 +108,7 @@ def compensated(source: np.ndarray, edits: np.ndarray, drawn: Draw, coloring: Co
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """0…1 → 0…255, rounded."""
+    """Floats 0…1 of any shape → uint8 0…255, rounded."""
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 

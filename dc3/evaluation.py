@@ -63,7 +63,7 @@ def labels_tensor(labels: Sequence[int] | np.ndarray, images: np.ndarray | Image
 
 
 def batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """`order` cut into batches. A last batch of one image joins the one before it: batch norm needs two."""
+    """`order` (n,) cut into batches. A last batch of one image joins the one before it: batch norm needs two."""
     parts = list(order.split(batch_size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -131,7 +131,7 @@ def accuracy(
     *,
     amp: bool | None = None,
 ) -> float:
-    """Top-1 accuracy, a fraction."""
+    """Top-1 accuracy, a fraction; arguments and errors of `evaluate`."""
     return evaluate(model, images, labels, batch_size, amp=amp).top1
 
 

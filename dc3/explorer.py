@@ -70,7 +70,7 @@ class EditPanel:
 
 
 def png(images: Sequence[np.ndarray]) -> bytes:
-    """Images side by side, enlarged without smoothing, as the bytes of a PNG."""
+    """Images uint8 (S, S, 3) side by side, enlarged without smoothing, as the bytes of a PNG."""
     factor = max(SHOWN_PIXELS // images[0].shape[0], 1)
     enlarged = np.stack(images).repeat(factor, axis=1).repeat(factor, axis=2)
     stream = io.BytesIO()

@@ -231,7 +231,7 @@ def allocate_budget(bin_sizes: Sequence[int] | np.ndarray, ipc: int, how: str = 
     """Images to pick from each bin, exactly `ipc` in all and never more than a bin holds, by largest remainder.
 
     how: "proportional" to the size of the bins, or "equal" shares, what full bins leave going to the others. Ties go
-    to the first bins. Raises ValueError for negative sizes and for an ipc outside 1 … the sum of the sizes.
+    to the first bins. Raises ValueError for negative sizes, an unknown how and an ipc outside 1 … the sum of the sizes.
     """
     sizes = np.asarray(bin_sizes)
     if sizes.ndim != 1 or (sizes.size and sizes.dtype.kind not in "iu") or (sizes < 0).any():

@@ -106,7 +106,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def augment(images: Tensor, factor: int, generator: torch.Generator, flip: bool = True) -> Tensor:
-    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip, as RDED does.
+    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip, as RDED does, of float images (n, 3, S, S).
 
     On normalised images instead of pixels, which is the same: all three only move or average pixels. With factor 1
     nothing is shuffled, and of scale (1, 1) torchvision's crop always takes the whole (square) image.
@@ -118,7 +118,7 @@ def augment(images: Tensor, factor: int, generator: torch.Generator, flip: bool 
 
 
 def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """Mixed images, the partner of each, and the share λ of its own label."""
+    """Mixed images (n, 3, S, S), the partner of each, (n,) int64, and the share λ of its own label, 0 … 1."""
     if kind == "cutmix":
         return augmentation.cutmix(images, generator)[:3]
     if kind == "mixup":
@@ -127,7 +127,10 @@ def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, 
 
 
 def check_labels(labels: np.ndarray, num_classes: int, *, allow_unequal: bool = False) -> None:
-    """ValueError unless every class 0 … num_classes − 1 has images, and (without allow_unequal) equally many."""
+    """ValueError unless every class 0 … num_classes − 1 of labels (n,) has images, and equally many.
+
+    With `allow_unequal` they may be of any number but 0.
+    """
     if len(labels) < 2 or not 0 <= np.min(labels) <= np.max(labels) < num_classes:
         raise ValueError(f"labels: expected at least two, within 0 … {num_classes - 1}, got {np.unique(labels)[:10]}")
     counts = np.bincount(labels, minlength=num_classes)

@@ -260,7 +260,10 @@ def represented_by(kernel: Array, picks: Sequence[int] | np.ndarray) -> np.ndarr
 
 
 def followers(kernel: np.ndarray, picks: Sequence[int] | np.ndarray, count: int) -> list[np.ndarray]:
-    """For each pick, up to `count` other images that it represents (`represented_by`), the most similar first."""
+    """For each pick, up to `count` other images that it represents (`represented_by`), the most similar first.
+
+    kernel (n, n). Returns one int64 array of positions a pick, empty where it represents itself alone.
+    """
     owner = represented_by(kernel, picks)
     groups = []
     for pick in picks:

@@ -42,7 +42,7 @@ class ClassImages:
         return np.random.default_rng([self.seed, self.label])
 
     def greedy_picks(self, members: np.ndarray, budget: int, function: str, part: int = 0) -> Selection:
-        """The picks among `members`, by a kernel of these only; `part` tells the class's several draws apart."""
+        """The picks among `members` (m,), by a kernel of these only; `part` tells the class's several draws apart."""
         rows = torch.from_numpy(members).to(self.logit_grad.device)
         kernel = gradient_kernel(self.logit_grad[rows], self.embedding[rows])
         seed = int(np.random.SeedSequence([self.seed, self.label, part]).generate_state(1)[0])
