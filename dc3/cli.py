@@ -11,6 +11,8 @@ from dc3 import paths
 from dc3.parameters import ParameterError, all_declared, parse_value, read_file
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Look at folders of images.")
+app.add_typer(data_app, name="data")
 REFUSED, FAILED = 2, 1
 
 
@@ -91,6 +93,80 @@ def sweep(
         typer.echo(f"report: {paths.shown(page)}")
     if failures:
         stop("\n".join(f"failed: {name}: {why}" for name, why in failures.items()), FAILED)
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="with train/ and val/ (or test/), or a condensed set")],
+    decode: Annotated[
+        bool | None,
+        typer.Option("--decode/--headers", help="decode every file, or only its header; else: decode up to 20,000"),
+    ] = None,
+) -> None:
+    """Say what a run would see in a folder: classes, counts, sizes, unreadable files; 1 when it would be refused."""
+    from dc3.data_check import look
+    from dc3.data_check_text import told
+
+    try:
+        seen = look(folder, decode)
+    except (ValueError, OSError) as error:
+        stop(f"DIR = {str(folder)!r}: {error}", REFUSED)
+    typer.echo(told(seen))
+    if not seen.fit:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def report(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with finished stages")],
+    out: Annotated[Path | None, typer.Option(help="the file; by itself: runs/RUN/report.html")] = None,
+    code: Annotated[bool, typer.Option("--code", help="show the notebooks' code too")] = False,
+) -> None:
+    """Write what a run came to, and its notebooks, as one HTML file that can be mailed."""
+    from dc3.report import write_report
+
+    try:
+        page = write_report(run_name, out, code)
+    except (ValueError, OSError) as error:
+        stop(str(error), REFUSED)
+    typer.echo(f"{paths.shown(page)}: {page.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command("compare")
+def compare_runs(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="a run with finished stages")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another; differences are RUN_B less RUN_A")],
+) -> None:
+    """Lay two runs side by side: parameters, accuracy, colour, FID, picks in common, time; as tables and a figure."""
+    from dc3.compare import compare, write
+    from dc3.compare_text import told
+
+    try:
+        compared = compare(run_a, run_b)
+        folder = write(compared)
+    except (ValueError, OSError) as error:
+        stop(str(error), REFUSED)
+    typer.echo(told(compared))
+    typer.echo(f"\ntables and figure: {paths.shown(folder)}")
+
+
+@app.command("export")
+def export_set(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with a finished 04_compensation")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="hf (Hugging Face datasets), npz or webdataset")],
+    out: Annotated[Path | None, typer.Option(help="a new folder; by itself: runs/RUN/export-FORMAT")] = None,
+    soft_labels: Annotated[bool, typer.Option("--soft-labels", help="with the teacher's logits of each image")] = False,
+) -> None:
+    """Write a run's condensed set for use elsewhere, with its dataset card and provenance."""
+    from dc3.export import export
+    from dc3.runs import StageMissing
+
+    try:
+        folder = export(run_name, to, out, soft_labels)
+    except (ValueError, OSError, StageMissing) as error:
+        stop(str(error), REFUSED)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    typer.echo(f"{paths.shown(folder)}: {size / 1e6:.1f} MB; README.md in it is the dataset card")
 
 
 @app.command()

@@ -105,13 +105,17 @@ def _class_names(folder: Path, parameter: str) -> list[str]:
     return classes
 
 
-def _split_folder(request: _Request, split: str) -> Path:
-    data_dir, candidates = request.data_dir, SPLIT_FOLDERS[split]
+def split_folder(data_dir: Path | None, split: str) -> Path:
+    """Where `split` ("train" or "test") of an imagefolder lies.
+
+    Raises ValueError when `data_dir` is None, FileNotFoundError naming what it holds when the split is not there.
+    """
     expected = "expected a folder with train/ and val/ (or test/), each with one folder of images per class"
     if data_dir is None:
-        raise ValueError(f"data_dir is not set: dataset={request.dataset!r} {expected}")
+        raise ValueError(f"data_dir is not set: dataset='imagefolder' {expected}")
     if not data_dir.is_dir():
         raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder: {expected}")
+    candidates = SPLIT_FOLDERS[split]
     found = [data_dir / name for name in candidates if (data_dir / name).is_dir()]
     if not found:
         held = ", ".join(sorted(entry.name for entry in data_dir.iterdir())[:5]) or "nothing"
@@ -121,9 +125,9 @@ def _split_folder(request: _Request, split: str) -> Path:
 
 
 def _load_imagefolder(request: _Request) -> ImageSet:
-    folder = _split_folder(request, request.split)
+    folder = split_folder(request.data_dir, request.split)
     if request.split == "test":
-        train, test = (_class_names(_split_folder(request, split), "data_dir") for split in ("train", "test"))
+        train, test = (_class_names(split_folder(request.data_dir, split), "data_dir") for split in ("train", "test"))
         if train != test:
             only = ", ".join(sorted(set(train) ^ set(test))[:5])
             raise ValueError(f"data_dir={str(request.data_dir)!r}: the class folders of train and test differ ({only})")

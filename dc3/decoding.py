@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -30,10 +31,30 @@ def read_image(path: str | Path, size: int) -> np.ndarray:
         return np.asarray(square(_to_rgb(image), size))
 
 
-def size_of(path: str | Path) -> tuple[int, int]:
-    """Width and height by the file's header; nothing is decoded. Raises as `read_image`."""
+class Header(NamedTuple):
+    """What a file's header says: pixels, PIL's mode ("RGB", "L", "I;16" …) and format ("PNG", "JPEG" …)."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether only the pixels say if `read_image` takes the file: grey levels of more than 8 bits."""
+        return self.mode[0] in "IF"
+
+
+def header_of(path: str | Path) -> Header:
+    """Reads a file's header; nothing is decoded. Raises as `read_image`."""
     with _naming(path), _opened(path) as image:
-        return image.size
+        width, height = image.size
+        return Header(width, height, image.mode, image.format)
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Width and height by the file's header. Raises as `read_image`."""
+    return header_of(path)[:2]
 
 
 @contextmanager

@@ -1,26 +1,14 @@
-"""Panels for JupyterLab: choose, press, see. Without a screen (papermill, nbval) there is none to show."""
+"""A panel for JupyterLab over the edits: choose an image, prompts and guidance, press, see."""
 
-import io
-import os
-from collections.abc import Sequence
 from dataclasses import replace
 
 import ipywidgets as widgets
 import numpy as np
-from PIL import Image
 
 from dc3.blending import IMAGES_NEEDED
 from dc3.compensation import Coloring, Draw, compensated, edit_pairs, to_uint8
 from dc3.editor import Editor
-from dc3.figures import mosaic
-from dc3.paths import HEADLESS
-
-SHOWN_PIXELS = 160  # a side of an image in the panel
-
-
-def has_screen() -> bool:
-    """Whether somebody may be looking: False where DC3_HEADLESS is 1."""
-    return os.environ.get(HEADLESS) != "1"
+from dc3.panels import has_screen, png
 
 
 def edit_panel(images: np.ndarray, coloring: Coloring, editor: Editor) -> widgets.Widget | None:
@@ -67,12 +55,3 @@ class EditPanel:
             return
         self.caption.value = f"source, {self.warm.value}, {self.cold.value}, {self.blend.value} blend"
         self.picture.value = png([source, *to_uint8(edits), blended])
-
-
-def png(images: Sequence[np.ndarray]) -> bytes:
-    """Images uint8 (S, S, 3) side by side, enlarged without smoothing, as the bytes of a PNG."""
-    factor = max(SHOWN_PIXELS // images[0].shape[0], 1)
-    enlarged = np.stack(images).repeat(factor, axis=1).repeat(factor, axis=2)
-    stream = io.BytesIO()
-    Image.fromarray(mosaic(enlarged, len(images), gap=4)).save(stream, format="PNG")
-    return stream.getvalue()

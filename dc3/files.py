@@ -36,6 +36,30 @@ def replacing(path: Path | str) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """Yields an empty folder beside `path`; on leaving without an error it becomes `path`, with all in it, durably.
+
+    When the block raises it is removed, and nothing is at `path`. FileExistsError when something is there already:
+    nobody's folder is replaced.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: remove it, or give another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for entry in partial.rglob("*"):
+            flush_to_disk(entry)
+        partial.rename(path)
+        flush_to_disk(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def flush_to_disk(path: Path) -> None:
     """fsync of a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)

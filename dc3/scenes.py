@@ -18,6 +18,18 @@ PHOTOGRAPHS = {  # class: (package, file); sorted, so that exported class folder
     "rocket": ("skimage", "data/rocket.jpg"),
 }
 CLASSES = tuple(PHOTOGRAPHS)
+LICENCES = {  # class: (licence, whose), as scikit-image's skimage.data and scikit-learn's images/README.txt state them
+    "astronaut": ("public domain", "NASA"),
+    "chelsea": ("CC0 1.0", "Stéfan van der Walt"),
+    "china": ("CC BY 2.0", "danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035"),
+    "coffee": ("CC0 1.0", "Rachel Michetti, courtesy of Pikolo Espresso Bar"),
+    "flower": ("CC BY 2.0", "vultilion, https://www.flickr.com/photos/vultilion/6056698931"),
+    "hubble_deep_field": ("public domain", "NASA"),
+    "immunohistochemistry": ("no known copyright restrictions", "Center for Microscopy And Molecular Imaging (CMMI)"),
+    "motorcycle_left": ("unknown: none is stated", "Middlebury stereo data sets 2014, D. Scharstein and others"),
+    "retina": ("CC0 1.0", "Mikael Häggström, doi:10.15347/wjm/2014.008"),
+    "rocket": ("public domain", "SpaceX"),
+}
 TILE = 96
 SMALLEST_CROP = 32
 DEFAULT_COUNTS = {"train": 250, "test": 100}

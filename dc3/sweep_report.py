@@ -1,23 +1,19 @@
 """What a sweep came to: its students by setting, and the report of `dc3 sweep` (notebooks/sweep_report.ipynb)."""
 
-import logging
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 import papermill
-from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from dc3 import paths
-from dc3.files import replacing
 from dc3.notebooks import strip_noise
+from dc3.pages import write_page
 from dc3.runner import kernel_channel
 from dc3.runs import read_manifest
 
-QUIET = logging.getLogger("dc3.nbconvert")  # which else warns of pictures without a text for those who cannot see them
-QUIET.setLevel(logging.ERROR)
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
 MEASURED = ["top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds"]
 AXES = ("training_set", "network", "ipc", "epochs", "student_epochs")  # a name does not tell them
@@ -145,11 +141,9 @@ def write_report(results: Path) -> Path | None:
         )
     strip_noise(partial, executed)
     partial.unlink()
-    exporter = HTMLExporter(exclude_input=True, embed_images=True, log=QUIET)
-    page, _ = exporter.from_notebook_node(nbformat.read(executed, 4))
-    with replacing(executed.with_suffix(".html")) as html:
-        html.write_text(page)
-    return executed.with_suffix(".html")
+    page = executed.with_suffix(".html")
+    write_page(nbformat.read(executed, 4), page, f"DC3: sweep {values['sweep']}")
+    return page
 
 
 def _published_as(table: pd.DataFrame) -> str:

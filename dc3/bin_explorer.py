@@ -1,0 +1,95 @@
+"""A panel for JupyterLab over the bins: point at an image on the map of its class, or click it, and see it."""
+
+import base64
+import io
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dc3.figures import MUTED
+from dc3.image_set import ImageSet
+from dc3.panels import has_screen, png
+
+MAP, PREVIEW, MARGIN = 440, 200, 12  # pixels
+THUMBNAIL = 64  # pixels a side at most, of the images that a map holds
+OF_A_BIN, A_ROW = 24, 12  # images shown below the map
+SMALL = 48  # pixels a side of these
+ALL = "all"
+# No script: a point shows its picture while it is pointed at, and, once clicked, until another is
+STYLE = """<style>
+.dc3-map .p { cursor: pointer; outline: none } .dc3-map .shown { display: none }
+.dc3-map .p:hover .shown, .dc3-map .p:focus .shown { display: inline }
+.dc3-map:has(.p:hover) .p:focus:not(:hover) .shown { display: none }
+.dc3-map .p:hover circle, .dc3-map .p:focus circle { stroke: black; stroke-width: 2 }
+.dc3-map image { image-rendering: pixelated } .dc3-map text { font: 12px sans-serif; fill: currentColor }
+</style>"""
+
+
+def bin_panel(images: ImageSet, table: pd.DataFrame) -> widgets.Widget | None:
+    """The panel over a map with the columns index (into `images`), label, bin, x, y; None without a screen."""
+    return BinExplorer(images, table).view if has_screen() else None
+
+
+class BinExplorer:
+    """The controls, and what they show: the map of a class, and images of the chosen bin (or one of each bin)."""
+
+    def __init__(self, images: ImageSet, table: pd.DataFrame):
+        self.images, self.table = images, table
+        labels = [(images.classes[label], int(label)) for label in sorted(table["label"].unique())]
+        self.of_class = widgets.Dropdown(options=labels, description="class")
+        self.bin = widgets.Dropdown(options=[ALL], description="bin")
+        self.map, self.picture = widgets.HTML(), widgets.Image(format="png")
+        self.of_class.observe(lambda _: self.choose_class(), "value")
+        self.bin.observe(lambda _: self.draw(), "value")
+        hint = widgets.Label("point at an image on the map, or click it to keep it in view")
+        self.view = widgets.VBox([widgets.HBox([self.of_class, self.bin]), hint, self.map, self.picture])
+        self.choose_class()
+
+    @property
+    def part(self) -> pd.DataFrame:
+        """The rows of the chosen class."""
+        return self.table[self.table["label"] == self.of_class.value]
+
+    def choose_class(self) -> None:
+        """Offers the bins of the chosen class, all at first, and draws them."""
+        with self.bin.hold_trait_notifications():
+            self.bin.options = [ALL, *sorted(self.part["bin"].unique().tolist())]
+            self.bin.value = ALL
+        self.draw()
+
+    def draw(self) -> None:
+        """Shows the map of the chosen class, and images of the chosen bin."""
+        part = self.part
+        self.map.value = STYLE + _map(part, self.images.images(part["index"].to_numpy()), self.bin.value)
+        if self.bin.value == ALL:
+            shown = part.drop_duplicates("bin").sort_values("bin")["index"]
+        else:
+            shown = part.loc[part["bin"] == self.bin.value, "index"]
+        self.picture.value = png(self.images.images(shown.to_numpy()[:OF_A_BIN]), A_ROW, SMALL)
+
+
+def _map(part: pd.DataFrame, pixels: np.ndarray, chosen: int | str) -> str:
+    """An SVG of the points; those of bins that are not chosen are pale."""
+    places = part[["x", "y"]].to_numpy(float)
+    low, high = places.min(axis=0), places.max(axis=0)
+    places = MARGIN + (places - low) / np.maximum(high - low, 1e-12) * (MAP - 2 * MARGIN)
+    points = []
+    for (x, y), row, image in zip(places, part.itertuples(index=False), pixels, strict=True):
+        pale = ' opacity="0.15"' if chosen not in (ALL, row.bin) else ""
+        points.append(
+            f'<g class="p" tabindex="0"><circle cx="{x:.1f}" cy="{MAP - y:.1f}" r="5" '
+            f'fill="{MUTED[row.bin % len(MUTED)]}"{pale}/><g class="shown">'
+            f'<image x="{MAP + MARGIN}" y="{MARGIN}" width="{PREVIEW}" height="{PREVIEW}" href="{_thumbnail(image)}"/>'
+            f'<text x="{MAP + MARGIN}" y="{PREVIEW + 3 * MARGIN}">image {row.index}, bin {row.bin}</text></g></g>'
+        )
+    return f'<svg class="dc3-map" width="{MAP + PREVIEW + 2 * MARGIN}" height="{MAP}">{"".join(points)}</svg>'
+
+
+def _thumbnail(image: np.ndarray) -> str:
+    """A data URL of a JPEG of THUMBNAIL pixels a side, or as many as there are."""
+    stream, small = io.BytesIO(), Image.fromarray(image)
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(stream, format="JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,199 @@
+"""What a run would see in a folder of images, before it spends an hour on them: `dc3 data check`.
+
+Listing and decoding are those of a run (`dc3.data`, `dc3.decoding`), so that what is said here is what a run does;
+`dc3.data_check_text` tells it.
+"""
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dc3 import data
+from dc3.condensed import PROVENANCE
+from dc3.decoding import UnreadableImage, header_of, read_image
+from dc3.folders import printable, walk
+from dc3.image_set import DECODERS, ImageSet
+from dc3.progress import tqdm
+
+DECODED_BY_DEFAULT = 20_000  # images: a minute or two where they are photographs
+IMAGE_SIZES = (32, 64, 128, 224)  # the published ones
+DATA_SET, CONDENSED = "data set", "condensed set"
+EVEN = 4  # what a size that is not a published one has to be a multiple of: networks and editor halve it twice
+ANY_SIZE = 8  # pixels a side: whether a file is refused does not depend on it
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split and what their files are.
+
+    `files` has a row an image in the order of `images`: source, width, height (0 where unknown), mode, format, and
+    `problem`, why a run could not read it ("" where it can). `ignored` counts files that are no images by suffix.
+    """
+
+    name: str
+    images: ImageSet
+    files: pd.DataFrame
+    ignored: Counter
+
+
+@dataclass(frozen=True)
+class Check:
+    """Everything that was seen. `refused`: what a run would refuse about the folder as a whole, in its own words."""
+
+    folder: Path
+    layout: str  # DATA_SET, or CONDENSED: class folders without splits
+    decoded: bool
+    splits: dict[str, Split] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def unreadable(self) -> pd.DataFrame:
+        """The files, of all splits, that a run would refuse: columns source and problem among others."""
+        tables = [split.files[split.files["problem"] != ""] for split in self.splits.values()]
+        return pd.concat(tables) if tables else pd.DataFrame(columns=["source", "problem"])
+
+    @property
+    def fit(self) -> bool:
+        """Whether a run would take it. Without `decoded` files that are damaged behind their headers go unseen."""
+        return not self.refused and not len(self.unreadable)
+
+    @property
+    def image_size(self) -> int:
+        """A size to begin with: that of the images where all have one, else the published size below their median."""
+        files = pd.concat([split.files for split in self.splits.values()])
+        shorter = files.loc[files["width"] > 0, ["width", "height"]].min(axis=1)
+        if shorter.empty:
+            return IMAGE_SIZES[0]
+        if shorter.nunique() == 1 and 8 <= shorter.iloc[0] <= IMAGE_SIZES[-1] and shorter.iloc[0] % EVEN == 0:
+            return int(shorter.iloc[0])
+        return max([size for size in IMAGE_SIZES if size <= shorter.median()], default=IMAGE_SIZES[0])
+
+
+def look(folder: Path | str, decode: bool | None = None) -> Check:
+    """Looks at a data set (train/ and val/ or test/) or a condensed set (class folders) in `folder`.
+
+    decode: whether every file is decoded, as a run would, or only its header read; None: decoded up to
+    DECODED_BY_DEFAULT images. Raises FileNotFoundError when there is no such folder, ValueError when nothing in it has
+    either layout.
+    """
+    folder = Path(folder).expanduser().resolve()
+    layout = _layout(folder)
+    found, refused = _data_set(folder) if layout == DATA_SET else _condensed(folder)
+    if decode is None:
+        decode = sum(map(len, found.values())) <= DECODED_BY_DEFAULT
+    splits = {name: Split(name, images, _files(images, decode), _ignored(images)) for name, images in found.items()}
+    return Check(folder, layout, decode, splits, refused)
+
+
+def _layout(folder: Path) -> str:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{printable(folder)} is not a folder")
+    folders = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    if folders & {name for names in data.SPLIT_FOLDERS.values() for name in names}:
+        return DATA_SET
+    if not folders:
+        held = ", ".join(sorted(printable(entry.name) for entry in folder.iterdir())[:5]) or "nothing"
+        raise ValueError(
+            f"{printable(folder)} has no folders in it (it holds {held}): expected train/ and val/ (or test/) with one "
+            "folder of images per class, or, for a condensed set, the class folders themselves"
+        )
+    return CONDENSED
+
+
+def _data_set(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
+    """The splits that can be listed, and what `data.load`, which the run asks, says against them."""
+    found, refused = {}, []
+    for split in data.SPLIT_FOLDERS:
+        try:
+            found[split] = data.load("imagefolder", split, data_dir=folder, image_size=ANY_SIZE)
+        except (ValueError, OSError) as error:
+            refused.append(str(error))
+            if listed := _listed(folder, split):
+                found[split] = listed
+    return found, list(dict.fromkeys(refused))
+
+
+def _listed(folder: Path, split: str) -> ImageSet | None:
+    """A split by itself, where it is refused only for not being like the other."""
+    try:
+        return data.image_folder(data.split_folder(folder, split), name="imagefolder", split=split, image_size=ANY_SIZE)
+    except (ValueError, OSError):
+        return None
+
+
+def _condensed(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
+    name = "condensed"
+    try:
+        found = data.image_folder(folder, name=name, split=name, image_size=ANY_SIZE, parameter="condensed_dir")
+    except (ValueError, OSError) as error:
+        return {}, [str(error)]
+    return {name: found}, []
+
+
+def _root(images: ImageSet) -> Path:
+    assert images.root is not None, "it was listed from a folder"
+    return images.root
+
+
+def _files(images: ImageSet, decode: bool) -> pd.DataFrame:
+    root = _root(images)
+
+    def look_at(source: str) -> dict:
+        path, row = root / source, {"source": printable(source), "width": 0, "height": 0, "mode": "?"}
+        try:
+            header = header_of(path)
+            row |= header._asdict()
+            if decode or header.in_doubt:
+                read_image(path, ANY_SIZE)
+        except UnreadableImage as error:
+            return row | {"problem": str(error.__cause__)}
+        return row | {"problem": ""}
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        rows = list(tqdm(pool.map(look_at, images.sources), total=len(images), desc=images.split, unit="img"))
+    return pd.DataFrame(rows).fillna({"format": "?"})
+
+
+def _ignored(images: ImageSet) -> Counter:
+    """Files below the split's folder that no run takes for images, by suffix ("" for none)."""
+    folder = _root(images) / Path(images.sources[0]).parts[0]
+    ours = {str(_root(images) / source) for source in images.sources} | {str(folder / PROVENANCE)}
+    return Counter(Path(path).suffix.lower() for path in walk(folder) if path not in ours)
+
+
+def counts(check: Check) -> pd.DataFrame:
+    """Images of each class, a column a split, in the order of the class folders; 0 where a split lacks the class."""
+    columns = {name: pd.Series(split.images.counts(), split.images.classes) for name, split in check.splits.items()}
+    return pd.DataFrame(columns).fillna(0).astype(int).rename_axis("class").reset_index()
+
+
+def sizes(check: Check) -> pd.DataFrame:
+    """Kinds of files, the commonest first: columns width, height, mode, format, images, share."""
+    files = pd.concat([split.files for split in check.splits.values()])
+    readable = files[files["width"] > 0]
+    kinds = readable.groupby(["width", "height", "mode", "format"]).size().sort_values(ascending=False, kind="stable")
+    return kinds.rename("images").reset_index().assign(share=lambda table: table["images"] / max(len(files), 1))
+
+
+def cropped_share(check: Check) -> float:
+    """Of the pixels of a median image, how many the crop to a square leaves out, 0 to 1."""
+    files = pd.concat([split.files for split in check.splits.values()])
+    sides = np.sort(files.loc[files["width"] > 0, ["width", "height"]].to_numpy(), axis=1)
+    return float(np.median(1 - sides[:, 0] / sides[:, 1])) if len(sides) else 0.0
+
+
+def smallest_class(check: Check) -> int:
+    """Images of the smallest class that picks are made from: the largest IPC."""
+    split = check.splits.get("train") or next(iter(check.splits.values()), None)
+    return int(split.images.counts().min()) if split else 0
+
+
+def run_name(check: Check) -> str:
+    """A name for a run over it, of the letters that run names may have."""
+    name = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in os.path.basename(check.folder))
+    return name or "mine"

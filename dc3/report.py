@@ -1,0 +1,121 @@
+"""The report of a run, in one HTML file that can be mailed: what it came to, and below it its executed notebooks."""
+
+import html
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from nbformat.v4 import new_markdown_cell, new_notebook
+
+from dc3 import paths, run_summary
+from dc3.pages import change_text, picture, write_page
+from dc3.run_summary import Manifests, without_machine_paths
+from dc3.runs import executed_copy
+from dc3.sweep_report import accuracy
+
+PICTURES = [  # stage, heading, figure, what it shows
+    ("04_compensation", "From pick to condensed image", "compensation_strips", "picks, warm and cold edits, blends"),
+    ("03_sampling", "The picks among the images of their classes", "sampling_tsne", "a map a class, picks starred"),
+    ("05_validation", "Learning curves", "validation_curves", "test accuracy over epochs, a line a training set"),
+    ("06_color_and_fid", "Hues", "color_and_fid_hues", "share of chroma per hue, a rose a set"),
+    ("06_color_and_fid", "Main colours", "color_and_fid_palettes", "the main colours of each set by their share"),
+]
+TABLES = [  # stage, heading, table, columns that are left out
+    ("06_color_and_fid", "Colour", "color_and_fid_colors", r", (?:low|high)$"),
+    ("06_color_and_fid", "Distance from the test images", "color_and_fid_distances", r"±$"),
+    ("07_finetuning", "Fine-tuned generators", "finetuning_scores", r" std$"),
+]
+
+
+def write_report(run: str, out: Path | None = None, code: bool = False) -> Path:
+    """Writes the page, by default to runs/<run>/report.html, and returns its path.
+
+    Stages that are not finished are named; where their notebook was executed in part, that part stands at its place.
+    No path of this machine is in it. Raises ValueError when there is no such run or none of its stages is finished.
+    """
+    found = run_summary.manifests(run)
+    page = new_notebook(cells=[new_markdown_cell(part) for part in _summary(run, found)])
+    for name in run_summary.stages(found)["stage"]:
+        page.cells += _stage_cells(run, name, name in found)
+    change_text(page, without_machine_paths_outside_pictures)
+    out = out or paths.RUNS / run / "report.html"
+    write_page(page, out, f"DC3: {run}", code)
+    return out
+
+
+def without_machine_paths_outside_pictures(text: str) -> str:
+    """As `without_machine_paths`; the letters of an embedded picture, which may look like a path, are left alone."""
+    parts = text.split('"')
+    return '"'.join(part if part.startswith("data:image/") else without_machine_paths(part) for part in parts)
+
+
+def _stage_cells(run: str, name: str, finished: bool) -> list:
+    """The executed notebook of a stage below a place to jump to; none where it was not executed."""
+    copy = executed_copy(run, name)
+    if not copy.exists():
+        return []
+    state = "" if finished else "\n\n**This stage is not finished.** Its notebook got as far as this:"
+    return [new_markdown_cell(f'<a id="{name}"></a>\n\n---{state}'), *nbformat.read(copy, as_version=4).cells]
+
+
+def _summary(run: str, found: Manifests) -> list[str]:
+    """The page on top, as Markdown."""
+    parts = [f"# Run {run}\n\n{_headline(run, found)}", _contents(run, found), _accuracy(run, found)]
+    for stage, heading, name, left_out in TABLES:
+        table = run_summary.figure_table(run, found, stage, name)
+        if table is not None:
+            kept = table.loc[:, ~table.columns.str.contains(left_out)]
+            parts.append(f"## {heading}\n\n{_html(kept)}")
+    for stage, heading, name, text in PICTURES:
+        path = paths.FIGURES / run / f"{name}.png"
+        if path.name in found.get(stage, {}).get("figures", {}) and path.is_file():
+            parts.append(f"## {heading}\n\n{picture(path, text)}")
+    return [*filter(None, parts), _parameters(found), _stages(found)]
+
+
+def _headline(run: str, found: Manifests) -> str:
+    settings, params = run_summary.settings(run), run_summary.parameters(found)
+    lines = [f"{params.get('dataset', 'images')}, {len(settings.get('classes', []))} classes"]
+    lines += [f"{params['ipc']} images per class" if "ipc" in params else "", f"method {params.get('method', '?')}"]
+    told = ", ".join(filter(None, lines)) + "."
+    if missing := run_summary.missing(found):
+        told += f"\n\n**Not finished: {', '.join(missing)}.** What would come from them is missing here."
+    return told
+
+
+def _contents(run: str, found: Manifests) -> str:
+    names = [name for name in run_summary.stages(found)["stage"] if executed_copy(run, name).exists()]
+    return "Executed notebooks: " + " · ".join(f"[{name.replace('_', ' ')}](#{name})" for name in names)
+
+
+def _accuracy(run: str, found: Manifests) -> str:
+    table = run_summary.accuracies(run, found)
+    if table is None:
+        return ""
+    shown = pd.DataFrame(
+        {
+            "training set": table["method"],
+            "student": table["network"],
+            "students": table["seeds"],
+            "test accuracy (%)": [accuracy(*row) for row in table[["top1_mean", "top1_std"]].to_numpy()],
+        }
+    )
+    teacher = found[run_summary.VALIDATION]["facts"].get("teacher")
+    told = f"\n\nThe teacher, trained on all images: {teacher:.1%}. ± is the deviation over seeds." if teacher else ""
+    return f"## Accuracy\n\n{_html(shown)}{told}"
+
+
+def _parameters(found: Manifests) -> str:
+    table = run_summary.not_default(found)
+    body = "All have the notebooks' defaults." if table.empty else _html(table)
+    return f"## Parameters that differ from the defaults\n\n{body}"
+
+
+def _stages(found: Manifests) -> str:
+    table = run_summary.stages(found).rename(columns={"seconds": "wall time (s)"})
+    libraries = ", ".join(f"{name} {version}" for name, version in run_summary.versions(found).items())
+    return f"## Stages\n\n{_html(table)}\n\nVersions: {html.escape(libraries)}."
+
+
+def _html(table: pd.DataFrame) -> str:
+    return table.to_html(index=False, border=0, na_rep="", float_format="{:,.4g}".format, justify="left")

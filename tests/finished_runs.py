@@ -1,0 +1,107 @@
+"""Finished runs for tests of what looks at runs: made by dc3's own functions in a moment, without its notebooks."""
+
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import writes as notebook_text
+from PIL import Image
+
+from dc3 import checkpoints, figures, networks, paths, runs
+from dc3.compensation import copy
+from dc3.image_set import in_memory
+from dc3.parameters import declared
+from dc3.settings import settle
+
+CLASSES = ("cat", "dog", "owl")
+SIZE, IPC, PER_CLASS = 16, 2, 8
+STAGES = ("00_teacher", "03_sampling", "04_compensation", "05_validation", "06_color_and_fid")
+FOLDER_OF_THE_MACHINE = "/home/somebody/images/pets"
+
+
+def make_run(name, picks_from=0, until="06", top1=0.5, **changed):
+    """A run of three classes at IPC 2 up to a stage; picks begin at image `picks_from` of each class."""
+    images = image_set()
+    values = {"run": name, "ipc": IPC, "image_size": SIZE, "method": "dc3_plain"} | changed
+    for stage_name in STAGES:
+        if stage_name[:2] <= until:
+            with mock.patch.object(runs, "notebook_fingerprint", return_value="not asked for"):  # it takes a second
+                stage = runs.begin(stage_name, {key: p.default for key, p in declared(stage_name).items()} | values)
+            MAKERS[stage_name](SimpleNamespace(stage=stage, images=images, first=picks_from, top1=top1))
+            write_notebook(stage)
+    return paths.RUNS / name
+
+
+def image_set():
+    labels = np.repeat(np.arange(len(CLASSES)), PER_CLASS)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), SIZE, SIZE, 3), dtype=np.uint8)
+    return in_memory("toys", "train", CLASSES, labels, pixels)
+
+
+def write_notebook(stage):
+    outputs = [new_output("stream", text=f"read {FOLDER_OF_THE_MACHINE}/cat\n")]
+    code = new_code_cell(f"open('{FOLDER_OF_THE_MACHINE}')", outputs=outputs, execution_count=1)
+    path = runs.executed_copy(stage.run, stage.name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(notebook_text(new_notebook(cells=[new_markdown_cell(f"# Page of {stage.name}"), code])))
+
+
+def _teacher(made):
+    settle(made.stage, seed=0, device="cpu", precision="auto", dataset="scenes10", data_dir="", image_size=SIZE,
+           images_per_class=1)  # fmt: skip
+    content = runs.read_json(made.stage.output("settings.json"))
+    fingerprints = {"train": made.images.fingerprint(), "test": "of the test images"}
+    runs.write_json(made.stage.output("settings.json"), content | {"classes": CLASSES, "fingerprints": fingerprints})
+    model = networks.create("conv3", len(CLASSES), SIZE, width=8, seed=0)
+    checkpoints.save(model, made.stage.output("teacher.safetensors"), network="conv3", classes=CLASSES, image_size=SIZE)
+    made.stage.finish(accuracy=0.9, device="cpu")
+
+
+def _sampling(made):
+    picks = pd.DataFrame(
+        [
+            {"index": PER_CLASS * label + made.first + rank, "label": label, "bin": 0, "rank": rank, "gain": 1.0}
+            for label in range(len(CLASSES))
+            for rank in range(IPC)
+        ]
+    )
+    picks.to_parquet(made.stage.output("selection.parquet"))
+    made.stage.finish(picks=len(picks))
+
+
+def _compensation(made):
+    picks = pd.read_parquet(made.stage.input("03_sampling/selection.parquet"))
+    copy(made.images, picks, made.stage.output("condensed"))
+    made.stage.finish(images=len(picks), device="cpu")
+
+
+def _validation(made):
+    made.stage.input("00_teacher/teacher.safetensors")
+    rows = [
+        {"method": method, "network": "conv3", "seed": seed, "epoch": 1, "loss": 1.0, "lr": 0.1, "per_class": None,
+         "top1": made.top1 + lift + 0.1 * seed, "top5": 1.0}
+        for method, lift in (("DC3 picks, plain", 0.1), ("random", 0.0))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(made.stage.output("history.parquet"))
+    crossed = {"method": ["random"], "network": ["conv4"], "top1_mean": [made.top1 - 0.1], "top5_mean": [1.0]}
+    figures.save_table(pd.DataFrame(crossed), made.stage.figures / "validation_networks")
+    Image.new("RGB", (8, 8)).save(made.stage.figures / "validation_curves.png")
+    made.stage.finish(teacher=0.9, device="cpu")
+
+
+def _colors(made):
+    made.stage.input("00_teacher/teacher.safetensors")
+    colors = {"set": ["full set", "random"], "images": [18, 6], "colourfulness M": [40.0, 30 + 10 * made.top1]}
+    figures.save_table(pd.DataFrame(colors), made.stage.figures / "color_and_fid_colors")
+    distances = {"set": ["random"], "images": [6], "read": ["KID-teacher"], "FID-teacher": [made.top1]}
+    figures.save_table(pd.DataFrame(distances), made.stage.figures / "color_and_fid_distances")
+    made.stage.finish(device="cpu")
+
+
+MAKERS = {
+    "00_teacher": _teacher, "03_sampling": _sampling, "04_compensation": _compensation,
+    "05_validation": _validation, "06_color_and_fid": _colors,
+}  # fmt: skip

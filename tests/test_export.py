@@ -1,0 +1,208 @@
+"""dc3 export: what the libraries that people use read back is what the run made."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from finished_runs import CLASSES, FOLDER_OF_THE_MACHINE, IPC, SIZE, image_set, make_run
+from PIL import Image
+from typer.testing import CliRunner
+
+from dc3 import checkpoints, cli, condensation, condensed, dataset_card, evaluation, files, methods, paths
+from dc3.condensed import history
+
+N = len(CLASSES) * IPC
+LABELS = np.repeat(np.arange(len(CLASSES)), IPC)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(paths, "HOME", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(home):
+    return make_run("toy", until="04")
+
+
+@pytest.fixture
+def pixels(run):
+    return condensed.load(run / "04_compensation/condensed", CLASSES, SIZE).images()
+
+
+@pytest.fixture
+def answers(run, pixels):
+    return evaluation.predict(checkpoints.load(run / "00_teacher/teacher.safetensors").model, pixels).numpy()
+
+
+def export(*arguments):
+    return CliRunner().invoke(cli.app, ["export", *map(str, arguments)])
+
+
+def exported(*arguments):
+    result = export(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def imagefolder(folder, home, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", str(home / "modules"))
+    datasets.disable_progress_bars()
+    return datasets.load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(home / "cache"))
+
+
+def test_datasets_reads_images_labels_and_provenance(run, pixels, home, monkeypatch):
+    assert "runs/toy/export-hf" in exported("toy", "--to", "hf").output
+    data = imagefolder(run / "export-hf", home, monkeypatch)
+    assert (np.stack([np.asarray(image) for image in data["image"]]) == pixels).all()
+    assert data["label"][:] == LABELS.tolist() and data["class"][:] == [CLASSES[label] for label in LABELS]
+    table = pd.read_parquet(run / "04_compensation/condensed/provenance.parquet")
+    for column in ("index", "source", "source_sha256", "rank", "sha256"):
+        assert data[column][:] == table[column].tolist(), column
+    image = run / "export-hf/train/cat/00000.png"
+    assert files.sha256(image) == data["sha256"][0] and history(image)["index"] == data["index"][0]
+
+
+def test_the_card_names_the_classes_so_that_datasets_can(run, home, monkeypatch):
+    import datasets
+
+    exported("toy", "--to", "hf")
+    text = (run / "export-hf/README.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("CLASSES = "))
+    data = imagefolder(run / "export-hf", home, monkeypatch)
+    names = json.loads(line.removeprefix("CLASSES = ").replace("'", '"'))
+    data = data.cast_column("label", datasets.ClassLabel(names=names))
+    assert data.features["label"].int2str(data["label"][2]) == data["class"][2] == "dog"
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header["configs"][0]["data_files"] == [{"split": "train", "path": "train/**"}]
+    whole = datasets.load_dataset(str(run / "export-hf"), cache_dir=str(home / "cache"))
+    assert list(whole) == ["train"] and len(whole["train"]) == N
+
+
+def test_soft_labels_are_the_teachers_logits_in_every_format(run, answers, home, monkeypatch):
+    import webdataset
+
+    for to in ("hf", "npz", "webdataset"):
+        exported("toy", "--to", to, "--soft-labels")
+        assert "softmax(logits / 20)" in (run / f"export-{to}/README.md").read_text()
+    data = imagefolder(run / "export-hf", home, monkeypatch)
+    assert (np.array(data["teacher_logits"][:], np.float32) == answers).all()
+    with np.load(run / "export-npz/condensed.npz") as arrays:
+        assert arrays["teacher_logits"].dtype == np.float32 and (arrays["teacher_logits"] == answers).all()
+    shards = webdataset.WebDataset(str(run / "export-webdataset/train-000000.tar"), shardshuffle=False)
+    found = dict(shards.decode().to_tuple("__key__", "npy"))
+    assert (np.stack([found[key] for key in sorted(found)]) == answers).all()
+
+
+def test_npz_holds_arrays_names_and_provenance_without_pickles(run, pixels):
+    exported("toy", "--to", "npz")
+    with np.load(run / "export-npz/condensed.npz", allow_pickle=False) as data:
+        assert data["images"].dtype == np.uint8 and (data["images"] == pixels).all()
+        assert data["labels"].dtype == np.int64 and data["labels"].tolist() == LABELS.tolist()
+        assert tuple(data["class_names"]) == CLASSES and data["sources"][0] == image_set().source(0)
+        facts = json.loads(str(data["provenance"]))
+    assert facts["method"] == "dc3_plain" and facts["images_per_class"] == IPC and facts["soft_labels"] is None
+    assert facts == json.loads((run / "export-npz/provenance.json").read_text())
+
+
+def test_webdataset_reads_shards_that_mix_the_classes(run, pixels, monkeypatch):
+    import webdataset
+
+    monkeypatch.setattr("dc3.export.SHARD_IMAGES", 4)
+    exported("toy", "--to", "webdataset")
+    shards = sorted(str(path) for path in (run / "export-webdataset").glob("*.tar"))
+    assert len(shards) == 2
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple("png", "cls", "json"))
+    assert [label for _, label, _ in samples] == [0, 1, 2, 0, 1, 2]
+    for image, label, row in samples:
+        assert (image == pixels[label * IPC + row["rank"]]).all()
+        assert row["class"] == CLASSES[label] and row["source"] == image_set().source(row["index"])
+
+
+def test_no_folder_of_the_machine_is_passed_on_and_licences_are_asked_for(home):
+    folder = make_run("toy", until="04", data_dir=FOLDER_OF_THE_MACHINE)
+    settings = folder / "00_teacher/settings.json"
+    content = json.loads(settings.read_text())
+    content["load"] |= {"dataset": "imagefolder", "data_dir": FOLDER_OF_THE_MACHINE}
+    settings.write_text(json.dumps(content))
+    exported("toy", "--to", "hf")
+    texts = [
+        path.read_text() for path in (folder / "export-hf").rglob("*") if path.suffix in (".md", ".json", ".jsonl")
+    ]
+    assert len(texts) == 3 and not any("somebody" in text for text in texts)
+    card = next(text for text in texts if text.startswith("---"))
+    assert "license: unknown" in card and dataset_card.FILL_IN in card and "pets, condensed to 2" in card
+
+
+def test_an_editor_from_a_folder_of_the_machine_is_named_without_it_in_the_pngs_too(run, pixels, home, monkeypatch):
+    table_path = run / "04_compensation/condensed/provenance.parquet"
+    pd.read_parquet(table_path).assign(editor="/home/somebody/models/pix2pix", editor_sha256="0").to_parquet(table_path)
+    exported("toy", "--to", "hf")
+    data = imagefolder(run / "export-hf", home, monkeypatch)
+    assert set(data["editor"]) == {"…/pix2pix"} and "sha256" not in data.features
+    assert (np.stack([np.asarray(image) for image in data["image"]]) == pixels).all()
+    with Image.open(run / "export-hf/train/cat/00000.png") as image:
+        image.load()
+        assert not image.text
+
+
+def test_mosaics_of_many_sources_say_which_they_are(run, home, monkeypatch):
+    images, model = image_set(), checkpoints.load(run / "00_teacher/teacher.safetensors").model
+    picks = methods.pick("rded", images, model, ipc=IPC, seed=0, crops={"factor": 2, "num_crop": 2, "mipc": 9})
+    condensation.tile(images, picks, run / "04_compensation/condensed")
+    exported("toy", "--to", "hf")
+    data = imagefolder(run / "export-hf", home, monkeypatch)
+    first = picks[(picks["label"] == 0) & (picks["rank"] == 0)].sort_values("tile")
+    assert data["tiles"][0]["index"] == first["index"].tolist() and data["tiles"][0]["top"] == first["top"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "editor", "told"),
+    [
+        ("scenes10", "tiny-instruct-pix2pix", ["license: other", "danielbuechele", "part of DC3 (MIT licence)"]),
+        ("cifar10", "timbrooks/instruct-pix2pix", ["license: unknown", dataset_card.CIFAR_PAGE, "Its model card says"]),
+    ],
+)
+def test_licences_are_those_of_the_source_images_and_the_editor(run, dataset, editor, told):
+    exported("toy", "--to", "npz")
+    facts = json.loads((run / "export-npz/provenance.json").read_text())
+    facts["source_data_set"]["dataset"] = dataset
+    text = dataset_card.card(facts | {"edits": True, "editor": editor}, "npz")
+    assert all(part in text for part in told)
+
+
+def test_an_export_is_complete_or_absent_and_replaces_nobodys_folder(run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dc3.export.card", full)
+        result = export("toy", "--to", "hf")
+    assert result.exit_code == 2 and "No space left" in result.output
+    assert not [path for path in run.iterdir() if "export" in path.name]
+    (run / "export-hf").mkdir()
+    result = export("toy", "--to", "hf")
+    assert result.exit_code == 2 and "is there already: remove it, or give another folder" in result.output
+    exported("toy", "--to", "hf", "--out", run / "elsewhere")
+
+
+def test_what_cannot_be_exported_is_refused_by_name(run, home):
+    make_run("young", until="03")
+    spoilt = run / "04_compensation/condensed/00001/00000.png"
+    Image.new("RGB", (SIZE, SIZE)).save(spoilt)
+    for arguments, said in [
+        (("toy", "--to", "zip"), "--to = 'zip': expected one of hf, npz, webdataset"),
+        (("nobody", "--to", "hf"), "RUN = 'nobody': there is no such run"),
+        (("young", "--to", "hf"), "RUN = 'young' has no finished 04_compensation"),
+        (("toy", "--to", "hf"), "is not as 04_compensation left it (00001/00000.png)"),
+    ]:
+        result = export(*arguments)
+        assert result.exit_code == 2 and said in result.output

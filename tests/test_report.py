@@ -1,0 +1,78 @@
+"""dc3 report: a page that holds everything, and tells nothing of the machine."""
+
+import re
+
+import pytest
+from finished_runs import FOLDER_OF_THE_MACHINE, make_run
+from typer.testing import CliRunner
+
+from dc3 import cli, paths, run_summary
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(paths, "HOME", tmp_path)
+    return tmp_path
+
+
+def report(*arguments):
+    return CliRunner().invoke(cli.app, ["report", *map(str, arguments)])
+
+
+def test_the_page_holds_summary_pictures_and_notebooks_and_needs_nothing_else(home):
+    make_run("toy", data_dir=FOLDER_OF_THE_MACHINE)
+    result = report("toy")
+    assert result.exit_code == 0 and re.match(r"runs/toy/report\.html: \d+\.\d MB", result.output)
+    page = (home / "runs/toy/report.html").read_text()
+    for told in ("65.0 ± 7.1", "55.0 ± 7.1", "conv4", "data_dir", "…/pets", "torch 2", "Page of 05_validation"):
+        assert told in page, told
+    assert page.index("Run toy") < page.index("Page of 00_teacher") < page.index("Page of 06_color_and_fid")
+    assert 'href="#05_validation"' in page and 'id="05_validation"' in page
+    assert page.count('src="data:image/png;base64,') == 1
+    assert not re.search(r"<script|<link|@import|src=\"(?!data:)|url\(['\"]?(?:http|//)", page)
+    for of_the_machine in ("/home/somebody", str(home), str(paths.REPOSITORY)):
+        assert of_the_machine not in page
+
+
+def test_code_is_shown_when_asked_for_and_the_file_goes_where_it_is_told(home):
+    make_run("toy", until="00")
+    assert report("toy", "--out", home / "plain.html").exit_code == 0
+    assert report("toy", "--out", home / "code.html", "--code").exit_code == 0
+    plain, code = ((home / name).read_text() for name in ("plain.html", "code.html"))
+    assert "highlight-ipynb" not in plain.split("</style>")[-1] and "highlight" in code.split("</style>")[-1]
+    assert "somebody" not in code
+
+
+def test_a_run_that_is_not_finished_names_what_is_missing_and_shows_how_far_it_got(home):
+    folder = make_run("toy", until="05")
+    (folder / "05_validation/manifest.json").unlink()
+    assert report("toy").exit_code == 0
+    page = (folder / "report.html").read_text()
+    assert "Not finished: 01_features, 02_binning, 05_validation, 06_color_and_fid, 07_finetuning." in page
+    assert "65.0" not in page, "an accuracy of a stage that was not finished"
+    assert page.count("This stage is not finished") == 1 and "Page of 05_validation" in page
+
+
+def test_runs_that_do_not_exist_are_refused_with_those_that_do(home):
+    make_run("toy", until="00")
+    result = report("tyo")
+    assert result.exit_code == 2 and "RUN = 'tyo': there is no such run" in result.output
+    assert "runs with finished stages: toy" in result.output
+    (home / "runs/bare").mkdir()
+    assert "no stage of it is finished" in report("bare").output
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("in /home/me/my-data/pets, 3 files", "in …/pets, 3 files"),
+        ("<td>/work/a/b.png</td>", "<td>…/b.png</td>"),
+        (r"C:\Users\me\pets", "…/pets"),
+        ("train/cat/1.png 1/2 a/b https://arxiv.org/abs/2508.01139 </td></tr>", None),
+        ("timbrooks/instruct-pix2pix", None),
+    ],
+)
+def test_paths_of_the_machine_are_cut_to_their_names_and_others_stay(text, left):
+    assert run_summary.without_machine_paths(text) == (left or text)
