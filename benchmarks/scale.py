@@ -99,7 +99,7 @@ def of_images(count: int, folder: Path) -> dict[str, float]:
         bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
     with watch.step("gradients"):
         files = folder / "logit_grad.npy", folder / "embedding.npy"
-        gradients = factors.to_disk(*files, teacher, images.batches(), labels)
+        gradients = factors.to_disk(*files, teacher, images, labels)
     with watch.step("selection"):
         picks = select(labels, bins, *gradients)
     return row(count, watch, picks, sum(path.stat().st_size for path in folder.iterdir()))

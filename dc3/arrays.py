@@ -7,11 +7,13 @@ system wants them back; for the latents of ImageNet these are 42 GB.
 import mmap
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 BLOCK_ROWS = 4096
 
 
@@ -33,6 +35,7 @@ class RowFile:
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
         self._file.flush()
+        self._start = self._file.tell()
         self._reserve(shape[0] * shape[1] * self.dtype.itemsize, what)
 
     def _reserve(self, size: int, what: str) -> None:
@@ -50,6 +53,17 @@ class RowFile:
         if rows.ndim != 2 or rows.shape[1] != self.shape[1] or self.filled + len(rows) > self.shape[0]:
             raise ValueError(f"rows of shape {rows.shape} do not fit: {self.filled} of {self.shape} are there")
         self._file.write(np.ascontiguousarray(rows, self.dtype).data)
+        self.filled += len(rows)
+
+    def put(self, positions: np.ndarray, rows: np.ndarray) -> None:
+        """Rows (b, columns) at their positions (b,), in any order; each position once. ValueError as `append`."""
+        if rows.shape != (len(positions), self.shape[1]) or self.filled + len(rows) > self.shape[0]:
+            raise ValueError(f"rows of shape {rows.shape} do not fit: {self.filled} of {self.shape} are there")
+        rows = np.ascontiguousarray(rows, self.dtype)
+        runs = np.flatnonzero(np.diff(positions) != 1) + 1
+        for places, part in zip(np.split(positions, runs), np.split(rows, runs), strict=True):
+            self._file.seek(self._start + int(places[0]) * self.shape[1] * self.dtype.itemsize)
+            self._file.write(part.data)
         self.filled += len(rows)
 
     def __enter__(self) -> "RowFile":
@@ -70,6 +84,27 @@ def read_rows(array: Rows, rows: np.ndarray) -> np.ndarray:
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and getattr(array, "mode", None) == "r":
         mapped.madvise(mmap.MADV_DONTNEED)
     return np.asarray(found)
+
+
+@dataclass
+class OnDisk:
+    """A .npy by its path, opened where it is read: what travels to other processes in the place of a memory map."""
+
+    path: str
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return read_rows(np.load(self.path, mmap_mode="r"), rows)
+
+
+def portable(array: T) -> T | OnDisk:
+    """The array, or, of a whole memory-mapped .npy, its place on the disk."""
+    if isinstance(array, np.memmap) and not isinstance(array.base, np.ndarray):
+        return OnDisk(str(array.filename), len(array))
+    return array
 
 
 def blocks(array: Rows, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:

@@ -16,6 +16,7 @@ from torch import nn
 from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
 from dc3.editor import Editor, weights_hash
+from dc3.engine import LOCAL, Engine
 from dc3.evaluation import image_losses, weights_digest
 from dc3.folders import printable
 from dc3.image_set import ImageSet
@@ -119,11 +120,13 @@ def compensate(
     editor: Editor | None,
     folder: Path,
     teacher: nn.Module | None = None,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Writes the compensated picks to `folder` in the layout of `dc3.condensed.fill`, and returns their provenance.
 
     `picks` has the columns index, label, bin, rank. A killed run goes on where it was. EditFailed when an image cannot
-    be edited in two attempts; all others are kept. With blend_mode "none" the picks themselves are filed, as `copy`.
+    be edited in two attempts; all others are kept, on Ray (`engine`) those of other batches. With blend_mode "none" the
+    picks themselves are filed, as `copy`.
     With several candidates a pick, `teacher` chooses; ValueError when there is none.
     """
     if not coloring.edits_per_pick:
@@ -137,7 +140,7 @@ def compensate(
         stamp["teacher_sha256"] = weights_digest(teacher)
     a_batch = max(editor.batch_size // (coloring.edits_per_pick * coloring.edit_candidates), 1)
     make = _Compensator(images, coloring, editor, teacher)
-    return condensed.fill(folder, images, picks, stamp, make, a_batch)
+    return condensed.fill(folder, images, picks, stamp, make, a_batch, engine)
 
 
 def copy(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:

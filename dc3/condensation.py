@@ -12,6 +12,7 @@ from torch import nn
 from dc3 import condensed
 from dc3.compensation import Coloring, compensate, copy
 from dc3.editor import Editor, load_editor
+from dc3.engine import LOCAL, Engine
 from dc3.image_set import ImageSet
 from dc3.methods import METHODS, RDED, mosaic
 
@@ -49,15 +50,16 @@ def condense(
     editor: Editor | None,
     folder: Path,
     teacher: nn.Module | None = None,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Writes the condensed set of `picks` to `folder`; returns its provenance.
 
-    Without edits `editor` may be None; `teacher` chooses where there are several candidates.
+    Without edits `editor` may be None; `teacher` chooses where there are several candidates; `engine`: where is edited.
     """
     if "tile" in picks:
         return tile(images, picks, folder)
     if METHODS[method].edits:
-        return compensate(images, picks, coloring, editor, folder, teacher)
+        return compensate(images, picks, coloring, editor, folder, teacher, engine)
     return copy(images, picks, folder)
 
 

@@ -6,7 +6,8 @@ stands beside the class folders and is written last: a folder that has one is co
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +17,12 @@ from PIL import Image, PngImagePlugin
 
 from dc3.data import image_folder
 from dc3.decoding import size_of
+from dc3.engine import LOCAL, Columns, Engine
 from dc3.files import replacing, sha256
 from dc3.folders import printable
 from dc3.image_set import ImageSet
 from dc3.progress import tqdm
+from dc3.storage import Remote
 
 CHUNK_KEY = "dc3"  # of the PNG text chunk
 PROVENANCE = "provenance.parquet"
@@ -41,12 +44,14 @@ def fill(
     stamp: dict[str, Any],
     make: Callable[[pd.DataFrame], Iterable[Made]],
     batch: int,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Makes the images of a condensed set that are not there yet, and returns its provenance, a row an image.
 
     `picks` has a row an image with the columns index (its first source in `images`), label, bin, rank; image (label,
     rank) becomes folder/<label>/<rank>.png. `stamp` is what all images have in common, `make` makes those of some rows
-    of the picks. Images that are there with the same history are kept, files that belong to no pick are removed.
+    of the picks, `batch` rows at a time, here or in Ray's actors. Images that are there with the same history are kept,
+    files that belong to no pick are removed.
     """
     picks = picks.sort_values(["label", "rank"]).reset_index(drop=True)
     targets = [folder / f"{row.label:05d}" / f"{row.rank:05d}.png" for row in picks.itertuples()]
@@ -56,14 +61,38 @@ def fill(
     origins = [_origin(images, int(index), stamp) for index in picks["index"]]
     waiting = [k for k, path in enumerate(targets) if not _is_made(path, origins[k])]
     with tqdm(total=len(picks), initial=len(picks) - len(waiting), desc="condensed", unit="img") as bar:
-        for start in range(0, len(waiting), batch):
-            for made in make(picks.loc[waiting[start : start + batch]]):
-                _write(targets[made.row], made.image, origins[made.row] | {"draw": made.draw})
-                bar.update()
+        for made in _all_made(make, picks, np.array(waiting, np.int64), batch, engine):
+            _write(targets[made.row], made.image, origins[made.row] | {"draw": made.draw})
+            bar.update()
     table = _provenance(images, picks, targets, folder)
     with replacing(folder / PROVENANCE) as partial:
         table.to_parquet(partial)
     return table
+
+
+def _all_made(
+    make: Callable[[pd.DataFrame], Iterable[Made]], picks: pd.DataFrame, waiting: np.ndarray, batch: int, engine: Engine
+) -> Iterator[Made]:
+    parts = [waiting[start : start + batch] for start in range(0, len(waiting), batch)]
+    if engine.is_local:  # image by image, so that what was made of a batch before an error is kept
+        for part in parts:
+            yield from make(picks.loc[part])
+    elif parts:
+        for block in engine.map(MakeWork(make, picks), parts, "condensed"):
+            for row, image, drawn in zip(block["row"], block["image"], block["draw"], strict=True):
+                yield Made(int(row), image, json.loads(drawn))
+
+
+@dataclass(frozen=True, eq=False)
+class MakeWork:
+    """`engine.Work`: the images of some rows of the picks, columns "row", "image" uint8 and "draw" (JSON)."""
+
+    make: Callable[[pd.DataFrame], Iterable[Made]]
+    picks: pd.DataFrame
+
+    def __call__(self, chunk: np.ndarray) -> Columns:
+        rows, images, draws = zip(*self.make(self.picks.loc[chunk]), strict=True)
+        return {"row": np.array(rows), "image": np.stack(images), "draw": [json.dumps(drawn) for drawn in draws]}
 
 
 def _write(target: Path, image: np.ndarray, history: dict[str, Any]) -> None:
@@ -122,6 +151,8 @@ def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], fold
 
 def source_sha256(images: ImageSet, index: int) -> str:
     """Of the file that image `index` was read from; of its pixels (uint8, row by row) where there is no file."""
+    if isinstance(images.root, Remote):
+        return hashlib.sha256((images.root / images.source(index)).read_bytes()).hexdigest()
     if images.root is not None:
         return sha256(images.root / images.source(index))
     return hashlib.sha256(np.ascontiguousarray(images.images([index])).data).hexdigest()

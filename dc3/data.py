@@ -14,6 +14,7 @@ from dc3 import scenes
 from dc3.decoding import square
 from dc3.folders import is_utf8, printable, walk
 from dc3.image_set import ImageSet, in_memory
+from dc3.storage import Place, Remote, place
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}  # the first that exists: ImageNet's test has no labels
 
@@ -22,7 +23,7 @@ SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}  # the first that
 class _Request:
     dataset: str
     split: str
-    data_dir: Path | None
+    data_dir: Place | None
     image_size: int
     images_per_class: int
     seed: int
@@ -41,6 +42,7 @@ def load(
 ) -> ImageSet:
     """Load `split` ("train" or "test") of a data set in DATASETS, at `image_size` pixels a side.
 
+    data_dir: a folder, or for "imagefolder" also a URL that fsspec knows (s3://…, memory://…).
     images_per_class=k keeps the first k of each class (0: all; scenes10: 250 for training, 100 for testing).
     seed draws the crops of scenes10 anew (the other sets draw nothing): leave it at 0 to compare runs on one set.
     Raises ValueError or FileNotFoundError naming the parameter, its value and what is expected.
@@ -52,7 +54,7 @@ def load(
     for parameter, value, least in (("image_size", image_size, 1), ("images_per_class", images_per_class, 0)):
         if value < least:
             raise ValueError(f"{parameter}={value}: expected a whole number of at least {least}")
-    folder = None if data_dir in (None, "") else Path(data_dir).expanduser()
+    folder = None if data_dir in (None, "") else place(data_dir)
     return DATASETS[dataset](_Request(dataset, split, folder, image_size, images_per_class, seed, download))
 
 
@@ -67,13 +69,13 @@ def check_ipc(image_set: ImageSet, ipc: int) -> None:
         )
 
 
-def image_folder(folder: Path, *, name: str, split: str, image_size: int, parameter: str = "data_dir") -> ImageSet:
+def image_folder(folder: Place, *, name: str, split: str, image_size: int, parameter: str = "data_dir") -> ImageSet:
     """A folder of class folders in the order of torchvision's ImageFolder; `parameter` is the one that errors name.
 
     ValueError for fewer than two classes, a class without images, and class names that are not UTF-8.
     """
     classes = _class_names(folder, parameter)
-    files = [_image_files(folder, name) for name in classes]
+    files = _remote_files(folder, classes) if isinstance(folder, Remote) else _local_files(folder, classes)
     labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in files])
     empty = [classes[c] for c in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
     if empty:
@@ -85,16 +87,27 @@ def image_folder(folder: Path, *, name: str, split: str, image_size: int, parame
     return ImageSet(name, split, tuple(classes), labels, image_size, sources, root=folder.parent)
 
 
-def _image_files(folder: Path, name: str) -> list[str]:
-    """Of one class, relative to the folder's parent, in the order of torchvision's ImageFolder: folder by folder."""
+def _local_files(folder: Path, classes: list[str]) -> list[list[str]]:
     beyond = len(str(folder)) + 1
-    found = [path[beyond:] for path in walk(folder / name) if path.lower().endswith(IMG_EXTENSIONS)]
-    return [os.path.join(folder.name, path) for path in sorted(found, key=os.path.split)]
+    return [_images(folder.name, [path[beyond:] for path in walk(folder / name)]) for name in classes]
 
 
-def _class_names(folder: Path, parameter: str) -> list[str]:
+def _remote_files(folder: Remote, classes: list[str]) -> list[list[str]]:
+    of_class: dict[str, list[str]] = {name: [] for name in classes}
+    for path in folder.files():  # all in one listing
+        of_class.get(path.split("/")[0], []).append(path)
+    return [_images(folder.name, found) for found in of_class.values()]
+
+
+def _images(folder: str, found: list[str]) -> list[str]:
+    """The images of one class, from the folder's parent on, in the order of torchvision's ImageFolder."""
+    images = [path for path in found if path.lower().endswith(IMG_EXTENSIONS)]
+    return [os.path.join(folder, path) for path in sorted(images, key=os.path.split)]
+
+
+def _class_names(folder: Place, parameter: str) -> list[str]:
     try:
-        classes = find_classes(folder)[0]
+        classes = folder.folders() if isinstance(folder, Remote) else find_classes(folder)[0]
     except FileNotFoundError:
         classes = []
     if len(classes) < 2:
@@ -105,7 +118,7 @@ def _class_names(folder: Path, parameter: str) -> list[str]:
     return classes
 
 
-def split_folder(data_dir: Path | None, split: str) -> Path:
+def split_folder(data_dir: Place | None, split: str) -> Place:
     """Where `split` ("train" or "test") of an imagefolder lies.
 
     Raises ValueError when `data_dir` is None, FileNotFoundError naming what it holds when the split is not there.
@@ -118,7 +131,8 @@ def split_folder(data_dir: Path | None, split: str) -> Path:
     candidates = SPLIT_FOLDERS[split]
     found = [data_dir / name for name in candidates if (data_dir / name).is_dir()]
     if not found:
-        held = ", ".join(sorted(entry.name for entry in data_dir.iterdir())[:5]) or "nothing"
+        entries = data_dir.folders() if isinstance(data_dir, Remote) else [entry.name for entry in data_dir.iterdir()]
+        held = ", ".join(sorted(entries)[:5]) or "nothing"
         missing = " or ".join(f"{name}/" for name in candidates)
         raise FileNotFoundError(f"data_dir={str(data_dir)!r} has no {missing} (it holds {held}): {expected}")
     return found[0]
@@ -148,6 +162,8 @@ def _load_cifar(request: _Request) -> ImageSet:
         raise ValueError(
             f"data_dir is not set: dataset={request.dataset!r} is downloaded into that folder on first use"
         )
+    if isinstance(request.data_dir, Remote):
+        raise ValueError(f"data_dir={request.data_dir.url!r} is a URL: dataset={request.dataset!r} needs a folder here")
     make = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[request.dataset]
     try:
         cifar = make(request.data_dir, train=request.split == "train", download=request.download)

@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from dc3.folders import printable
+from dc3.storage import Place, Remote
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -18,7 +19,7 @@ class UnreadableImage(ValueError):
     """An image file that cannot be decoded; the message names the file and what to do."""
 
 
-def read_image(path: str | Path, size: int) -> np.ndarray:
+def read_image(path: str | Place, size: int) -> np.ndarray:
     """Decode a file to uint8 (size, size, 3) RGB: centre crop, shorter side to `size`, antialiased bilinear.
 
     Grey is replicated, palette and CMYK are converted, alpha is composited over white, 16-bit grey is scaled by 1/257
@@ -45,23 +46,23 @@ class Header(NamedTuple):
         return self.mode[0] in "IF"
 
 
-def header_of(path: str | Path) -> Header:
+def header_of(path: str | Place) -> Header:
     """Reads a file's header; nothing is decoded. Raises as `read_image`."""
     with _naming(path), _opened(path) as image:
         width, height = image.size
         return Header(width, height, image.mode, image.format)
 
 
-def size_of(path: str | Path) -> tuple[int, int]:
+def size_of(path: str | Place) -> tuple[int, int]:
     """Width and height by the file's header. Raises as `read_image`."""
     return header_of(path)[:2]
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Place) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is an error here, two lines on
-        image = Image.open(path)
+        image = Image.open(BytesIO(path.read_bytes()) if isinstance(path, Remote) else path)
     with image:
         if image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{image.width}×{image.height} pixels, more than {Image.MAX_IMAGE_PIXELS} are refused")
@@ -69,14 +70,14 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
+def _naming(path: str | Place) -> Iterator[None]:
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
         raise UnreadableImage(
-            f"cannot read image {printable(path)} ({error}): replace or remove the file, then run again"
+            f"cannot read image {printable(str(path))} ({error}): replace or remove the file, then run again"
         ) from error
 
 

@@ -6,6 +6,7 @@ The same code runs the shipped tiny-instruct-pix2pix and `timbrooks/instruct-pix
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,12 @@ class Editor:
     image_guidance_scale: float
     batch_size: int
     embeddings: dict[str, Tensor] = field(default_factory=dict)
+    compiled: bool = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.compiled:  # which does not travel to another process with the weights
+            self.pipeline.unet.compile()
 
     @property
     def device(self) -> torch.device:
@@ -149,7 +156,9 @@ def load_editor(
     pipeline.to(device)
     if compile_unet:
         pipeline.unet.compile()
-    return Editor(pipeline, editor, size, steps, guidance_scale, image_guidance_scale, batch_size)
+    return Editor(
+        pipeline, editor, size, steps, guidance_scale, image_guidance_scale, batch_size, compiled=compile_unet
+    )
 
 
 def weights_hash(editor: Editor) -> str:

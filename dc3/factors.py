@@ -1,6 +1,6 @@
 """Gradient factors of an image set larger than memory, to the disk, and the losses that they imply."""
 
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +9,45 @@ import torch.nn.functional as F
 from torch import nn
 
 from dc3.arrays import RowFile
+from dc3.engine import LOCAL, Columns, Engine, chunks
 from dc3.files import replacing
+from dc3.image_set import ImageSet
 from dc3.networks import last_linear
 from dc3.sampling import factor_batches
 
 ROWS = 4096  # of the embedding that are in memory at a time
 
 
+@dataclass(frozen=True, eq=False)
+class FactorWork:
+    """`engine.Work`: the factors of the images at some positions, columns "row", "logit_grad" and "embedding"."""
+
+    model: nn.Module
+    images: ImageSet
+    labels: np.ndarray
+    loss: str
+
+    def __call__(self, chunk: np.ndarray) -> Columns:
+        batch = [self.images.images(chunk)]
+        ((gradient, features),) = factor_batches(self.model, batch, self.labels[chunk], self.loss, first=int(chunk[0]))
+        return {"row": chunk, "logit_grad": gradient, "embedding": features}
+
+
 def to_disk(
     logit_grad_path: Path | str,
     embedding_path: Path | str,
     model: nn.Module,
-    images: Iterable[np.ndarray],
-    labels: Sequence[int] | np.ndarray,
+    images: ImageSet,
+    labels: np.ndarray,
     loss: str = "softmax_ce",
+    batch_size: int = 256,
+    engine: Engine = LOCAL,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`sampling.gradient_factors` straight to two .npy files, there when complete; returns them memory-mapped.
 
-    images: batches, of which one is held at a time. float32 (n, C) and (n, d): for ImageNet-1K and a ResNet-18 5.1 and
-    2.6 GB. Raises as `sampling.gradient_factors`, and OSError for a full disk, before anything is computed.
+    One batch is held at a time. float32 (n, C) and (n, d): for ImageNet-1K and a ResNet-18 5.1 and 2.6 GB.
+    engine: here, or in Ray's actors, to the same bytes at the same batch size.
+    Raises as `sampling.gradient_factors`, and OSError for a full disk, before anything is computed.
     """
     layer = last_linear(model)
     shapes = (len(labels), layer.out_features), (len(labels), layer.in_features)
@@ -37,9 +57,15 @@ def to_disk(
         RowFile(first, shapes[0], np.float32, "gradients") as gradients,
         RowFile(second, shapes[1], np.float32, "embeddings") as embeddings,
     ):
-        for gradient, features in factor_batches(model, images, labels, loss):
-            gradients.append(gradient)
-            embeddings.append(features)
+        if engine.is_local:
+            for gradient, features in factor_batches(model, images.batches(batch_size), labels, loss):
+                gradients.append(gradient)
+                embeddings.append(features)
+        else:
+            work = FactorWork(model, images, labels, loss)
+            for block in engine.map(work, chunks(len(labels), batch_size), "gradients"):
+                gradients.put(block["row"], block["logit_grad"])
+                embeddings.put(block["row"], block["embedding"])
     return np.load(logit_grad_path, mmap_mode="r"), np.load(embedding_path, mmap_mode="r")
 
 

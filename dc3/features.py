@@ -1,8 +1,8 @@
 """Latents: the posterior means of a latent diffusion model's VAE, streamed to disk."""
 
 import re
-from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dc3.arrays import RowFile
+from dc3.engine import LOCAL, Columns, Engine, chunks
 from dc3.files import replacing
-from dc3.image_set import ImageSet, image_slice
-from dc3.progress import tqdm
+from dc3.image_set import ImageSet
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 VAE_EXPECTED = (
@@ -59,6 +59,7 @@ def encode(
     batch_size: int = 16,
     dtype: np.dtype | type | str = np.float16,
     device: torch.device | str | None = None,
+    engine: Engine = LOCAL,
 ) -> np.ndarray:
     """Posterior means (not scaled, flattened) of all images, in index order, as a .npy of shape (n, d) at `out_path`.
 
@@ -66,6 +67,7 @@ def encode(
     in fp16 autocast on cuda, in fp32 elsewhere. The last batch is padded, so that a row depends on its image only.
     dtype: float16 keeps 11 bits of a value, much finer than K-means tells images apart by, at half the disk and reading
     time of float32, which is for VAEs whose latents exceed 65,504.
+    engine: here, or in Ray's actors, to the same bytes at the same batch size.
     Rows go straight to the disk; the file has its name only when complete. Returns it, memory-mapped, read-only.
     Raises ValueError for no images, a bad size or batch size and latents that are not finite, OSError for a full disk.
     """
@@ -74,22 +76,30 @@ def encode(
             raise ValueError(f"{parameter}: expected at least 1, got {value}")
     device = torch.device(device or next(vae.parameters()).device)
     vae = vae.to(device)
-    batches = _latent_batches(vae, images, size, batch_size, device)
+    work = LatentWork(vae, images, size, batch_size)
+    batches = engine.map(work, chunks(len(images), batch_size), "latents")
     first = next(batches)
-    shape = len(images), first.shape[1]
+    shape = len(images), first["latents"].shape[1]
     with replacing(out_path) as partial, RowFile(partial, shape, dtype, "latents") as file:
-        for rows in chain([first], batches):
-            file.append(_finite(rows, file.dtype, file.filled))
+        for batch in chain([first], batches):
+            file.put(batch["row"], _finite(batch["latents"], file.dtype, batch["row"]))
     return np.load(out_path, mmap_mode="r")
 
 
-def _latent_batches(
-    vae: AutoencoderKL, images: ImageSet | np.ndarray, size: int, batch_size: int, device: torch.device
-) -> Iterator[np.ndarray]:
-    for start in tqdm(range(0, len(images), batch_size), desc="latents", unit="batch"):
-        batch = image_slice(images, start, start + batch_size)
-        padded = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)), mode="edge")
-        yield posterior_mean(vae, torch.from_numpy(padded).to(device), size).cpu().numpy()[: len(batch)]
+@dataclass(frozen=True, eq=False)
+class LatentWork:
+    """`engine.Work`: the latents of the images at some positions, columns "row" (b,) and "latents" (b, d) float32."""
+
+    vae: AutoencoderKL
+    images: ImageSet | np.ndarray
+    size: int
+    batch_size: int  # that every batch is padded to
+
+    def __call__(self, chunk: np.ndarray) -> Columns:
+        batch = self.images.images(chunk) if isinstance(self.images, ImageSet) else self.images[chunk]
+        padded = np.pad(batch, ((0, self.batch_size - len(batch)), (0, 0), (0, 0), (0, 0)), mode="edge")
+        pixels = torch.from_numpy(padded).to(next(self.vae.parameters()).device)
+        return {"row": chunk, "latents": posterior_mean(self.vae, pixels, self.size).cpu().numpy()[: len(batch)]}
 
 
 @torch.inference_mode()
@@ -125,13 +135,13 @@ def _to_uint8(pixels: Tensor) -> np.ndarray:
     return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _finite(rows: np.ndarray, dtype: np.dtype, start: int) -> np.ndarray:
+def _finite(rows: np.ndarray, dtype: np.dtype, positions: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         stored = rows.astype(dtype)
     broken = np.flatnonzero(~np.isfinite(stored).all(axis=1))
     if len(broken):
         raise ValueError(
-            f"vae: the latents of image {start + broken[0]} are not finite in {dtype}: "
+            f"vae: the latents of image {positions[broken[0]]} are not finite in {dtype}: "
             "the model does not stand half precision, or its weights are damaged"
         )
     return stored

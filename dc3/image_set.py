@@ -5,13 +5,13 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dc3.decoding import read_image
+from dc3.storage import Place, Remote
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,7 +35,7 @@ def normalise(images: np.ndarray | Tensor, device: torch.device | str | None = N
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A labelled image set: `pixels` in memory, or files under `root` that are decoded when asked for."""
+    """A labelled image set: `pixels` in memory, or files under `root`, here or elsewhere, decoded when asked for."""
 
     name: str
     split: str
@@ -44,7 +44,7 @@ class ImageSet:
     image_size: int
     sources: Sequence[str]  # relative to root, or an identifier such as scenes10/train/astronaut/00012
     pixels: np.ndarray | None = None  # (n, S, S, 3) uint8
-    root: Path | None = None
+    root: Place | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +70,7 @@ class ImageSet:
         """Where image `index` comes from."""
         return self.sources[index]
 
-    def file(self, index: int) -> Path:
+    def file(self, index: int) -> Place:
         """The file of image `index`. ValueError for a set without files."""
         if self.root is None:
             raise ValueError(f"{self.name}/{self.split} is in memory: its images are not files")
@@ -104,16 +104,26 @@ class ImageSet:
         return self.take(np.sort(np.concatenate(first)))
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, sizes and modification times of the files, or over the pixels of a set in memory."""
+        """SHA-256 over the pixels of a set in memory; of files over names, sizes and modification times, or ETags."""
         digest = hashlib.sha256(repr((self.name, self.split, self.classes, self.image_size)).encode())
         digest.update(np.ascontiguousarray(self.labels).data)
         if self.pixels is not None:
             digest.update(np.ascontiguousarray(self.pixels).data)
             return digest.hexdigest()
-        for index, source in enumerate(self.sources):
-            status = os.stat(self.file(index))
-            digest.update(f"{source}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        for source, mark in zip(self.sources, self._marks(), strict=True):
+            digest.update(f"{source}\0{mark}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+    def _marks(self) -> Iterator[str]:
+        """What changes when a file does, of every source."""
+        if isinstance(self.root, Remote):
+            tops = {source.split("/")[0] for source in self.sources}
+            listed = {f"{top}/{file}": mark for top in tops for file, mark in (self.root / top).files().items()}
+            yield from (listed.get(source, "gone") for source in self.sources)
+        elif self.root is not None:
+            for source in self.sources:
+                status = os.stat(self.root / source)
+                yield f"{status.st_size}\0{status.st_mtime_ns}"
 
     def _positions(self, indices: Sequence[int] | np.ndarray | Tensor | None) -> np.ndarray:
         everything = np.arange(len(self))

@@ -22,6 +22,7 @@ from dc3.paths import NOTEBOOKS
 Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
+EngineName = Literal["local", "ray"]
 EditPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 Selection = Literal["dc3", "submodular", "random", "herding", "kcenter", "dq"]
 Method = Literal["dc3", "dc3_plain", "submodular", "random", "herding", "kcenter", "dq", "rded"]
@@ -56,6 +57,8 @@ Seed = NonNegativeInt
 PromptList = Annotated[list[str], Field(min_length=1)]
 SeedList = Annotated[list[int], Field(min_length=1)]
 IpcList = list[PositiveInt]
+
+WITHOUT_EFFECT = ("engine", "ray_address", "ray_actors", "ray_gpus")  # how a stage is computed, not what comes out
 
 TYPES = {name: value for name, value in globals().items() if name[0].isupper()} | {
     kind.__name__: kind for kind in (int, float, str, bool, list)
@@ -143,6 +146,11 @@ def _refusal(detail: ErrorDetails, parameters: dict[str, Parameter]) -> str:
     return f"{name} = {detail['input']!r} is not allowed: {allowed} ({parameters[name].help})"
 
 
+def decisive(params: dict[str, Any]) -> dict[str, Any]:
+    """Those parameters that what comes out depends on."""
+    return {key: value for key, value in params.items() if key not in WITHOUT_EFFECT}
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """A params file: flat keys, data only. ParameterError when it is missing, not YAML, or not flat."""
     try:
@@ -165,9 +173,9 @@ def parse_value(text: str) -> Any:
 
 
 __all__ = [  # what the notebooks' parameter cells import
-    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "FolderList", "Fraction",
-    "Function", "GeneratorList", "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind", "LatentsDtype",
-    "Method", "Mix", "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt", "NumberList",
-    "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName", "Seed",
-    "SeedList", "Selection", "Share",
+    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "EngineName", "FolderList",
+    "Fraction", "Function", "GeneratorList", "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind",
+    "LatentsDtype", "Method", "Mix", "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt",
+    "NumberList", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName",
+    "Seed", "SeedList", "Selection", "Share",
 ]  # fmt: skip

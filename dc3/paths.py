@@ -6,6 +6,8 @@ Two environment variables move them: DC3_HOME what runs write (runs/, figures/),
 import os
 from pathlib import Path
 
+from dc3.storage import Place, is_url, place
+
 HEADLESS = "DC3_HEADLESS"  # 1: nobody looks at a screen; set by the runner and by `make test`
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = Path(os.environ.get("DC3_NOTEBOOKS", REPOSITORY / "notebooks")).resolve()
@@ -19,6 +21,11 @@ FIGURES = HOME / "figures"  # one folder a run: pictures, and tables as .csv and
 def resolve(path: str) -> Path:
     """An absolute path as it is; a relative one as it is meant in parameters: relative to the repository."""
     return REPOSITORY / Path(path).expanduser()
+
+
+def located(path: str) -> Place:
+    """The same of a path or URL. ValueError for a URL that cannot be opened."""
+    return place(path) if is_url(path) else resolve(path)
 
 
 def model_location(name: str) -> str:

@@ -11,7 +11,9 @@ HUB_SECONDS = 10
 
 
 def check_inputs(params: dict[str, Any]) -> None:
-    """ParameterError when the image set is not there or too small for `ipc`, or a model is not to be had."""
+    """ParameterError when the image set is not there or too small for `ipc`, or a model or Ray is not to be had."""
+    if params.get("engine", "local") != "local":
+        _check_engine(params)
     for name, revision in DIFFUSION_MODELS.items():
         if name in params:
             check_diffusion_model(name, params[name], params[revision])
@@ -26,6 +28,15 @@ def check_inputs(params: dict[str, Any]) -> None:
         _check_generators(params)
     if "dataset" in params:
         _check_image_set(params)
+
+
+def _check_engine(params: dict[str, Any]) -> None:
+    from dc3 import engine  # brings torch
+
+    try:
+        engine.check(params["engine"], params["ray_address"])
+    except (ImportError, ConnectionError) as error:
+        raise ParameterError(str(error)) from None
 
 
 def _check_picked(params: dict[str, Any]) -> None:
@@ -118,15 +129,23 @@ def _check_image_set(params: dict[str, Any]) -> None:
             images = data.load(
                 params["dataset"],
                 split,
-                data_dir=params["data_dir"] and str(paths.resolve(params["data_dir"])),
+                data_dir=params["data_dir"] and str(paths.located(params["data_dir"])),
                 image_size=params["image_size"],
                 images_per_class=params["images_per_class"] if split == "train" else 0,
             )
         data.check_ipc(images, params["ipc"])
+        _check_condensed_out(params, len(images.classes))
         _check_sure(params, int(images.counts().min()))
         _check_class_names(params.get("class_names", []), images.classes)
     except (ValueError, OSError, RuntimeError) as error:
         raise ParameterError(str(error)) from None
+
+
+def _check_condensed_out(params: dict[str, Any], classes: int) -> None:
+    from dc3 import publishing  # brings torch
+
+    if out := params.get("condensed_out"):
+        publishing.check_room_for(publishing.image_names(classes, params["ipc"]), paths.located(out))
 
 
 def _check_class_names(names: list[str], classes: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from dc3 import locks, paths
+from dc3 import gallery, locks, paths
 from dc3.notebooks import strip_noise
 from dc3.parameters import Parameter, ParameterError, all_declared, check, notebook_names
 from dc3.preflight import check_inputs
@@ -55,6 +55,7 @@ def run_notebooks(
         for name in names:
             own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
             _bring_up_to_date(run, name, own, _given(values, own, parameters), asked=force or bool(start))
+        gallery.write(paths.FIGURES / run, names)
     return sorted((paths.FIGURES / run).iterdir())
 
 

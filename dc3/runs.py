@@ -22,7 +22,8 @@ from dc3 import locks, paths
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import replacing, sha256
 from dc3.folders import LinkLoop, walk
-from dc3.parameters import check, declared
+from dc3.parameters import check, decisive, declared
+from dc3.storage import Place, Remote, place
 
 MANIFEST = "manifest.json"
 LOCKS = ".locks"
@@ -66,11 +67,11 @@ class Stage:
         self.inputs[name] = manifest["outputs"][file]
         return paths.RUNS / self.run / name
 
-    def use(self, path: Path | str) -> Path:
-        """Records that the stage depends on a file or folder outside the run (data, weights); returns its path."""
-        path = paths.resolve(str(path))
-        self.external[str(path)] = listing(path)
-        return path
+    def use(self, path: Path | str) -> Place:
+        """Records that the stage depends on a file or folder outside the run (data, weights); returns its place."""
+        place = paths.located(str(path))
+        self.external[str(place)] = listing(place)
+        return place
 
     def output(self, name: str) -> Path:
         """The path for one of the stage's own files; write it through `dc3.files.replacing`."""
@@ -116,7 +117,8 @@ def begin(name: str, namespace: dict[str, Any]) -> Stage:
     params = check({key: namespace[key] for key in parameters}, parameters)
     stage = Stage(name, params["run"], params, notebook_fingerprint(name))
     locks.take(stage_lock(stage.run, name), at_work(stage.run, name), ORPHAN_SECONDS)
-    begun = {"params": params, "code": stage.code}
+    images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # which is a copy
+    begun = {"params": images_of, "code": stage.code}
     if read_json(stage.folder / BEGUN) != begun:
         shutil.rmtree(stage.folder, ignore_errors=True)
     (stage.folder / MANIFEST).unlink(missing_ok=True)
@@ -156,8 +158,9 @@ def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
     manifest = read_manifest(run, name)
     if manifest is None:
         return "not done yet"
-    changed = [key for key in params if manifest["params"].get(key) != params[key]]
-    if changed or manifest["params"].keys() != params.keys():
+    made_with, params = decisive(manifest["params"]), decisive(params)
+    changed = [key for key in params if made_with.get(key) != params[key]]
+    if changed or made_with.keys() != params.keys():
         return "changed: " + (", ".join(changed) or "the declared parameters")
     if manifest["code"] != notebook_fingerprint(name):
         return "its code changed"
@@ -166,7 +169,7 @@ def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
         if ((read_manifest(run, stage) or {}).get("outputs", {})).get(file) != digest:
             return f"its input {key} changed"
     for path, digest in manifest["external"].items():
-        if not is_as_listed(Path(path), digest):
+        if not is_as_listed(place(path), digest):
             return f"{path} changed"
     return _damage(paths.RUNS / run / name, manifest["outputs"]) or _damage(paths.FIGURES / run, manifest["figures"])
 
@@ -180,8 +183,10 @@ def _damage(folder: Path, files: dict[str, str]) -> str | None:
     return None
 
 
-def listing(path: Path) -> str:
-    """A fingerprint of a file or folder outside the run: names, sizes and modification times below it."""
+def listing(path: Place) -> str:
+    """A fingerprint of a file or folder outside the run: names, sizes and modification times (or ETags) below it."""
+    if isinstance(path, Remote):
+        return hashlib.sha256(repr(path.files()).encode("utf-8", "surrogateescape")).hexdigest()
     digest = hashlib.sha256()
     for file in [str(path)] if path.is_file() else filter(os.path.isfile, walk(path)):
         status, name = os.stat(file), os.path.relpath(file, path)
@@ -189,7 +194,7 @@ def listing(path: Path) -> str:
     return digest.hexdigest()
 
 
-def is_as_listed(path: Path, digest: str) -> bool:
+def is_as_listed(path: Place, digest: str) -> bool:
     """Whether `listing` still gives that; what cannot be listed is not, and the stage that uses it will say why."""
     try:
         return path.exists() and listing(path) == digest

@@ -91,8 +91,12 @@ def factor_batches(
     labels: Sequence[int] | Array,
     loss: str = "softmax_ce",
     batch_size: int = 256,
+    first: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The two factors, float32 (b, C) and (b, d), batch by batch; arguments and errors of `gradient_factors`."""
+    """The two factors, float32 (b, C) and (b, d), batch by batch; arguments and errors of `gradient_factors`.
+
+    first: the first image's place in a larger set, for messages.
+    """
     layer = last_linear(model)
     labels = _checked_labels(labels, layer.out_features)
     if loss not in LOSSES:
@@ -105,7 +109,7 @@ def factor_batches(
                 raise ValueError(f"images: more than the {len(labels)} labels given")
             features, logits = forward(batch)
             if not (torch.isfinite(features).all() and torch.isfinite(logits).all()):
-                raise ValueError(f"model: NaN or infinite outputs among images {start} to {stop - 1}")
+                raise ValueError(f"model: NaN or infinite outputs among images {first + start} to {first + stop - 1}")
             target = torch.from_numpy(labels[start:stop]).to(logits.device)
             yield logit_gradient(logits, target, loss).cpu().numpy(), features.cpu().numpy()
             bar.update(stop - start)

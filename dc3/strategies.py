@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from dc3.arrays import groups, read_rows
+from dc3.arrays import OnDisk, groups, portable, read_rows
+from dc3.engine import LOCAL, Columns, Engine
 from dc3.greedy import Array, accumulator, as_tensor, check_count, check_options
-from dc3.progress import tqdm
 from dc3.sampling import Selection, allocate_budget, gradient_kernel, select
 
 DQ_BINS = 10  # Dataset Quantization's N
@@ -151,13 +152,15 @@ def choose(
     allocation: str = "proportional",
     among: np.ndarray | None = None,
     device: torch.device | str | None = None,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """The selection table: ipc images of every class, by one of STRATEGIES.
 
     labels, bins (n,) integers; logit_grad (n, C) and embedding (n, d) of gradient_factors, arrays or memory maps, of
     which one class at a time is read, to `device`; one kernel at a time is held. Herding and kcenter work on the
     embedding; bins, logit_grad and embedding may be absent where the strategy does not need them. Draws depend on
-    (seed, class) only. among (n,) bool: the images that may be picked, such as `surest`; None for all.
+    (seed, class) only. among (n,) bool: the images that may be picked, such as `surest`; None for all. engine: class
+    after class here, or each class in one of Ray's tasks, to the same picks.
     Returns columns index (position in the image set), label, bin (of `bins`; −1 without), rank (pick order in the
     class, from 0; dc3 takes the first picks of all bins, then the second ones, …), gain (NaN for the baselines that
     have none), sorted by label and rank. Raises ValueError naming an unknown strategy, a missing or mismatched
@@ -172,16 +175,35 @@ def choose(
     counts = np.bincount(labels[among], minlength=labels.max() + 1)
     for label in np.unique(labels):
         check_count("ipc", ipc, int(counts[label]), f"the number of images of class {label} to pick from")
-    tables = []
-    for label, members in tqdm(list(groups(labels)), unit="class"):
-        members = members[among[members]]
-        gradient, feature = (_rows(name, factor, members, device) for name, factor in factors.items())
-        options = (int(seed), function, greedy, lam, allocation)
-        picks = strategy.choose(ClassImages(int(label), bins[members], gradient, feature, *options), int(ipc))
+    options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
+    sent = {name: factor if engine.is_local else portable(factor) for name, factor in factors.items()}
+    members = {int(label): of_class[among[of_class]] for label, of_class in groups(labels)}
+    work = ClassWork(selection, int(ipc), members, bins, sent, options, device)
+    of_classes = engine.map(work, [np.array([label]) for label in members], "classes", actors=False)
+    return pd.concat(map(pd.DataFrame, of_classes)).sort_values(["label", "rank"], ignore_index=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassWork:
+    """`engine.Work`: the picks of one class, as the columns of the selection table."""
+
+    selection: str
+    ipc: int
+    members: dict[int, np.ndarray]
+    bins: np.ndarray
+    factors: dict[str, Array | OnDisk | None]
+    options: dict[str, Any]
+    device: torch.device | str | None
+
+    def __call__(self, chunk: np.ndarray) -> Columns:
+        label = int(chunk[0])
+        members = self.members[label]
+        gradient, feature = (_rows(name, factor, members, self.device) for name, factor in self.factors.items())
+        images = ClassImages(label, self.bins[members], gradient, feature, **self.options)
+        picks = STRATEGIES[self.selection].choose(images, self.ipc)
         index = members[picks.indices]
-        columns = {"index": index, "label": label, "bin": bins[index], "rank": np.arange(ipc), "gain": picks.gains}
-        tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
+        columns = {"index": index, "label": np.full(self.ipc, label), "bin": self.bins[index]}
+        return columns | {"rank": np.arange(self.ipc), "gain": picks.gains}
 
 
 def surest(losses: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
@@ -226,7 +248,7 @@ def _integers(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _rows(name: str, factor: Array | None, members: np.ndarray, device: torch.device | str | None) -> Tensor:
+def _rows(name: str, factor: Array | OnDisk | None, members: np.ndarray, device: torch.device | str | None) -> Tensor:
     if factor is None:
         return torch.empty(len(members), 0)
     rows = as_tensor(factor[members] if isinstance(factor, Tensor) else read_rows(factor, members))

@@ -18,12 +18,15 @@ def definitions(
     node: ast.Module | ast.ClassDef, kind: type | UnionType, prefix: str = ""
 ) -> Iterator[tuple[str, DEFINITION]]:
     for child in node.body:
-        if isinstance(child, kind) and (not child.name.startswith("_") or child.name == "__call__"):
+        if isinstance(child, kind) and not child.name.startswith("_"):
             yield prefix + child.name, child
 
 
 def documented(module: ast.Module) -> Iterator[tuple[str, Documented]]:
-    """The module, its public functions and classes, their public methods and properties; fields need no more."""
+    """The module, its public functions and classes, their public methods and properties.
+
+    What a call of an instance does, and its fields, stand in the docstring of the class.
+    """
     yield "the module", module
     for name, node in definitions(module, DEFINITION):
         yield name, node
@@ -65,7 +68,6 @@ def test_every_public_name_has_a_docstring_that_reads_in_pydoc(path):
         ('"""M."""\ndef f(): ...', "f has no docstring"),
         ('"""M."""\n@dataclass\nclass C:\n    x: int', "C has no docstring"),
         ('"""M."""\nclass C:\n    """C."""\n    @property\n    def p(self): ...', "C.p has no docstring"),
-        ('"""M."""\nclass C:\n    """C."""\n    def __call__(self): ...', "C.__call__ has no docstring"),
         ('"""M."""\ndef f():\n    """One line and\n    another."""', "f: the first line is not a sentence of its own"),
         ('"""M."""\ndef f():\n    """F."""\n    raise x.Bad(1)', "f does not say when it raises Bad"),
     ],
@@ -78,7 +80,7 @@ def test_what_is_missing_is_named(source, fault):
     "source",
     [
         '"""M."""\ndef _f(): ...\nclass _C:\n    def f(self): ...',
-        '"""M."""\nclass C:\n    """C."""\n    def __init__(self): ...\n    def _f(self): ...',
+        '"""M."""\nclass C:\n    """C."""\n    def __call__(self): ...\n    def _f(self): ...',
         '"""M."""\ndef f():\n    """F; raises as `g`."""\n    raise ValueError',
         '"""M."""\ndef f():\n    """Bad when it is."""\n    raise Bad("…") from None',
     ],

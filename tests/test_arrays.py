@@ -1,6 +1,7 @@
 import errno
 import io
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -76,3 +77,25 @@ def test_groups_are_the_positions_of_each_label():
     found = {int(label): members.tolist() for label, members in arrays.groups(labels)}
     assert found == {0: [1, 4], 2: [0, 2], 5: [3]}
     assert list(arrays.groups(labels[:0])) == []
+
+
+def test_rows_that_come_in_any_order_give_the_bytes_of_those_in_order(tmp_path):
+    array = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    np.save(tmp_path / "expected.npy", array)
+    with arrays.RowFile(tmp_path / "rows.npy", array.shape, np.float32, "rows") as file:
+        for positions in ([7, 8, 9], [0, 1, 5, 6], [3, 2], [4]):
+            file.put(np.array(positions), array[positions])
+        with pytest.raises(ValueError, match=r"do not fit: 10 of \(10, 3\) are there"):
+            file.put(np.array([0]), array[:1])
+    assert (tmp_path / "rows.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+
+
+def test_a_memory_map_travels_by_its_path_and_what_is_in_memory_as_it_is(tmp_path):
+    array = np.arange(12).reshape(6, 2)
+    np.save(tmp_path / "a.npy", array)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    there = pickle.loads(pickle.dumps(arrays.portable(mapped)))
+    assert len(pickle.dumps(there)) < 1000 and len(there) == 6
+    assert (arrays.read_rows(there, np.array([4, 1])) == array[[4, 1]]).all()
+    assert arrays.portable(array) is array and arrays.portable(mapped[1:]) is not None
+    assert (arrays.read_rows(arrays.portable(mapped[1:]), np.array([0])) == array[[1]]).all()

@@ -1,0 +1,179 @@
+"""Image folders by URL: the same set as from a folder here; and condensed sets that are published by URL."""
+
+import pickle
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dc3 import condensed, data, paths, publishing, runs
+from dc3.compensation import copy
+from dc3.decoding import UnreadableImage
+from dc3.files import sha256
+from dc3.parameters import ParameterError, all_declared, check
+from dc3.preflight import check_inputs
+from dc3.settings import settle
+from dc3.storage import Remote, place
+
+LOAD = {"dataset": "imagefolder", "image_size": 8, "images_per_class": 0}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """train/ and val/ of two classes; one has a folder in its folder, and a file that is no image."""
+    for split in ("train", "val"):
+        for shade, name in enumerate(("cat", "dog")):
+            for k, file in enumerate(("b.png", "a.PNG", "more/c.png")):
+                (path := tmp_path / "images" / split / name / file).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full((10, 9, 3), 60 * shade + k, np.uint8)).save(path, format="PNG")
+    (tmp_path / "images/train/cat/notes.txt").write_text("not an image")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def memory(folder):
+    """The same folder in fsspec's file system in memory, by its URL."""
+    system = fsspec.filesystem("memory")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            system.pipe_file(f"/bucket/{path.relative_to(folder)}", path.read_bytes())
+    yield "memory://bucket"
+    system.rm("/", recursive=True)
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def load(data_dir, split="train"):
+    return data.load(split=split, data_dir=data_dir, **LOAD)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_set_by_url_is_the_set_of_the_folder(folder, memory, split):
+    here = load(folder, split)
+    assert len(here) == 6
+    for url in (f"file://{folder}", memory):
+        there = load(url, split)
+        assert there.classes == here.classes and list(there.sources) == list(here.sources)
+        assert (there.labels == here.labels).all() and (there.images() == here.images()).all()
+        hashes = [condensed.source_sha256(each, 2) for each in (there, here)]
+        assert hashes[0] == hashes[1]
+    assert load(f"file://{folder}", split).fingerprint() == here.fingerprint()
+
+
+def test_a_set_by_url_travels_to_other_processes(memory):
+    there = load(memory)
+    assert (pickle.loads(pickle.dumps(there)).images([1]) == there.images([1])).all()
+
+
+def test_the_fingerprint_of_a_remote_set_tells_a_changed_and_a_vanished_file(memory):
+    images = load(memory)
+    before = images.fingerprint()
+    assert load(memory).fingerprint() == before == images.take(range(6)).fingerprint()
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/bucket/train/cat/b.png", system.cat_file("/bucket/train/cat/b.png") + b" ")
+    changed = images.fingerprint()
+    system.rm_file("/bucket/train/cat/b.png")
+    assert len({before, changed, images.fingerprint()}) == 3
+
+
+def test_a_stage_knows_when_what_it_read_by_url_has_changed(memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    stage = runs.Stage("00_teacher", "tiny", {}, "code")
+    settings = settle(stage, 0, "cpu", "auto", data_dir=memory, **LOAD)
+    assert settings.load["data_dir"] == memory and len(settings.image_set("train")) == 6
+    ((place_of, digest),) = stage.external.items()
+    assert place_of == memory and runs.is_as_listed(place(place_of), digest)
+    fsspec.filesystem("memory").pipe_file("/bucket/train/dog/b.png", b"other")
+    assert not runs.is_as_listed(place(place_of), digest)
+    with pytest.raises(ValueError, match=r"the train images of .* have changed since 00_teacher ran"):
+        settings.image_set("train")
+
+
+def test_a_corrupt_image_elsewhere_is_named_by_its_url(memory):
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/bucket/train/dog/b.png", system.cat_file("/bucket/train/dog/b.png")[:40])
+    with pytest.raises(UnreadableImage, match=r"cannot read image memory://bucket/train/dog/b.png \(.*: replace"):
+        load(memory).images()
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"data_dir": "nowhere://bucket"}, "'nowhere://bucket' cannot be opened (Protocol not known: nowhere)"),
+        ({"data_dir": "memory://nobody/home"}, "data_dir='memory://nobody/home' is not a folder"),
+        ({"data_dir": "memory://bucket/train"}, "has no val/ or test/ (it holds cat, dog)"),
+        ({"dataset": "cifar10", "data_dir": "memory://bucket"}, "is a URL: dataset='cifar10' needs a folder here"),
+        ({"condensed_out": "nowhere://bucket"}, "'nowhere://bucket' cannot be opened"),
+        ({"condensed_out": "memory://bucket"}, "condensed_out = 'memory://bucket' holds other images"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value.values()).replace("/", ""),
+)
+def test_urls_that_lead_nowhere_are_refused_before_anything_runs(memory, params, named):
+    params = {"dataset": "imagefolder", "data_dir": memory, "ipc": 1} | params
+    with pytest.raises(ParameterError) as caught:
+        check_inputs(check(params, all_declared()))
+    assert named in str(caught.value)
+
+
+def test_a_url_that_can_be_read_goes_through(memory):
+    params = {"dataset": "imagefolder", "data_dir": memory, "ipc": 1, "condensed_out": "memory://elsewhere/set"}
+    check_inputs(check(params, all_declared()))
+
+
+@pytest.fixture
+def condensed_set(folder, tmp_path):
+    picks = pd.DataFrame({"index": [0, 1, 3, 4], "label": [0, 0, 1, 1], "bin": 0, "rank": [0, 1, 0, 1]})
+    copy(load(folder), picks, tmp_path / "condensed")
+    return tmp_path / "condensed"
+
+
+def contents(target):
+    if isinstance(target, Remote):
+        return {name: (target / name).read_bytes() for name in target.files()}
+    return {path.relative_to(target).as_posix(): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(params=["file", "memory"])
+def target(request, tmp_path, memory):
+    return place(f"file://{tmp_path}/published" if request.param == "file" else "memory://bucket/published/set")
+
+
+def test_a_published_set_has_the_bytes_of_the_condensed_one(condensed_set, target):
+    for _ in range(2):
+        assert publishing.publish(condensed_set, target) == 4
+        assert contents(target) == contents(condensed_set)
+    provenance = pd.read_parquet(condensed_set / condensed.PROVENANCE)
+    assert all(sha256(condensed_set / row.file) == row.sha256 for row in provenance.itertuples())
+
+
+def test_a_set_whose_publishing_was_interrupted_has_no_provenance_and_is_completed_by_the_next(
+    condensed_set, target, monkeypatch
+):
+    publishing.publish(condensed_set, target)
+    copying, copied = publishing._copy, []
+
+    def two_files(source, to):
+        if len(copied) == 2:
+            raise KeyboardInterrupt
+        copied.append(source)
+        copying(source, to)
+
+    monkeypatch.setattr(publishing, "_copy", two_files)
+    with pytest.raises(KeyboardInterrupt):
+        publishing.publish(condensed_set, target)
+    assert condensed.PROVENANCE not in contents(target)
+    monkeypatch.setattr(publishing, "_copy", copying)
+    publishing.publish(condensed_set, target)
+    assert contents(target) == contents(condensed_set)
+
+
+def test_nothing_is_published_among_the_images_of_another_set(condensed_set, target):
+    (condensed_set / "00000/00001.png").rename(condensed_set / "00000/00007.png")
+    publishing.publish(condensed_set, target)
+    (condensed_set / "00000/00007.png").rename(condensed_set / "00000/00001.png")
+    before = contents(target)
+    with pytest.raises(ValueError, match=r"holds other images \(00000/00007.png\): empty it, or give another place"):
+        publishing.publish(condensed_set, target)
+    assert contents(target) == before
