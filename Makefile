@@ -13,6 +13,7 @@ demo: .venv/installed
 # Away from the runs and figures of the user, and without progress bars, which the committed outputs do not have either.
 test: .venv/installed
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest tests
 	rm -rf .nbval
 	DC3_HOME=$(CURDIR)/.nbval DC3_PROGRESS=0 DC3_HEADLESS=1 $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
@@ -20,6 +21,7 @@ test: .venv/installed
 # The quick ones, while you work.
 unit: .venv/installed
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest tests -m "not slow"
 
 # Run the demo and keep its outputs in the committed notebooks.

@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 BLOCK_ROWS = 4096
 
 
@@ -75,12 +76,12 @@ class RowFile:
 
 
 def read_rows(array: Rows, rows: np.ndarray) -> np.ndarray:
-    """A copy of some rows; a memory map gives back the memory that it was read through."""
+    """A copy of rows (b,), (b, columns); a memory map gives back the memory that it was read through."""
     found = array[rows]
     if isinstance(array, np.ndarray) and np.may_share_memory(found, array):  # `rows` was a slice
         found = np.array(found)
     mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and array.mode == "r":
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and getattr(array, "mode", None) == "r":
         mapped.madvise(mmap.MADV_DONTNEED)
     return np.asarray(found)
 
@@ -99,14 +100,15 @@ class OnDisk:
         return read_rows(np.load(self.path, mmap_mode="r"), rows)
 
 
-def portable(array: Rows) -> Rows:
+def portable(array: T) -> T | OnDisk:
     """The array, or, of a whole memory-mapped .npy, its place on the disk."""
-    is_whole = isinstance(array, np.memmap) and not isinstance(array.base, np.ndarray)
-    return OnDisk(str(array.filename), len(array)) if is_whole else array
+    if isinstance(array, np.memmap) and not isinstance(array.base, np.ndarray):
+        return OnDisk(str(array.filename), len(array))
+    return array
 
 
 def blocks(array: Rows, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-    """All rows in order, `size` at a time."""
+    """All rows in order, `size` at a time: (≤ size, columns)."""
     for start in range(0, len(array), size):
         yield read_rows(array, np.arange(start, min(start + size, len(array))))
 
@@ -117,7 +119,7 @@ def is_finite(array: Rows) -> bool:
 
 
 def groups(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each label, ascending, with its positions, ascending: one sort, however many labels there are."""
+    """Each of labels (n,), ascending, with its positions, ascending int64: one sort, however many labels there are."""
     if not len(labels):
         return
     order = np.argsort(labels, kind="stable")

@@ -60,7 +60,8 @@ def crop_boxes(
     """(n, 4) int64 boxes (top, left, height, width) as torchvision's RandomResizedCrop draws them.
 
     Area uniform in scale, log aspect ratio uniform; the first of ten tries that lies inside the image, else the
-    largest central box within the ratios. All ten tries of all images are drawn at once.
+    largest central box within the ratios. All ten tries of all images are drawn at once. ValueError for a scale that
+    is not two fractions, 0 < low ≤ high ≤ 1.
     """
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"scale is {scale}: two fractions of the image's area, 0 < low ≤ high ≤ 1")
@@ -106,7 +107,8 @@ def shuffle_patches(images: Tensor, factor: int, generator: torch.Generator) -> 
     """RDED's ShufflePatches: the factor × factor patches of each image change places.
 
     As published, the columns of patches are permuted, then the rows (factor 2: 4 arrangements, not 24); what does
-    not divide belongs to the last patch. A permutation of the pixels: nothing is resampled.
+    not divide belongs to the last patch. A permutation of the pixels: nothing is resampled. ValueError for a factor
+    outside 1 … the shorter side.
     """
     if not 1 <= factor <= min(images.shape[2:]):
         raise ValueError(f"factor is {factor}: patches per side, 1 … {min(images.shape[2:])} at this image size")
@@ -126,7 +128,7 @@ def _shuffled_pixels(n: int, side: int, factor: int, generator: torch.Generator)
 def pad_crop_flip(images: Tensor, generator: torch.Generator, padding: int | None = None) -> Tensor:
     """Random crop of the image padded by `padding` px (default: 4 at 32 px, in proportion) and a coin to mirror it.
 
-    The padding is the image reflected at its border.
+    The padding is the image reflected at its border. ValueError for a padding that is negative or not below the side.
     """
     n, _, height, width = images.shape
     padding = 4 * height // 32 if padding is None else padding

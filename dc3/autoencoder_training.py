@@ -1,10 +1,21 @@
 """The small AutoencoderKL of the shipped editor, which is also the default encoder of the features stage."""
 
+from typing import Protocol
+
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 
 KL_WEIGHT = 1e-4  # enough to keep the latents' scale bounded; more of it blurs 32-pixel images
 SCALING_BATCHES = 8
+
+
+class Stream(Protocol):
+    """The batches that `dc3.editor_training.PairStream` draws."""
+
+    def batch(self, step: int, stage: str) -> tuple[Tensor, Tensor, list[str], np.random.Generator]:
+        """Source and target, float32 (b, 3, S, S) in −1…1, b prompts, and a generator for the step's other draws."""
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -21,7 +32,7 @@ def build_autoencoder() -> AutoencoderKL:
     )
 
 
-def reconstruction_loss(vae: AutoencoderKL, stream, step: int) -> torch.Tensor:
+def reconstruction_loss(vae: AutoencoderKL, stream: Stream, step: int) -> torch.Tensor:
     """L1 + L2 between image and reconstruction, plus the weighted KL divergence to N(0, 1) (nats a latent element).
 
     Sources and graded targets alternate, so that strong tints are inside what the autoencoder knows.
@@ -39,10 +50,10 @@ def reconstruction_loss(vae: AutoencoderKL, stream, step: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def set_scaling_factor(vae: AutoencoderKL, stream) -> None:
+def set_scaling_factor(vae: AutoencoderKL, stream: Stream) -> None:
     """Sets 1 / (standard deviation of the latents over training batches), as latent diffusion expects."""
     latents = [
-        vae.encode(stream.batch(step, "autoencoder")[step % 2].to(vae.device)).latent_dist.mode().flatten()
+        vae.encode(stream.batch(step, "autoencoder")[:2][step % 2].to(vae.device)).latent_dist.mode().flatten()
         for step in range(SCALING_BATCHES)
     ]
     vae.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))

@@ -53,12 +53,14 @@ class BinExplorer:
         return self.table[self.table["label"] == self.of_class.value]
 
     def choose_class(self) -> None:
+        """Offers the bins of the chosen class, all at first, and draws them."""
         with self.bin.hold_trait_notifications():
             self.bin.options = [ALL, *sorted(self.part["bin"].unique().tolist())]
             self.bin.value = ALL
         self.draw()
 
     def draw(self) -> None:
+        """Shows the map of the chosen class, and images of the chosen bin."""
         part = self.part
         self.map.value = STYLE + _map(part, self.images.images(part["index"].to_numpy()), self.bin.value)
         if self.bin.value == ALL:

@@ -76,7 +76,10 @@ def bin_all(
     pca: PCASolver = "auto",
     kmeans: KMeansKind = "full",
 ) -> np.ndarray:
-    """The bin of every image within its class, (n,) int64; one class of `latents` (a memory map will do) in memory."""
+    """The bin of every image within its class, (n,) int64; one class of `latents` (a memory map will do) in memory.
+
+    latents (n, d), labels (n,), the rest as in `bin_class`. Raises ValueError as that, and for another count of labels.
+    """
     labels = np.asarray(labels)
     if labels.shape != (len(latents),):
         raise ValueError(f"labels: expected one for each of {len(latents)} latents, got shape {labels.shape}")
@@ -88,7 +91,7 @@ def bin_all(
 
 
 def bin_table(labels: np.ndarray, bins: np.ndarray) -> pd.DataFrame:
-    """The table of the binning stage: columns index, label, bin, one row an image."""
+    """The table of the binning stage, of labels (n,) and bins (n,): columns index, label, bin, one row an image."""
     return pd.DataFrame({"index": np.arange(len(labels)), "label": labels, "bin": bins})
 
 

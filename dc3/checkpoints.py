@@ -59,7 +59,7 @@ def load(path: Path | str, device: str | torch.device = "cpu") -> Teacher:
     width = about.pop("width") or 128
     model = networks.create(about["network"], len(about["classes"]), about["image_size"], width)
     _fill(model, weights, path)
-    return Teacher(model.to(device, memory_format=torch.channels_last).eval(), **about)
+    return Teacher(model.to(device).to(memory_format=torch.channels_last).eval(), **about)
 
 
 def load_foreign(

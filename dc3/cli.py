@@ -18,6 +18,7 @@ REFUSED, FAILED = 2, 1
 
 @app.callback()
 def log_to_terminal() -> None:
+    """The log as plain lines on the terminal, without what libraries have to say below a warning."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for library in ("papermill", "httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -219,6 +220,7 @@ def joined_pairs(arguments: list[str]) -> list[str]:
 
 
 def stop(message: str, code: int) -> None:
+    """Says `message` on the error stream and ends the command with exit code `code`."""
     typer.echo(message, err=True)
     raise typer.Exit(code)
 

@@ -55,7 +55,7 @@ def _direct_imports(source: str, package: Path) -> set[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "dc3":
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dc3."):
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dc3."):
             names.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("dc3.")}

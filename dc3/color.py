@@ -94,7 +94,7 @@ def rgb_density(images: np.ndarray, grid: int = 256) -> tuple[np.ndarray, np.nda
 
 
 def lab_gamut_area(images: np.ndarray) -> float:
-    """Area of the convex hull of all pixels in the (a*, b*) plane; 0 when they lie on a line.
+    """Area of the convex hull of all pixels in the (a*, b*) plane, in CIELAB units²; 0 when they lie on a line.
 
     It grows with the number of pixels: compare sets of equal size, or take `gamut_area_of_equal_sets`.
     """
@@ -188,7 +188,7 @@ def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _checked(images: np.ndarray) -> np.ndarray:
-    shapes = {np.shape(image) for image in images} if isinstance(images, (list, tuple)) else set()
+    shapes: set[tuple[int, ...]] = {np.shape(image) for image in images} if isinstance(images, (list, tuple)) else set()
     if len(shapes) > 1:
         raise ValueError(f"images: of different sizes ({', '.join(map(str, sorted(shapes)))}); resize them to one")
     images = np.asarray(images)

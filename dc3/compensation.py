@@ -58,6 +58,7 @@ class Coloring:
 
     @property
     def edits_per_pick(self) -> int:
+        """How many edits the blend mode takes of one image: 2 or 4, 0 with "none"."""
         return IMAGES_NEEDED.get(self.blend_mode, 0)
 
 
@@ -108,7 +109,7 @@ def compensated(source: np.ndarray, edits: np.ndarray, drawn: Draw, coloring: Co
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """0…1 → 0…255, rounded."""
+    """Floats 0…1 of any shape → uint8 0…255, rounded."""
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
@@ -116,7 +117,7 @@ def compensate(
     images: ImageSet,
     picks: pd.DataFrame,
     coloring: Coloring,
-    editor: Editor,
+    editor: Editor | None,
     folder: Path,
     teacher: nn.Module | None = None,
     engine: Engine = LOCAL,
@@ -130,6 +131,8 @@ def compensate(
     """
     if not coloring.edits_per_pick:
         return copy(images, picks, folder)
+    if editor is None:
+        raise ValueError(f"blend_mode = {coloring.blend_mode!r}: an editor is needed")
     stamp = {"method": "compensate"} | asdict(coloring) | _settings(editor)
     if coloring.edit_candidates > 1:
         if teacher is None:
@@ -164,9 +167,9 @@ def _settings(editor: Editor) -> dict:
 
 
 class Candidate(NamedTuple):
-    """A colouring of a pick: the image, None where an edit failed, and what was drawn for it."""
+    """A colouring of a pick: the image, and what was drawn for it."""
 
-    image: np.ndarray | None
+    image: np.ndarray
     draw: Draw
 
 
@@ -199,14 +202,13 @@ class _Compensator:
         draws = [draw(int(index), self.coloring, attempt, k) for index in indices for k in range(count)]
         edits = edit_pairs(sources, draws, self.coloring, self.editor)
         made = [
-            Candidate(compensated(sources[k // count], edits[k], drawn, self.coloring), drawn)
-            for k, drawn in enumerate(draws)
+            (compensated(sources[k // count], edits[k], drawn, self.coloring), drawn) for k, drawn in enumerate(draws)
         ]
         parts = (made[k : k + count] for k in range(0, len(made), count))
-        return [[one for one in part if one.image is not None] for part in parts]
+        return [[Candidate(image, drawn) for image, drawn in part if image is not None] for part in parts]
 
     def _surest(self, candidates: list[Candidate], label: int) -> int:
         """The place of the colouring for which the teacher's loss with the pick's label is lowest."""
-        if len(candidates) == 1:
+        if len(candidates) == 1 or self.teacher is None:
             return 0
         return int(image_losses(self.teacher, np.stack([one.image for one in candidates]), int(label)).argmin())

@@ -37,8 +37,8 @@ def editor_of(params: dict[str, Any], device: torch.device) -> Editor:
 
 def coloring_of(params: dict[str, Any], seed: int) -> Coloring:
     """The colouring that the parameters of 04_compensation name."""
-    names = ("warm_prompts", "cold_prompts", "instruction", "blend_mode", "ramp", "cell")
-    names += ("edit_strength", "edit_candidates")
+    names = ["warm_prompts", "cold_prompts", "instruction", "blend_mode", "ramp", "cell"]
+    names += ["edit_strength", "edit_candidates"]
     return Coloring(seed, **{name: params[name] for name in names})
 
 

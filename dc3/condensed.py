@@ -155,7 +155,7 @@ def source_sha256(images: ImageSet, index: int) -> str:
         return hashlib.sha256((images.root / images.source(index)).read_bytes()).hexdigest()
     if images.root is not None:
         return sha256(images.root / images.source(index))
-    return hashlib.sha256(np.ascontiguousarray(images.images([index]))).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(images.images([index])).data).hexdigest()
 
 
 def load(
@@ -217,8 +217,8 @@ def _check_names(told: str, found: tuple[str, ...], classes: tuple[str, ...]) ->
 
 
 def _check_sizes(told: str, found: ImageSet) -> None:
-    for source in found.sources:
-        width, height = size_of(found.root / source)
+    for index, source in enumerate(found.sources):
+        width, height = size_of(found.file(index))
         if (width, height) != (found.image_size, found.image_size):
             raise ValueError(
                 f"{told}: {printable(source)} is {width}×{height} px, the data set's images are "

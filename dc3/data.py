@@ -70,7 +70,10 @@ def check_ipc(image_set: ImageSet, ipc: int) -> None:
 
 
 def image_folder(folder: Place, *, name: str, split: str, image_size: int, parameter: str = "data_dir") -> ImageSet:
-    """A folder of class folders in the order of torchvision's ImageFolder; `parameter` is the one that errors name."""
+    """A folder of class folders in the order of torchvision's ImageFolder; `parameter` is the one that errors name.
+
+    ValueError for fewer than two classes, a class without images, and class names that are not UTF-8.
+    """
     classes = _class_names(folder, parameter)
     files = _remote_files(folder, classes) if isinstance(folder, Remote) else _local_files(folder, classes)
     labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in files])
@@ -176,7 +179,7 @@ def _load_cifar(request: _Request) -> ImageSet:
 def _resized(image_set: ImageSet, size: int) -> ImageSet:
     if image_set.image_size == size:
         return image_set
-    fitted = [square(Image.fromarray(p), size) for p in image_set.pixels]
+    fitted = [square(Image.fromarray(p), size) for batch in image_set.batches() for p in batch]
     return replace(image_set, image_size=size, pixels=np.stack(fitted))
 
 

@@ -136,7 +136,7 @@ def _condensed(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
 
 
 def _root(images: ImageSet) -> Path:
-    assert images.root is not None, "it was listed from a folder"
+    assert isinstance(images.root, Path), "it was listed from a folder of this machine"
     return images.root
 
 

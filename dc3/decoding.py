@@ -49,7 +49,8 @@ class Header(NamedTuple):
 def header_of(path: str | Place) -> Header:
     """Reads a file's header; nothing is decoded. Raises as `read_image`."""
     with _naming(path), _opened(path) as image:
-        return Header(*image.size, image.mode, image.format)
+        width, height = image.size
+        return Header(width, height, image.mode, image.format)
 
 
 def size_of(path: str | Place) -> tuple[int, int]:
@@ -76,7 +77,7 @@ def _naming(path: str | Place) -> Iterator[None]:
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
         raise UnreadableImage(
-            f"cannot read image {printable(path)} ({error}): replace or remove the file, then run again"
+            f"cannot read image {printable(str(path))} ({error}): replace or remove the file, then run again"
         ) from error
 
 

@@ -39,17 +39,21 @@ class DiT:
         self.trained = nn.ParameterList(self.transformer.parameters())
 
     def predict(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """ε or v (b, c, h, w); of a transformer that predicts a variance too, without it."""
         predicted = self.transformer(noisy, timestep=t, class_labels=self.rows[labels]).sample
         return predicted[:, : noisy.shape[1]]
 
     def sample(self, labels: list[int], noise: list[torch.Generator], steps: int, guidance: float) -> Tensor:
+        """Images (b, 3, size, size) in 0…1; `guidance` 1 is none."""
         rows = self.rows[torch.tensor(labels)].tolist()
         return self.pipeline(rows, guidance, noise, steps, output_type="pt").images
 
     def save(self, folder: Path) -> None:
+        """The whole pipeline, as `load_dit` reads it."""
         self.pipeline.save_pretrained(folder, safe_serialization=True)
 
     def load(self, folder: Path) -> None:
+        """The transformer of what `save` wrote; the VAE was not trained."""
         loaded = DiTTransformer2DModel.from_pretrained(folder / "transformer")
         self.transformer.load_state_dict(loaded.state_dict())
 

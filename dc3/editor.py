@@ -41,6 +41,7 @@ class Editor:
 
     @property
     def device(self) -> torch.device:
+        """Where the pipeline computes."""
         return self.pipeline.device
 
     @property
@@ -87,7 +88,7 @@ class Editor:
     @torch.inference_mode()
     def _source_latents(self, images: np.ndarray) -> Tensor:
         """The images' posterior modes, unscaled as InstructPix2Pix takes them: (m, 4, s, s)."""
-        parts = {}
+        parts: dict[int, Tensor] = {}
         for rows in self._padded_batches(len(images)):
             source = torch.from_numpy(np.stack([resized(image, self.size) for image in images[rows]]))
             pixels = self.pipeline.image_processor.preprocess(source.permute(0, 3, 1, 2).float() / 255)

@@ -148,6 +148,7 @@ class DenoisingLoss:
         self.row = {prompt: k for k, prompt in enumerate(GRADES)}
 
     def __call__(self, step: int) -> torch.Tensor:
+        """The scalar loss of step `step`, all draws of which come from (seed, step)."""
         source, target, prompts, rng = self.stream.batch(step, "denoising")
         device, drop = self.vae.device, self.stream.recipe.drop
         fate = rng.random(len(source))
@@ -173,9 +174,9 @@ def train_editor(recipe: Recipe, work: Path, out: Path, device: str = "auto") ->
     Checkpoints lie in `work`; a run that is killed goes on from them.
     """
     torch.manual_seed(recipe.seed)
-    device = pick_device(device)
+    target = pick_device(device)
     stream = PairStream(recipe)
-    vae = build_autoencoder().to(device)
+    vae = build_autoencoder().to(target)
     fit(
         vae,
         lambda step: reconstruction_loss(vae, stream, step),
@@ -190,7 +191,7 @@ def train_editor(recipe: Recipe, work: Path, out: Path, device: str = "auto") ->
         {"unet": build_unet(vae.config.latent_channels), "text_encoder": build_text_encoder(tokenizer)}
     )
     fit(
-        model.to(device),
+        model.to(target),
         DenoisingLoss(stream, vae, model, tokenizer),
         work / "denoiser.pt",
         steps=recipe.steps,

@@ -49,6 +49,7 @@ class Engine:
 
     @property
     def is_local(self) -> bool:
+        """Whether the work is done in this process."""
         return self.name == "local"
 
     def map(self, work: Work, chunks: Sequence[np.ndarray], what: str, actors: bool = True) -> Iterator[Columns]:
@@ -99,7 +100,7 @@ class Engine:
 
         if not ray.is_initialized():
             address = _address(self.address)
-            own = {"num_cpus": max(os.cpu_count() or 1, self.actors * torch.get_num_threads())}
+            own: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, self.actors * torch.get_num_threads())}
             own |= {"include_dashboard": False, "object_store_memory": _store_bytes()}
             only = own if address == "local" else {}
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **only)

@@ -19,7 +19,8 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self, indices: np.ndarray) -> np.ndarray: ...
+    def images(self, indices: Tensor) -> np.ndarray | Tensor:
+        """The images at `indices` (b,) int64, in that order: uint8 (b, S, S, 3)."""
 
 
 @dataclass
@@ -32,31 +33,37 @@ class InMemory:
         return len(self.pixels)
 
     def images(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (b,) int64, in that order: uint8 (b, S, S, 3) on the pixels' device."""
         return self.pixels[indices.to(self.pixels.device)]
 
 
 def on_device(images: np.ndarray | Images, device: torch.device) -> Images:
-    """Arrays and sets in memory go to the device as a whole; other sets are read batch by batch."""
-    pixels = images if isinstance(images, np.ndarray) else getattr(images, "pixels", None)
-    if not isinstance(pixels, np.ndarray):
+    """Arrays and sets in memory go to the device as a whole; other sets are read batch by batch.
+
+    ValueError for pixels that are not uint8 (n, S, S, 3).
+    """
+    pixels = getattr(images, "pixels", None)
+    if isinstance(images, np.ndarray):
+        pixels = images
+    elif not isinstance(pixels, np.ndarray):
         return images
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != 3:
         raise ValueError(f"images: expected uint8 (n, S, S, 3), got {pixels.dtype} {pixels.shape}")
     return InMemory(torch.tensor(pixels, device=device))
 
 
-def labels_tensor(labels: Sequence[int] | np.ndarray, images: Images, name: str = "labels") -> Tensor:
+def labels_tensor(labels: Sequence[int] | np.ndarray, images: np.ndarray | Images, name: str = "labels") -> Tensor:
     """int64 labels, one for each image; ValueError naming both counts otherwise, or for an empty set."""
-    labels = torch.tensor(np.asarray(labels), dtype=torch.int64)
-    if labels.shape != (len(images),) or not len(labels) or labels.min() < 0:
+    numbers = torch.tensor(np.asarray(labels), dtype=torch.int64)
+    if numbers.shape != (len(images),) or not len(numbers) or numbers.min() < 0:
         raise ValueError(
-            f"{name}: expected a class number ≥ 0 for each of {len(images)} images, got {tuple(labels.shape)}"
+            f"{name}: expected a class number ≥ 0 for each of {len(images)} images, got {tuple(numbers.shape)}"
         )
-    return labels
+    return numbers
 
 
 def batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """`order` cut into batches. A last batch of one image joins the one before it: batch norm needs two."""
+    """`order` (n,) cut into batches. A last batch of one image joins the one before it: batch norm needs two."""
     parts = list(order.split(batch_size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -100,16 +107,19 @@ def evaluate(
     *,
     amp: bool | None = None,
 ) -> Evaluation:
-    """Top-1, top-5 (with fewer than five classes: any class) and top-1 per class of a classifier."""
-    labels = labels_tensor(labels, images)
+    """Top-1, top-5 (with fewer than five classes: any class) and top-1 per class of a classifier.
+
+    ValueError for labels (n,) that are not one for each image, or beyond the classes that the network tells apart.
+    """
+    targets = labels_tensor(labels, images)
     logits = predict(model, images, batch_size, amp=amp)
     classes = logits.shape[1]
-    if labels.max() >= classes:
-        raise ValueError(f"labels go up to {int(labels.max())}, the network tells {classes} classes apart")
-    hits = logits.topk(min(5, classes)).indices == labels[:, None]
-    counts = np.bincount(labels, minlength=classes)
+    if targets.max() >= classes:
+        raise ValueError(f"labels go up to {int(targets.max())}, the network tells {classes} classes apart")
+    hits = logits.topk(min(5, classes)).indices == targets[:, None]
+    counts = np.bincount(targets, minlength=classes)
     with np.errstate(invalid="ignore"):
-        per_class = np.bincount(labels, weights=hits[:, 0].double(), minlength=classes) / counts
+        per_class = np.bincount(targets, weights=hits[:, 0].double(), minlength=classes) / counts
     return Evaluation(hits[:, 0].double().mean().item(), hits.any(1).double().mean().item(), per_class)
 
 
@@ -121,15 +131,15 @@ def accuracy(
     *,
     amp: bool | None = None,
 ) -> float:
-    """Top-1 accuracy, a fraction."""
+    """Top-1 accuracy, a fraction; arguments and errors of `evaluate`."""
     return evaluate(model, images, labels, batch_size, amp=amp).top1
 
 
 def image_losses(model: nn.Module, images: np.ndarray, labels: int | np.ndarray) -> np.ndarray:
     """Cross-entropy of each answer with its label (or the one label of all), (n,) float64: how sure the model is."""
     logits = predict(model, images).double()
-    labels = torch.from_numpy(np.broadcast_to(np.asarray(labels, np.int64), len(logits)).copy())
-    return F.cross_entropy(logits, labels, reduction="none").numpy()
+    targets = torch.from_numpy(np.broadcast_to(np.asarray(labels, np.int64), len(logits)).copy())
+    return F.cross_entropy(logits, targets, reduction="none").numpy()
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -40,6 +40,7 @@ class EditPanel:
         self.edit()
 
     def edit(self) -> None:
+        """Edits the chosen image and shows it, or says in the caption that the edit failed."""
         source = self.images[self.image.value]
         coloring = replace(self.coloring, blend_mode=self.blend.value)
         seed = self.seed.value

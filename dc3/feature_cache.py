@@ -55,5 +55,5 @@ def _image_key(images: ImageSet | np.ndarray) -> str:
     if isinstance(images, ImageSet):
         return images.fingerprint()
     digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
-    digest.update(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()

@@ -69,7 +69,8 @@ def classifier_network(model: nn.Module, name: str, size: int | None = None) -> 
     """Features of a classifier: the input of its last linear layer, for normalised images of `size` px (None: as is).
 
     Where that input is a flattened map (as in a ConvNet), the map is averaged over its area: 128 features instead of
-    128·4·4, of which a covariance can be estimated from a few hundred images, and in milliseconds.
+    128·4·4, of which a covariance can be estimated from a few hundred images, and in milliseconds. Its `extract` raises
+    ValueError for images that the model cannot take.
     """
     model = model.eval()
     device, linear = next(model.parameters()).device, last_linear(model)

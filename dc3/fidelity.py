@@ -45,8 +45,8 @@ def embedded_batches(
     """
     _require_two("images", len(images))
     for start in tqdm(range(0, len(images), batch_size), desc=network.label("features")):
-        batch = _checked_images(image_slice(images, start, start + batch_size))
-        batch = torch.from_numpy(batch).to(network.device)
+        pixels = _checked_images(image_slice(images, start, start + batch_size))
+        batch = torch.from_numpy(pixels).to(network.device)
         features, logits = (output.float().cpu().numpy() for output in network.extract(batch))
         if features.ndim != 2 or len(features) != len(batch):
             raise ValueError(
@@ -77,6 +77,8 @@ def fid(real: np.ndarray | Iterable[np.ndarray], fake: np.ndarray | Iterable[np.
             metric = metric or FrechetInceptionDistance(_Given(chunk.shape[1]))
             require_width(metric.inception.num_features, chunk.shape[1])
             metric.update(chunk, real=side == "real")
+    if metric is None:
+        raise ValueError("real, fake: expected features (n, d) of at least 2 images each, got none")
     _check_count("real", int(metric.real_features_num_samples), metric.inception.num_features)
     _check_count("fake", int(metric.fake_features_num_samples), metric.inception.num_features)
     return max(0.0, float(metric.compute()))
@@ -89,13 +91,13 @@ def kid(real: np.ndarray, fake: np.ndarray, *, seed: int, subsets: int = 100, su
     Slightly negative values are usual for equal distributions.
     Raises as `fid`.
     """
-    real, fake = (torch.cat(list(feature_rows(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
-    require_width(real.shape[1], fake.shape[1])
-    _require_two("real", len(real))
-    _require_two("fake", len(fake))
-    metric = _quiet(KernelInceptionDistance, _Given(real.shape[1]), subsets, min(subset_size, len(real), len(fake)))
-    metric.update(real, real=True)
-    metric.update(fake, real=False)
+    x, y = (torch.cat(list(feature_rows(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
+    require_width(x.shape[1], y.shape[1])
+    _require_two("real", len(x))
+    _require_two("fake", len(y))
+    metric = _quiet(KernelInceptionDistance, _Given(x.shape[1]), subsets, min(subset_size, len(x), len(y)))
+    metric.update(x, real=True)
+    metric.update(y, real=False)
     return _seeded(metric, seed)
 
 

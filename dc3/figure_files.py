@@ -70,7 +70,10 @@ def _told(colors: int | None) -> str:
 @contextmanager
 def _images_in(figure: Figure, colors: int | None) -> Iterator[None]:
     """The figure with its photographs in at most `colors` colours; None: as they are."""
-    photographs = [image for image in figure.findobj(AxesImage) if np.ndim(image.get_array()) == 3] if colors else []
+    if colors is None:
+        yield
+        return
+    photographs = [image for image in figure.findobj(AxesImage) if np.ndim(image.get_array()) == 3]
     originals = [image.get_array() for image in photographs]
     try:
         for image, pixels in zip(photographs, originals, strict=True):

@@ -42,7 +42,7 @@ def mosaic(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
 
 
 def show_rows(ax: Axes, rows: Sequence[np.ndarray], names: Sequence[str]) -> None:
-    """Rows of images, each row with its name at the left."""
+    """Rows of images, uint8 (≤ columns, S, S, 3) each, with its name at the left."""
     columns = max(len(row) for row in rows)
     blank = np.full((1, *rows[0].shape[1:]), 255, np.uint8)
     filled = [np.concatenate([row, *[blank] * (columns - len(row))]) for row in rows]
@@ -55,7 +55,7 @@ def show_rows(ax: Axes, rows: Sequence[np.ndarray], names: Sequence[str]) -> Non
 
 
 def class_samples(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], per_class: int = 12) -> Figure:
-    """The first images of each class, a row a class."""
+    """The first of uint8 images (n, S, S, 3) of each class, labels (n,), a row a class."""
     shown = range(min(len(classes), MAX_CLASSES))
     return _row_figure([images[labels == label][:per_class] for label in shown], [classes[label] for label in shown])
 
@@ -109,7 +109,7 @@ def training_curve(history: pd.DataFrame, chance: float) -> Figure:
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Counts, true class down, predicted class across."""
+    """Counts (C, C) of `evaluation.confusion_matrix`, true class down, predicted class across."""
     figure, ax = plt.subplots(figsize=(4.6, 3.8))
     few = len(classes) <= MAX_CLASSES
     sns.heatmap(matrix, annot=few, fmt="d", cmap="Blues", cbar=not few, ax=ax, annot_kws={"size": 7})
@@ -157,7 +157,7 @@ def scatter_bins(ax: Axes, part: pd.DataFrame, **style: float) -> None:
 
 
 def similarity_matrix(kernel: np.ndarray, bins: np.ndarray, name: str) -> Figure:
-    """Gradient similarity of one class's images, ordered by bin, with lines between the bins."""
+    """Gradient similarity (n, n) of one class's images, ordered by their bins (n,), with lines between the bins."""
     order = np.argsort(bins, kind="stable")
     edges = np.flatnonzero(np.diff(bins[order])) + 0.5
     figure, ax = plt.subplots(figsize=(4.2, 3.6))
@@ -171,7 +171,7 @@ def similarity_matrix(kernel: np.ndarray, bins: np.ndarray, name: str) -> Figure
 
 
 def gain_curves(gains: Mapping[str, np.ndarray], ylabel: str = "gain of the pick / images") -> Figure:
-    """Marginal gains in pick order, a line a function or strategy."""
+    """Marginal gains (picks,) in pick order, a line a function or strategy."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.55, 2.4))
     for name, values in gains.items():
         ax.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=3, label=name)

@@ -43,8 +43,10 @@ def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
 
 
 def compensation_dots(table: pd.DataFrame) -> Figure:
-    """What compensation adds to the accuracy of the same picks, in points, a row a setting of
-    `dc3.sweep_report.compensation`; bars of one standard deviation where there are several students."""
+    """What compensation adds to the accuracy of the same picks, in points; table: of `dc3.sweep_report.compensation`.
+
+    A row a setting, sorted by the difference; bars of one standard deviation where there are several students.
+    """
     table = table.sort_values("difference", kind="stable").reset_index(drop=True)
     told = [f"{row['name']}, IPC {row['ipc']}, {row['epochs']} epochs" for _, row in table.iterrows()]
     figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + ROW * len(table)))

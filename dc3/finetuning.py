@@ -8,7 +8,7 @@ step, a killed run goes on to the same weights, and an image does not depend on 
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -59,8 +59,11 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: the same for all sets. `amp`: bfloat16 autocast, None on a GPU only; a step has
-    `accumulate` batches of `batch_size`; `drop` is the share of images whose class is dropped."""
+    """How to train: the same for all sets.
+
+    `amp`: bfloat16 autocast, None on a GPU only; a step has `accumulate` batches of `batch_size`; `drop` is the share
+    of images whose class is dropped.
+    """
 
     steps: int
     batch_size: int
@@ -73,8 +76,10 @@ class Recipe:
 
 
 class Latents(NamedTuple):
-    """What a training sees of its set: posterior means (m, c, h, w), unscaled, of the images and mirror images that it
-    draws, by ascending `keys` (m,) = 2 · index + mirrored; labels (n,) of the whole set."""
+    """What a training sees of its set: posterior means (m, c, h, w), unscaled, of the images that it draws.
+
+    By ascending `keys` (m,) = 2 · index + mirrored, for mirror images count as well; labels (n,) of the whole set.
+    """
 
     means: np.ndarray
     keys: np.ndarray
@@ -91,18 +96,19 @@ class Batch(NamedTuple):
 
     @property
     def images(self) -> np.ndarray:
+        """Which images of the set, (b,)."""
         return self.keys // 2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Drawn(ImageSet):
     """The images of a set that `keys` name, mirrored or not, at `image_size` (antialiased bilinear)."""
 
-    original: ImageSet | None = None
-    keys: np.ndarray | None = None
+    original: ImageSet
+    keys: np.ndarray
 
-    def images(self, indices: np.ndarray | None = None) -> np.ndarray:
-        keys = self.keys[slice(None) if indices is None else indices]
+    def images(self, indices: Sequence[int] | np.ndarray | Tensor | None = None) -> np.ndarray:
+        keys = self.keys[self._positions(indices)]
         pixels = np.stack([resized(image, self.image_size) for image in self.original.images(keys // 2)])
         return np.where((keys % 2).astype(bool)[:, None, None, None], pixels[:, :, ::-1], pixels)
 
@@ -126,7 +132,7 @@ def encode(generator: Generator, images: ImageSet, recipe: Recipe, folder: Path)
     path = folder / f"{generator.name}-{fingerprint[:16]}-{drawn[:16]}-{size}.npy"
     if len(keys) and not path.exists():
         labels = images.labels[keys // 2]
-        own = _Drawn(images.name, images.split, images.classes, labels, size, (), None, None, images, keys)
+        own = _Drawn(images.name, images.split, images.classes, labels, size, (), original=images, keys=keys)
         features.encode(vae, own, path, size=size, batch_size=ENCODED_A_BATCH)
     side = size // 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (len(keys), vae.config.latent_channels, side, side)
@@ -162,6 +168,7 @@ class DenoisingLoss:
             )
 
     def __call__(self, part: int) -> Tensor:
+        """The scalar loss of batch `part`, all draws of which come from (seed, part)."""
         device, latents = self.generator.vae.device, self.latents
         drawn = draw(self.recipe, part, len(latents.labels))
         means = latents.means[np.searchsorted(latents.keys, drawn.keys)].astype(np.float32)
@@ -241,10 +248,10 @@ def generate(
         noise = [_noise(seed, int(labels[k]), int(numbers[k])) for k in rows]
         with torch.no_grad(), autocast(generator.vae.device, amp):
             batch = generator.sample(labels[rows].tolist(), noise, steps, guidance)
-        batch = batch.float().permute(0, 2, 3, 1).cpu().numpy()
-        if not np.isfinite(batch).all():
+        pixels = batch.float().permute(0, 2, 3, 1).cpu().numpy()
+        if not np.isfinite(pixels).all():
             raise FloatingPointError(f"{generator.name} generates images that are not finite: lower its learning rate")
-        made[rows] = [np.rint(255 * resized_back(image, image_size).clip(0, 1)) for image in batch]
+        made[rows] = [np.rint(255 * resized_back(image, image_size).clip(0, 1)) for image in pixels]
     return made, labels
 
 

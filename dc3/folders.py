@@ -49,4 +49,5 @@ def printable(name: str | Path) -> str:
 
 
 def is_utf8(name: str) -> bool:
+    """Whether a file name can be written as text as it is."""
     return printable(name) == name

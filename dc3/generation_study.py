@@ -94,8 +94,11 @@ def real_outcome(train_set: ImageSet, per_class: int, seed: int) -> Outcome:
 def scores(
     outcomes: Sequence[Outcome], test: ImageSet, network: FeatureNetwork, teacher: Teacher, seed: int
 ) -> pd.DataFrame:
-    """A row an outcome: generator, set, seed, images, FID, KID, IS (named after `network`), and the share of images
-    that the teacher takes for the class they were made as, all against the `test` images."""
+    """A row an outcome: generator, set, seed, images, and its scores against the `test` images.
+
+    FID, KID and IS are named after `network`; the last is the share of images that the teacher takes for the class they
+    were made as.
+    """
     real = fidelity.embed(test, network)
     return pd.DataFrame([_scores(outcome, real, network, teacher, seed) for outcome in outcomes])
 

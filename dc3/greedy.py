@@ -1,7 +1,7 @@
-"""Greedy maximisation of set functions over a similarity kernel, vectorised in torch on the kernel's device, and the
-budget that bins share.
+"""Greedy maximisation of set functions over a similarity kernel, and the budget that bins share.
 
-Every function keeps the gains of all images current, so one loop serves every (function, greedy) pair:
+Vectorised in torch on the kernel's device. Every function keeps the gains of all images current, so one loop serves
+every (function, greedy) pair:
 
 | function | cost of a pick |
 | --- | --- |
@@ -61,6 +61,7 @@ class SetFunction:
         self.rows_per_block = max(1, (CPU_GRAIN if kernel.device.type == "cpu" else GPU_GRAIN) // len(kernel))
 
     def add(self, pick: int) -> None:
+        """Puts image `pick` into the set and brings all gains up to date."""
         self._update(pick, self.kernel[pick].to(self.dtype))
         self.size += 1
 
@@ -230,16 +231,16 @@ def allocate_budget(bin_sizes: Sequence[int] | np.ndarray, ipc: int, how: str = 
     """Images to pick from each bin, exactly `ipc` in all and never more than a bin holds, by largest remainder.
 
     how: "proportional" to the size of the bins, or "equal" shares, what full bins leave going to the others. Ties go
-    to the first bins. Raises ValueError for negative sizes and for an ipc outside 1 … the sum of the sizes.
+    to the first bins. Raises ValueError for negative sizes, an unknown how and an ipc outside 1 … the sum of the sizes.
     """
     sizes = np.asarray(bin_sizes)
     if sizes.ndim != 1 or (sizes.size and sizes.dtype.kind not in "iu") or (sizes < 0).any():
         raise ValueError(f"bin_sizes: expected non-negative integers, one a bin, got {bin_sizes!r}")
-    sizes = [int(size) for size in sizes]
+    counts = [int(size) for size in sizes]
     if how not in ALLOCATIONS:
         raise ValueError(f"how: {how!r} is not one of {', '.join(ALLOCATIONS)}")
-    check_count("ipc", ipc, sum(sizes), f"what bins of {sizes} images hold")
-    return ALLOCATIONS[how](sizes, int(ipc))
+    check_count("ipc", ipc, sum(counts), f"what bins of {counts} images hold")
+    return ALLOCATIONS[how](counts, int(ipc))
 
 
 def _proportional(sizes: list[int], ipc: int) -> list[int]:

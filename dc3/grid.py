@@ -118,7 +118,8 @@ def _repeated(checked: dict[str, Values]) -> dict[str, str]:
 
 def for_each(runs: dict[str, Values], ask: Callable[[Values], Any]) -> dict[str, Any]:
     """What `ask` answers for each run's values. One ParameterError for all refusals: each reason with its runs."""
-    answers, refused = {}, {}
+    answers: dict[str, Any] = {}
+    refused: dict[str, list[str]] = {}
     for name, values in runs.items():
         try:
             answers[name] = ask(values)

@@ -49,14 +49,14 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def images(self, indices: Sequence[int] | np.ndarray | Tensor | None = None) -> np.ndarray:
         """The images at `indices` (None: all), in that order: uint8 (b, S, S, 3)."""
         chosen = self._positions(indices)
         if self.pixels is not None:
             return self.pixels[chosen]
         out = np.empty((len(chosen), self.image_size, self.image_size, 3), np.uint8)
         with ThreadPoolExecutor(DECODERS) as pool:
-            decoded = pool.map(lambda i: read_image(self.root / self.sources[i], self.image_size), chosen)
+            decoded = pool.map(lambda i: read_image(self.file(i), self.image_size), chosen)
             for row, image in enumerate(decoded):
                 out[row] = image
         return out
@@ -69,6 +69,12 @@ class ImageSet:
     def source(self, index: int) -> str:
         """Where image `index` comes from."""
         return self.sources[index]
+
+    def file(self, index: int) -> Place:
+        """The file of image `index`. ValueError for a set without files."""
+        if self.root is None:
+            raise ValueError(f"{self.name}/{self.split} is in memory: its images are not files")
+        return self.root / self.sources[index]
 
     def counts(self) -> np.ndarray:
         """Images per class, (C,) int64."""
@@ -100,9 +106,9 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 over the pixels of a set in memory; of files over names, sizes and modification times, or ETags."""
         digest = hashlib.sha256(repr((self.name, self.split, self.classes, self.image_size)).encode())
-        digest.update(np.ascontiguousarray(self.labels))
+        digest.update(np.ascontiguousarray(self.labels).data)
         if self.pixels is not None:
-            digest.update(np.ascontiguousarray(self.pixels))
+            digest.update(np.ascontiguousarray(self.pixels).data)
             return digest.hexdigest()
         for source, mark in zip(self.sources, self._marks(), strict=True):
             digest.update(f"{source}\0{mark}\n".encode("utf-8", "surrogateescape"))
@@ -114,12 +120,12 @@ class ImageSet:
             tops = {source.split("/")[0] for source in self.sources}
             listed = {f"{top}/{file}": mark for top in tops for file, mark in (self.root / top).files().items()}
             yield from (listed.get(source, "gone") for source in self.sources)
-        else:
+        elif self.root is not None:
             for source in self.sources:
                 status = os.stat(self.root / source)
                 yield f"{status.st_size}\0{status.st_mtime_ns}"
 
-    def _positions(self, indices: Sequence[int] | np.ndarray | None) -> np.ndarray:
+    def _positions(self, indices: Sequence[int] | np.ndarray | Tensor | None) -> np.ndarray:
         everything = np.arange(len(self))
         if indices is None or np.size(indices) == 0:
             return everything if indices is None else everything[:0]

@@ -42,11 +42,13 @@ class LoRA:
         return isinstance(self.pipeline, StableDiffusionInstructPix2PixPipeline)
 
     def predict(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """ε or v (b, c, h, w), told the prompts of the classes; an editor's U-Net gets an empty source beside."""
         text = self.text[labels]
         seen = torch.cat([noisy, torch.zeros_like(noisy)], dim=1) if self.edits else noisy
         return self.unet(seen.to(text.dtype), t, encoder_hidden_states=text).sample
 
     def sample(self, labels: list[int], noise: list[torch.Generator], steps: int, guidance: float) -> Tensor:
+        """Images (b, 3, size, size) in 0…1 of the prompts of the classes; `guidance` 1 is none."""
         text = self.text[torch.tensor(labels)]
         if self.edits:
             side = self.size // self.pipeline.vae_scale_factor
@@ -70,6 +72,7 @@ class LoRA:
         self.pipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
 
     def load(self, folder: Path) -> None:
+        """The layers that `save` wrote, in the place of those that are there."""
         self.unet.delete_adapters(ADAPTER)
         weights, alphas = self.pipeline.lora_state_dict(folder)
         self.pipeline.load_lora_into_unet(weights, alphas, self.unet, adapter_name=ADAPTER)

@@ -29,25 +29,25 @@ def neighbourhoods(real: np.ndarray, fake: np.ndarray, neighbours: int = 5) -> N
     set are wide: compare recall between sets of one size only; coverage, unlike FID, is meaningful for a handful.
     Raises as `fidelity.fid`, and ValueError for neighbours below 1.
     """
-    real, fake = (torch.cat(list(feature_rows(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
-    require_width(real.shape[1], fake.shape[1])
+    x, y = (torch.cat(list(feature_rows(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
+    require_width(x.shape[1], y.shape[1])
     if neighbours < 1:
         raise ValueError(f"neighbours={neighbours}: expected at least 1")
-    for side, features in (("real", real), ("fake", fake)):
+    for side, features in (("real", x), ("fake", y)):
         if len(features) < 2:
             raise ValueError(f"{side}: expected at least 2 images, one has no neighbour, got {len(features)}")
-    real_radius, fake_radius = _radii(real, neighbours), _radii(fake, neighbours)
-    reached, recalled = (torch.zeros(len(real), dtype=torch.bool) for _ in range(2))
+    real_radius, fake_radius = _radii(x, neighbours), _radii(y, neighbours)
+    reached, recalled = (torch.zeros(len(x), dtype=torch.bool) for _ in range(2))
     inside = precise = 0
-    for rows, radius in zip(fake.split(ROWS), fake_radius.split(ROWS), strict=True):
-        distance = torch.cdist(rows, real)
+    for rows, radius in zip(y.split(ROWS), fake_radius.split(ROWS), strict=True):
+        distance = torch.cdist(rows, x)
         in_real = distance <= real_radius
         inside, precise = inside + int(in_real.sum()), precise + int(in_real.any(dim=1).sum())
         reached |= in_real.any(dim=0)
         recalled |= (distance <= radius[:, None]).any(dim=0)
-    share = min(neighbours, len(real) - 1) * len(fake)
+    share = min(neighbours, len(x) - 1) * len(y)
     return Neighbourhoods(
-        precise / len(fake), float(recalled.double().mean()), inside / share, float(reached.double().mean())
+        precise / len(y), float(recalled.double().mean()), inside / share, float(reached.double().mean())
     )
 
 

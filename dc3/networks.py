@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torchvision
 from torch import nn
-from torchvision.models import resnet18, resnet101, swin_transformer, vision_transformer
+from torchvision.models import VGG, AlexNet, resnet18, resnet101, swin_transformer, vision_transformer
 
 
 class ConvNet(nn.Sequential):
@@ -89,14 +89,14 @@ def _alexnet(classes: int, size: int, width: int) -> nn.Module:
     return _unstretched(model, size, classifier_index=1)
 
 
-def _unstretched(model: nn.Module, image_size: int, classifier_index: int) -> nn.Module:
+def _unstretched(model: VGG | AlexNet, image_size: int, classifier_index: int) -> nn.Module:
     """The head on the final map as it is: torchvision blows a 1×1 map up to 7×7 copies, each with its own weights."""
     channels, side = _final_map(model.features, image_size)
     if side >= model.avgpool.output_size[0]:
         return model
     old = model.classifier[classifier_index]
     new = nn.Linear(channels * side * side, old.out_features)
-    if isinstance(model, torchvision.models.VGG):  # as its constructor does
+    if isinstance(model, VGG):  # as its constructor does
         nn.init.normal_(new.weight, 0, 0.01)
         nn.init.zeros_(new.bias)
     model.avgpool = nn.AdaptiveAvgPool2d(side)

@@ -21,7 +21,7 @@ def has_screen() -> bool:
 def png(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, side: int = SHOWN_PIXELS) -> bytes:
     """uint8 (S, S, 3) images as the bytes of a PNG, `columns` a row (None: all), enlarged unsmoothed to some `side`."""
     factor = max(side // images[0].shape[0], 1)
-    enlarged = np.stack(images).repeat(factor, axis=1).repeat(factor, axis=2)
+    enlarged = np.stack(list(images)).repeat(factor, axis=1).repeat(factor, axis=2)
     stream = io.BytesIO()
     Image.fromarray(mosaic(enlarged, columns or len(images), gap=4)).save(stream, format="PNG")
     return stream.getvalue()

@@ -15,6 +15,7 @@ import papermill
 import yaml
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic import create_model as create_pydantic_model
+from pydantic_core import ErrorDetails
 
 from dc3.paths import NOTEBOOKS
 
@@ -89,7 +90,7 @@ class Parameter:
 
 
 def notebook_names(folder: Path = NOTEBOOKS) -> list[str]:
-    """Stage names in order: 00_teacher, 01_features …"""
+    """Stage names in order: 00_teacher, 01_features, …, one a notebook of `folder`."""
     return sorted(path.stem for path in folder.glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -120,7 +121,9 @@ def all_declared(folder: Path = NOTEBOOKS) -> dict[str, Parameter]:
 def check(values: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
     """`values` over the defaults, typed. ParameterError naming every unknown key, wrong type and value out of range."""
     problems = [_unknown(key, parameters) for key in values if key not in parameters]
-    fields = {name: (TYPES[parameter.type_name], parameter.default) for name, parameter in parameters.items()}
+    fields: dict[str, Any] = {
+        name: (TYPES[parameter.type_name], parameter.default) for name, parameter in parameters.items()
+    }
     model = create_pydantic_model("Parameters", __config__=ConfigDict(strict=True), **fields)
     try:
         checked = model(**{key: value for key, value in values.items() if key in parameters}).model_dump()
@@ -137,8 +140,8 @@ def _unknown(key: str, parameters: dict[str, Parameter]) -> str:
     return f"{key}: no notebook declares this parameter; {hint}"
 
 
-def _refusal(detail: dict, parameters: dict[str, Parameter]) -> str:
-    name = detail["loc"][0]
+def _refusal(detail: ErrorDetails, parameters: dict[str, Parameter]) -> str:
+    name = str(detail["loc"][0])
     allowed = detail["msg"].replace("Input should be", "must be")
     return f"{name} = {detail['input']!r} is not allowed: {allowed} ({parameters[name].help})"
 
@@ -162,7 +165,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """The value of `-p KEY VALUE` as a params file would read it."""
+    """The value of `-p KEY VALUE` as a params file would read it. ParameterError when it is not YAML."""
     try:
         return yaml.load(text, FloatLoader)
     except yaml.YAMLError as error:

@@ -41,12 +41,14 @@ class PickExplorer:
         return self.picks[self.picks["label"] == self.of_class.value].sort_values("rank")
 
     def choose_class(self) -> None:
+        """Goes to the first pick of the chosen class, and draws it."""
         with self.rank.hold_trait_notifications():
             self.rank.max = len(self.part) - 1
             self.rank.value = 0
         self.draw()
 
     def draw(self) -> None:
+        """Shows the chosen pick, and beside it the images of its class that are most like it."""
         pick = self.part.iloc[self.rank.value]
         nearest, similarity = self.nearest(int(pick["index"]))
         gain = "" if np.isnan(pick["gain"]) else f", gain {pick['gain']:.3g}"

@@ -1,7 +1,7 @@
 """The student protocol of RDED (arXiv 2312.03526) and DC3: settings, schedule, groups, loss, augmentation, checks."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Protocol:
     compile: bool = False
     ema: float | None = None  # decay of averaged weights, which are then the ones tested
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         networks.find(self.network)
         if self.mix not in TEMPERATURE:
             raise ValueError(f"mix is {self.mix!r}; allowed: {', '.join(TEMPERATURE)}")
@@ -46,15 +46,25 @@ class Protocol:
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}: a decay from 0 to below 1")
 
-    def resolved(self, num_classes: int, n: int) -> "Protocol":
+    def resolved(self, num_classes: int, n: int) -> "Resolved":
         """With a value in the place of every None that depends on the network, the mix or the set's size n."""
-        return replace(
-            self,
-            temperature=self.temperature or TEMPERATURE[self.mix],
-            lr=self.lr or networks.find(self.network).lr,
-            batch_size=self.batch_size or batch_size(num_classes, n // num_classes),
-            evaluate_every=max(1, self.epochs // 10) if self.evaluate_every is None else self.evaluate_every,
-        )
+        values = {
+            "temperature": self.temperature or TEMPERATURE[self.mix],
+            "lr": self.lr or networks.find(self.network).lr,
+            "batch_size": self.batch_size or batch_size(num_classes, n // num_classes),
+            "evaluate_every": max(1, self.epochs // 10) if self.evaluate_every is None else self.evaluate_every,
+        }
+        return Resolved(**(vars(self) | values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved(Protocol):
+    """A protocol for one training set: what may be None there has its value here."""
+
+    temperature: float
+    lr: float
+    batch_size: int
+    evaluate_every: int
 
 
 def lr_factor(epoch: int, epochs: int) -> float:
@@ -77,11 +87,13 @@ def batch_size(num_classes: int, ipc: int) -> int:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """AdamW's two groups: weights of more than one dimension decay, biases, norms and embeddings of position do not."""
-    groups = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
+    decaying, others = [], []
     for name, parameter in model.named_parameters():
-        decays = "weight" in name and parameter.ndim > 1
-        groups[0 if decays else 1]["params"].append(parameter)
-    return groups
+        if "weight" in name and parameter.ndim > 1:
+            decaying.append(parameter)
+        else:
+            others.append(parameter)
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -94,7 +106,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def augment(images: Tensor, factor: int, generator: torch.Generator, flip: bool = True) -> Tensor:
-    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip, as RDED does.
+    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip, as RDED does, of float images (n, 3, S, S).
 
     On normalised images instead of pixels, which is the same: all three only move or average pixels. With factor 1
     nothing is shuffled, and of scale (1, 1) torchvision's crop always takes the whole (square) image.
@@ -106,7 +118,7 @@ def augment(images: Tensor, factor: int, generator: torch.Generator, flip: bool 
 
 
 def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """Mixed images, the partner of each, and the share λ of its own label."""
+    """Mixed images (n, 3, S, S), the partner of each, (n,) int64, and the share λ of its own label, 0 … 1."""
     if kind == "cutmix":
         return augmentation.cutmix(images, generator)[:3]
     if kind == "mixup":
@@ -115,7 +127,10 @@ def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, 
 
 
 def check_labels(labels: np.ndarray, num_classes: int, *, allow_unequal: bool = False) -> None:
-    """ValueError unless every class 0 … num_classes − 1 has images, and (without allow_unequal) equally many."""
+    """ValueError unless every class 0 … num_classes − 1 of labels (n,) has images, and equally many.
+
+    With `allow_unequal` they may be of any number but 0.
+    """
     if len(labels) < 2 or not 0 <= np.min(labels) <= np.max(labels) < num_classes:
         raise ValueError(f"labels: expected at least two, within 0 … {num_classes - 1}, got {np.unique(labels)[:10]}")
     counts = np.bincount(labels, minlength=num_classes)

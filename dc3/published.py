@@ -7,7 +7,8 @@ import pandas as pd
 
 IPCS = (1, 10, 50)
 NOT_GIVEN = None
-RESNET18 = {
+Numbers = dict[str, dict[str, tuple[float | None, ...]]]  # data set → method → one number for each of IPCS
+RESNET18: Numbers = {
     "CIFAR-10": {
         "RDED": (22.9, 37.1, 62.1),
         "SRe²L": (16.9, 27.2, 47.5),
@@ -51,8 +52,8 @@ RESNET18 = {
         "DC3": (8.1, 50.4, 62.3),
     },
 }
-CONV3 = {"CIFAR-10": {"RDED": (NOT_GIVEN, 50.2, NOT_GIVEN)}}
-STUDENTS = {"resnet18": RESNET18, "conv3": CONV3}
+CONV3: Numbers = {"CIFAR-10": {"RDED": (NOT_GIVEN, 50.2, NOT_GIVEN)}}
+STUDENTS: dict[str, Numbers] = {"resnet18": RESNET18, "conv3": CONV3}
 
 
 def table(data_set: str) -> pd.DataFrame:

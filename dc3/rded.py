@@ -130,7 +130,7 @@ def crop_losses(
 def _padded_crops(pixels: np.ndarray, boxes: np.ndarray, shown: int, device: torch.device) -> Tensor:
     """uint8 (b, S, S, 3), (b, k, 3) → normalised float32 (b·k, 3, S, S), an odd pixel of padding below and right."""
     pairs = zip(map(Image.fromarray, pixels), boxes.tolist(), strict=True)
-    crops = [_cut(source, *box, shown, shown) for source, of_source in pairs for box in of_source]
+    crops = [_cut(image, top, left, side, shown, shown) for image, squares in pairs for top, left, side in squares]
     padding = pixels.shape[1] - shown
     return F.pad(normalise(np.stack(crops), device), (padding // 2, padding - padding // 2) * 2)
 

@@ -50,10 +50,12 @@ class Stage:
 
     @property
     def folder(self) -> Path:
+        """Where the files of the stage go."""
         return paths.RUNS / self.run / self.name
 
     @property
     def figures(self) -> Path:
+        """Where the figures of the run go."""
         return paths.FIGURES / self.run
 
     def input(self, name: str) -> Path:
@@ -67,9 +69,9 @@ class Stage:
 
     def use(self, path: Path | str) -> Place:
         """Records that the stage depends on a file or folder outside the run (data, weights); returns its place."""
-        path = paths.located(str(path))
-        self.external[str(path)] = listing(path)
-        return path
+        place = paths.located(str(path))
+        self.external[str(place)] = listing(place)
+        return place
 
     def output(self, name: str) -> Path:
         """The path for one of the stage's own files; write it through `dc3.files.replacing`."""

@@ -121,7 +121,7 @@ def factor_batches(
 def _factor_arrays(
     out: tuple[np.ndarray, np.ndarray] | None, *shapes: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    arrays = out or tuple(np.empty(shape, dtype=np.float32) for shape in shapes)
+    arrays = out or (np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32))
     if tuple((array.shape, array.dtype) for array in arrays) != tuple((shape, np.float32) for shape in shapes):
         raise ValueError(f"out: expected float32 arrays of shapes {shapes}, got {[array.shape for array in arrays]}")
     return arrays
@@ -139,11 +139,12 @@ def _checked_labels(labels: Sequence[int] | Array, classes: int) -> np.ndarray:
 def _batches(images: Array | Iterable[Array], batch_size: int, count: int) -> Iterator[Array]:
     if batch_size < 1:
         raise ValueError(f"batch_size: {batch_size} is below 1")
-    whole = isinstance(images, np.ndarray | Tensor)
-    if whole and len(images) != count:
-        raise ValueError(f"images: {len(images)} given for {count} labels")
-    slices = (slice(start, start + batch_size) for start in range(0, len(images) if whole else 0, batch_size))
-    for batch in (images[rows] for rows in slices) if whole else images:
+    batches: Iterable[Array] = images
+    if isinstance(images, np.ndarray | Tensor):
+        if len(images) != count:
+            raise ValueError(f"images: {len(images)} given for {count} labels")
+        batches = (images[start : start + batch_size] for start in range(0, count, batch_size))
+    for batch in batches:
         if not isinstance(batch, np.ndarray | Tensor) or batch.ndim != 4:
             raise ValueError(f"images: a batch is an array of 4 axes, got {getattr(batch, 'shape', type(batch))}")
         yield batch
@@ -197,10 +198,10 @@ def gradient_kernel(
     if columns is None:
         kernel = _square(gradient, feature, self_similarity, block_rows)
     else:
-        columns = torch.from_numpy(positions("columns", columns, len(gradient))).to(gradient.device)
+        chosen = torch.from_numpy(positions("columns", columns, len(gradient))).to(gradient.device)
         blocks = zip(gradient.split(block_rows), feature.split(block_rows), strict=True)
-        kernel = torch.cat([_similarity(g, h, gradient[columns], feature[columns]) for g, h in blocks])
-        kernel[columns, torch.arange(len(columns), device=columns.device)] = self_similarity[columns]
+        kernel = torch.cat([_similarity(g, h, gradient[chosen], feature[chosen]) for g, h in blocks])
+        kernel[chosen, torch.arange(len(chosen), device=chosen.device)] = self_similarity[chosen]
     return kernel.numpy() if isinstance(logit_grad, np.ndarray) else kernel
 
 
@@ -263,7 +264,10 @@ def represented_by(kernel: Array, picks: Sequence[int] | np.ndarray) -> np.ndarr
 
 
 def followers(kernel: np.ndarray, picks: Sequence[int] | np.ndarray, count: int) -> list[np.ndarray]:
-    """For each pick, up to `count` other images that it represents (`represented_by`), the most similar first."""
+    """For each pick, up to `count` other images that it represents (`represented_by`), the most similar first.
+
+    kernel (n, n). Returns one int64 array of positions a pick, empty where it represents itself alone.
+    """
     owner = represented_by(kernel, picks)
     groups = []
     for pick in picks:

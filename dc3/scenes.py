@@ -70,8 +70,9 @@ def crops(split: str, per_class: int, image_size: int = 32, seed: int = 0) -> tu
     pixels = np.empty((len(CLASSES) * per_class, image_size, image_size, 3), np.uint8)
     for class_number, name in enumerate(CLASSES):
         photo = photograph(name)
+        width, height = photo.size
         for index in range(per_class):
-            box = crop_box(*photo.size, class_number, split, index, seed)
+            box = crop_box(width, height, class_number, split, index, seed)
             crop = photo.crop(box)  # resize(box=…) would also read pixels next to the box: the other split's
             crop = crop.resize((image_size, image_size), Image.Resampling.BILINEAR)
             pixels[class_number * per_class + index] = crop

@@ -13,8 +13,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-MARKS = ("size", "ETag", "etag", "md5Hash", "content_md5", "checksum", "mtime", "LastModified", "last_modified")
-MARKS += ("updated", "modified", "created")  # by which file systems tell that a file has changed
+MARKS = ["size", "ETag", "etag", "md5Hash", "content_md5", "checksum", "mtime", "LastModified", "last_modified"]
+MARKS += ["updated", "modified", "created"]  # by which file systems tell that a file has changed
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,21 @@ class Remote:
 
     @property
     def name(self) -> str:
+        """The last part of the URL."""
         return PurePosixPath(self.url).name
 
     @property
     def parent(self) -> "Remote":
+        """The folder that it lies in."""
         return Remote(self.url.rstrip("/").rpartition("/")[0])
 
     def exists(self) -> bool:
+        """Whether there is a file or folder of this URL."""
         with self._naming() as (system, path):
             return system.exists(path)
 
     def is_dir(self) -> bool:
+        """Whether it is a folder."""
         with self._naming() as (system, path):
             return system.isdir(path)
 
@@ -59,6 +63,7 @@ class Remote:
             return {key.relative_to(path).as_posix(): _mark(info) for key, info in sorted(found.items())}
 
     def read_bytes(self) -> bytes:
+        """The content of the file."""
         with self._naming() as (system, path):
             return system.cat_file(path)
 
@@ -69,6 +74,7 @@ class Remote:
             system.pipe_file(path, content)
 
     def unlink(self, missing_ok: bool = False) -> None:
+        """Removes the file."""
         with self._naming() as (system, path):
             if not missing_ok or system.exists(path):
                 system.rm_file(path)
@@ -85,6 +91,7 @@ Place = Path | Remote
 
 
 def is_url(text: str) -> bool:
+    """Whether a location is given by its URL, not as a path."""
     return "://" in text
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dc3.arrays import Rows, groups, portable, read_rows
+from dc3.arrays import OnDisk, groups, portable, read_rows
 from dc3.engine import LOCAL, Columns, Engine
 from dc3.greedy import Array, accumulator, as_tensor, check_count, check_options
 from dc3.sampling import Selection, allocate_budget, gradient_kernel, select
@@ -20,12 +20,15 @@ NO_BIN = -1
 
 @dataclass(frozen=True, eq=False)
 class ClassImages:
-    """One class, its images numbered from 0: bins (n,), logit_grad (n, C), embedding (n, d), and how to select."""
+    """One class, its images numbered from 0: bins (n,), logit_grad (n, C), embedding (n, d), and how to select.
+
+    What the strategy does not need has no columns, (n, 0).
+    """
 
     label: int
     bins: np.ndarray
-    logit_grad: Tensor | None
-    embedding: Tensor | None
+    logit_grad: Tensor
+    embedding: Tensor
     seed: int
     function: str
     greedy: str
@@ -36,10 +39,11 @@ class ClassImages:
         return len(self.bins)
 
     def rng(self) -> np.random.Generator:
+        """A generator at its start, from (seed, class)."""
         return np.random.default_rng([self.seed, self.label])
 
     def greedy_picks(self, members: np.ndarray, budget: int, function: str, part: int = 0) -> Selection:
-        """The picks among `members`, by a kernel of these only; `part` tells the class's several draws apart."""
+        """The picks among `members` (m,), by a kernel of these only; `part` tells the class's several draws apart."""
         rows = torch.from_numpy(members).to(self.logit_grad.device)
         kernel = gradient_kernel(self.logit_grad[rows], self.embedding[rows])
         seed = int(np.random.SeedSequence([self.seed, self.label, part]).generate_state(1)[0])
@@ -75,7 +79,8 @@ def herding(images: ClassImages, ipc: int) -> Selection:
     """Welling 2009, as in iCaRL: the image that brings the mean of the picks closest to the mean of the class."""
     features = images.embedding.to(accumulator(images.embedding.device))
     lengths, mean = features.square().sum(1), features.mean(0)
-    picks, missing = [], mean.clone()  # missing: what the next pick should be, (k + 1)·mean − Σ picks
+    picks: list[int] = []
+    missing = mean.clone()  # missing: what the next pick should be, (k + 1)·mean − Σ picks
     for _ in range(ipc):
         distances = lengths - 2 * features @ missing
         distances[picks] = torch.inf
@@ -99,7 +104,8 @@ def kcenter(images: ClassImages, ipc: int) -> Selection:
 def dq(images: ClassImages, ipc: int) -> Selection:
     """Dataset Quantization (Zhou et al. 2023): GraphCut bins of what earlier bins left, then random picks of each."""
     left, sizes = np.arange(len(images)), [len(part) for part in np.array_split(np.arange(len(images)), DQ_BINS)]
-    rng, picks = images.rng(), []
+    rng = images.rng()
+    picks: list[int] = []
     for part, share in enumerate(allocate_budget(sizes, ipc, "equal")):
         if not share:
             continue
@@ -109,12 +115,14 @@ def dq(images: ClassImages, ipc: int) -> Selection:
     return _without_gains(picks)
 
 
-def _without_gains(picks: Sequence[int]) -> Selection:
+def _without_gains(picks: Sequence[int] | np.ndarray) -> Selection:
     return Selection(np.array(picks, dtype=np.int64), np.full(len(picks), np.nan))
 
 
 @dataclass(frozen=True)
 class Strategy:
+    """How ipc images of a class are chosen, and which of bins, logit_grad and embedding that needs."""
+
     choose: Callable[[ClassImages, int], Selection]
     needs: tuple[str, ...] = ()
 
@@ -168,9 +176,9 @@ def choose(
     for label in np.unique(labels):
         check_count("ipc", ipc, int(counts[label]), f"the number of images of class {label} to pick from")
     options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
-    factors = {name: factor if engine.is_local else portable(factor) for name, factor in factors.items()}
+    sent = {name: factor if engine.is_local else portable(factor) for name, factor in factors.items()}
     members = {int(label): of_class[among[of_class]] for label, of_class in groups(labels)}
-    work = ClassWork(selection, int(ipc), members, bins, factors, options, device)
+    work = ClassWork(selection, int(ipc), members, bins, sent, options, device)
     of_classes = engine.map(work, [np.array([label]) for label in members], "classes", actors=False)
     return pd.concat(map(pd.DataFrame, of_classes)).sort_values(["label", "rank"], ignore_index=True)
 
@@ -183,15 +191,15 @@ class ClassWork:
     ipc: int
     members: dict[int, np.ndarray]
     bins: np.ndarray
-    factors: dict[str, Array | Rows | None]
+    factors: dict[str, Array | OnDisk | None]
     options: dict[str, Any]
     device: torch.device | str | None
 
     def __call__(self, chunk: np.ndarray) -> Columns:
         label = int(chunk[0])
         members = self.members[label]
-        rows = {name: _rows(name, factor, members, self.device) for name, factor in self.factors.items()}
-        images = ClassImages(label, self.bins[members], **rows, **self.options)
+        gradient, feature = (_rows(name, factor, members, self.device) for name, factor in self.factors.items())
+        images = ClassImages(label, self.bins[members], gradient, feature, **self.options)
         picks = STRATEGIES[self.selection].choose(images, self.ipc)
         index = members[picks.indices]
         columns = {"index": index, "label": np.full(self.ipc, label), "bin": self.bins[index]}
@@ -240,9 +248,9 @@ def _integers(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _rows(name: str, factor: Array | None, members: np.ndarray, device: torch.device | str | None) -> Tensor | None:
+def _rows(name: str, factor: Array | OnDisk | None, members: np.ndarray, device: torch.device | str | None) -> Tensor:
     if factor is None:
-        return None
+        return torch.empty(len(members), 0)
     rows = as_tensor(factor[members] if isinstance(factor, Tensor) else read_rows(factor, members))
     if not torch.isfinite(rows).all():
         raise ValueError(f"{name}: NaN or infinite values")
@@ -263,13 +271,14 @@ def coverage(
     table: of `choose`; the rest as there. Returns columns label, bins (share of the class's bins with a pick, 0 to 1)
     and similarity (mean over the class of the similarity to the closest pick: the facility location of the picks / n).
     """
-    factors = {"logit_grad": logit_grad, "embedding": embedding}
+    factors: dict[str, Array | None] = {"logit_grad": logit_grad, "embedding": embedding}
     labels, bins, factors = _checked(labels, bins, factors, ("bins", *factors))
     rows, members_of = [], dict(groups(labels))
     for label, picks in table.groupby("label")["index"]:
         members = members_of[label]
         columns = np.searchsorted(members, picks.to_numpy())
-        kernel = gradient_kernel(*(_rows(name, factors[name], members, device) for name in factors), columns=columns)
+        gradient, feature = (_rows(name, factor, members, device) for name, factor in factors.items())
+        kernel = as_tensor(gradient_kernel(gradient, feature, columns))
         bin_share = len(np.unique(bins[picks])) / len(np.unique(bins[members]))
         rows.append({"label": label, "bins": bin_share, "similarity": float(kernel.amax(1).mean())})
     return pd.DataFrame(rows)

@@ -111,25 +111,25 @@ def _write_results(sweep: Sweep) -> Path:
 
 def _collect(sweep: Sweep) -> pd.DataFrame:
     columns = ["run", *sweep.keys, *STUDENT.values(), *SCORES, "teacher_accuracy", "wall_seconds"]
-    tables = [_rows(sweep, run) for run, params in sweep.checked.items() if _is_finished(run, params)]
+    finished = {run: manifest for run, params in sweep.checked.items() if (manifest := _finished(run, params))}
+    tables = [_rows(sweep, run, manifest) for run, manifest in finished.items()]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-def _is_finished(run: str, params: Values) -> bool:
-    """Whether 05_validation and all before it are done with these parameters.
+def _finished(run: str, params: Values) -> Values | None:
+    """The manifest of 05_validation; None unless it and all before it are done with these parameters.
 
     A newer version of the code, or a parameter that it brought, does not take results away.
     """
-    needed = [name for name in notebook_names() if name <= VALIDATION]
-    manifests = [read_manifest(run, name) for name in needed]
-    return VALIDATION in needed and all(
+    manifests = {name: read_manifest(run, name) for name in notebook_names() if name <= VALIDATION}
+    done = all(
         manifest and all(params.get(key, value) == value for key, value in manifest["params"].items())
-        for manifest in manifests
+        for manifest in manifests.values()
     )
+    return manifests.get(VALIDATION) if done else None
 
 
-def _rows(sweep: Sweep, run: str) -> pd.DataFrame:
-    manifest = read_manifest(run, VALIDATION)
+def _rows(sweep: Sweep, run: str, manifest: Values) -> pd.DataFrame:
     keys = {key: sweep.checked[run][key] for key in sweep.keys}
     shown = {key: json.dumps(value) if isinstance(value, list) else value for key, value in keys.items()}
     return students(pd.read_parquet(paths.RUNS / run / VALIDATION / "history.parquet")).assign(

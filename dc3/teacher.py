@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,9 +51,9 @@ def train(
     device: str = "auto",
     checkpoint_path: Path | str | None = None,
     checkpoint_every: int = 1,
-    **recipe,
+    **fields: Any,
 ) -> tuple[nn.Module, list[dict]]:
-    """Trains `recipe["network"]` (fields of Recipe) on images (n, S, S, 3); returns it in eval mode, and its history.
+    """Trains a network as `fields` of Recipe say, on images (n, S, S, 3); returns it in eval mode, and its history.
 
     A row of the history: epoch (1 … epochs), loss, lr at the epoch's end, train_accuracy on the augmented images and,
     every `evaluate_every` epochs (None: only after the last) where test images are given, test_accuracy.
@@ -62,19 +63,19 @@ def train(
     """
     target = networks.device(device)
     source = on_device(images, target)
-    labels = labels_tensor(labels, source)
-    recipe = Recipe(**{"num_classes": int(labels.max()) + 1} | recipe)
-    if labels.max() >= recipe.num_classes:
-        raise ValueError(f"labels go up to {int(labels.max())}, num_classes is {recipe.num_classes}")
-    run = _Run(source, labels.to(target), recipe, seed, target)
-    test = None if test_images is None else on_device(test_images, target)
+    numbers = labels_tensor(labels, source)
+    recipe = Recipe(**{"num_classes": int(numbers.max()) + 1} | fields)
+    if numbers.max() >= recipe.num_classes:
+        raise ValueError(f"labels go up to {int(numbers.max())}, num_classes is {recipe.num_classes}")
+    run = _Run(source, numbers.to(target), recipe, seed, target)
+    test = None if test_images is None else (on_device(test_images, target), np.asarray(test_labels))
     if checkpoint_path is not None:
         run.restore(Path(checkpoint_path))
     for epoch in (bar := trange(run.epoch, recipe.epochs, desc=f"teacher {recipe.network}")):
         row = run.train_epoch(epoch)
         last = epoch + 1 == recipe.epochs
         if test is not None and (last or (evaluate_every and (epoch + 1) % evaluate_every == 0)):
-            row["test_accuracy"] = accuracy(run.model, test, test_labels, amp=recipe.amp)
+            row["test_accuracy"] = accuracy(run.model, *test, amp=recipe.amp)
         run.history.append(row)
         bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['train_accuracy']:.3f}")
         if checkpoint_path is not None and (last or (epoch + 1) % checkpoint_every == 0):
@@ -91,7 +92,7 @@ class _Run:
         model = networks.create(
             recipe.network, recipe.num_classes, size, recipe.width, recipe.weights, seed=mix_seed(seed, "teacher")
         )
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         peak = recipe.lr or networks.find(recipe.network).teacher_lr
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), peak, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
@@ -100,7 +101,8 @@ class _Run:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, peak, total_steps=steps, pct_start=0.2, cycle_momentum=False
         )
-        self.epoch, self.history = 0, []
+        self.epoch = 0
+        self.history: list[dict] = []
 
     def train_epoch(self, epoch: int) -> dict:
         self.model.train()
@@ -129,7 +131,7 @@ class _Run:
 
     @property
     def _identity(self) -> dict:
-        data = {"seed": self.seed, "images": len(self.labels), "labels": zlib.crc32(self.labels.cpu().numpy())}
+        data = {"seed": self.seed, "images": len(self.labels), "labels": zlib.crc32(self.labels.cpu().numpy().data)}
         return asdict(self.recipe) | data
 
     def save(self, path: Path) -> None:
@@ -170,8 +172,8 @@ def obtain(
 
     ValueError when its top-1 on the test set lies below `min_accuracy`: most often its classes are in another order.
     """
-    classes, history = list(train_set.classes), []
-    path = paths.resolve(teacher)
+    classes, path = list(train_set.classes), paths.resolve(teacher)
+    history: list[dict] = []
     if teacher == "train":
         model, history = train(
             train_set, train_set.labels, network=network, width=width, epochs=epochs, seed=seed, device=str(device),

@@ -61,7 +61,10 @@ def fit(
 
 
 def backward(loss_at: Callable[[int], torch.Tensor], step: int, accumulate: int, name: str) -> float:
-    """Adds the gradients of one step, part by part; returns its loss, the mean over the parts."""
+    """Adds the gradients of one step, part by part; returns its loss, the mean over the parts.
+
+    FloatingPointError when it is not finite.
+    """
     total = 0.0
     for part in range(step * accumulate, (step + 1) * accumulate):
         loss = loss_at(part) / accumulate

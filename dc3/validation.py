@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from dc3.evaluation import Evaluation, Images, autocast, batches, evaluate, labe
 from dc3.files import replacing
 from dc3.image_set import normalise
 from dc3.progress import trange
-from dc3.protocol import Protocol, augment, check_labels, distillation_loss, lr_factor, mix, parameter_groups
+from dc3.protocol import Protocol, Resolved, augment, check_labels, distillation_loss, lr_factor, mix, parameter_groups
 from dc3.scores import ars, hlr, ior, lrs
 
 
@@ -34,6 +35,7 @@ class StudentResult:
 
     @property
     def best(self) -> dict:
+        """The row of the tested epoch with the highest top-1, the first among equals."""
         return max((row for row in self.history if "top1" in row), key=lambda row: row["top1"])
 
 
@@ -47,21 +49,20 @@ def train_student(
     seed: int,
     allow_unequal: bool = False,
     device: str | torch.device | None = None,
-    **protocol,
+    **fields: Any,
 ) -> StudentResult:
-    """Trains a student from scratch on uint8 images (n, S, S, 3) as `protocol` (fields of Protocol) says, and tests it.
+    """Trains a student from scratch on uint8 images (n, S, S, 3) as `fields` of Protocol say, and tests it.
 
     On the teacher's device; without a teacher (soft=False) on `device`. The number of classes is the teacher's, or the
     test labels'. Everything is drawn from (seed, epoch). ValueError, before any training: a class without images,
     unequal images per class, other image sizes or classes than the test set or the teacher.
     """
-    protocol = Protocol(**protocol)
-    test_labels = np.asarray(test_labels)
+    protocol, test_labels = Protocol(**fields), np.asarray(test_labels)
     classes = networks.last_linear(teacher).out_features if teacher is not None else int(test_labels.max()) + 1
     check_labels(np.asarray(labels), classes, allow_unequal=allow_unequal)
     device = next(teacher.parameters()).device if teacher is not None else networks.device(str(device or "cpu"))
     source, test = on_device(images, device), on_device(test_images, device)
-    labels = labels_tensor(labels, source).to(device)
+    numbers = labels_tensor(labels, source).to(device)
     size, test_size = (s.images(torch.arange(1)).shape[1] for s in (source, test))
     if size != test_size:
         raise ValueError(f"the condensed images are {size} px, the test images {test_size} px: one size is needed")
@@ -71,21 +72,21 @@ def train_student(
         raise ValueError(f"test_labels go up to {test_labels.max()}, the teacher tells {classes} classes apart")
     if teacher is not None:
         networks.check_takes(teacher, size, classes, "the teacher")
-    student = _Student(protocol.resolved(classes, len(labels)), teacher, classes, size, seed, device)
-    return student.fit(source, labels, test, test_labels)
+    student = _Student(protocol.resolved(classes, len(numbers)), teacher, classes, size, seed, device)
+    return student.fit(source, numbers, test, test_labels)
 
 
 class _Student:
     """A student, its optimiser, and the steps of the protocol."""
 
     def __init__(
-        self, protocol: Protocol, teacher: nn.Module | None, classes: int, size: int, seed: int, device: torch.device
+        self, protocol: Resolved, teacher: nn.Module | None, classes: int, size: int, seed: int, device: torch.device
     ):
         self.protocol, self.teacher, self.seed, self.device = protocol, teacher, seed, device
         # never the teacher's own start: a student that shares it imitates more easily, whatever the images are worth
         start = augmentation.mix_seed(seed, "student")
         model = networks.create(protocol.network, classes, size, protocol.width, seed=start)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.forward = torch.compile(self.model) if protocol.compile else self.model
         self.average = None
         if protocol.ema is not None:
@@ -128,13 +129,12 @@ class _Student:
         mixed, partner, lam = mix(self._augmented(images, generator), self.protocol.mix, generator)
         with autocast(self.device, self.protocol.amp):
             logits = self.forward(mixed).float()
-            if self.protocol.soft:
-                with torch.no_grad():
-                    target = self.teacher(mixed).float()
-        if self.protocol.soft:
-            loss = distillation_loss(logits, target, self.protocol.temperature)
-        else:
+            with torch.no_grad():
+                target = self.teacher(mixed).float() if self.teacher is not None and self.protocol.soft else None
+        if target is None:
             loss = lam * F.cross_entropy(logits, labels) + (1 - lam) * F.cross_entropy(logits, labels[partner])
+        else:
+            loss = distillation_loss(logits, target, self.protocol.temperature)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -149,7 +149,7 @@ def validate(
     *,
     seeds: Sequence[int],
     keep: Path | None = None,
-    **settings,
+    **settings: Any,
 ) -> pd.DataFrame:
     """Students of every set in `condensed` (method → images, labels), one per seed, as train_student trains them.
 
@@ -200,10 +200,10 @@ def _file(table: pd.DataFrame, file: Path | None) -> None:
 
 def _digest(images: np.ndarray, labels: np.ndarray, teacher: nn.Module | None, seed: int, settings: dict) -> str:
     """Of the training set, the teacher's weights, the seed, the test labels and the protocol: 20 hexadecimal digits."""
-    digest = hashlib.sha256(np.ascontiguousarray(images))
-    digest.update(np.ascontiguousarray(labels, np.int64))
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    digest.update(np.ascontiguousarray(labels, np.int64).data)
     digest.update(weights_digest(teacher).encode() if teacher else b"")
-    digest.update(np.ascontiguousarray(settings["test_labels"], np.int64))
+    digest.update(np.ascontiguousarray(settings["test_labels"], np.int64).data)
     named = {key: value for key, value in settings.items() if not key.startswith("test_")}
     digest.update(repr((seed, sorted(named.items()))).encode())
     return digest.hexdigest()[:20]
@@ -215,7 +215,7 @@ def ranking(
     teacher: nn.Module,
     *,
     real_hard: float,
-    **settings,
+    **settings: Any,
 ) -> dict[str, float]:
     """DD-Ranking's scores (`dc3.scores`) of a set against as many random images, accuracies averaged over the seeds.
 
@@ -223,7 +223,7 @@ def ranking(
     both sets, students with all augmentation and with none, and of the condensed set students on hard labels.
     """
 
-    def accuracy(images: tuple[np.ndarray, np.ndarray], **changed) -> float:
+    def accuracy(images: tuple[np.ndarray, np.ndarray], **changed: Any) -> float:
         history = validate({"": images}, teacher, **(settings | changed))
         return float(summary(history)["top1_mean"].iloc[0])
 
