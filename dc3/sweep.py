@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 VALIDATION = "05_validation"
 STUDENT = {"method": "training_set", "network": "network", "seed": "student_seed"}  # history's columns → the results'
+HISTORIES = ("history.parquet", "networks.parquet")  # the second trains the first seed of the first one's students too
 SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those that it needs with it
     ("dataset", "data_dir", "image_size", "images_per_class", "ipc"),
     ("vae", "vae_revision"),
@@ -132,12 +133,18 @@ def _finished(run: str, params: Values) -> Values | None:
 def _rows(sweep: Sweep, run: str, manifest: Values) -> pd.DataFrame:
     keys = {key: sweep.checked[run][key] for key in sweep.keys}
     shown = {key: json.dumps(value) if isinstance(value, list) else value for key, value in keys.items()}
-    return students(pd.read_parquet(paths.RUNS / run / VALIDATION / "history.parquet")).assign(
+    return students(_history(paths.RUNS / run / VALIDATION)).assign(
         run=run,
         **shown,
         teacher_accuracy=manifest["facts"].get("teacher"),
         wall_seconds=manifest["wall_seconds"],
     )
+
+
+def _history(folder: Path) -> pd.DataFrame:
+    """All students of a run: those of its own network, and those of cross_networks."""
+    files = [path for name in HISTORIES if (path := folder / name).exists()]
+    return pd.concat(map(pd.read_parquet, files), ignore_index=True).drop_duplicates([*STUDENT, "epoch"])
 
 
 def students(history: pd.DataFrame) -> pd.DataFrame:

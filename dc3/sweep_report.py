@@ -112,15 +112,15 @@ def accuracy_table(settings: pd.DataFrame) -> pd.DataFrame:
 def over(settings: pd.DataFrame, key: str) -> pd.DataFrame | None:
     """The rows that lie on curves over `key`, "ipc" or "epochs", at the value of the other that has the longest ones.
 
-    None when the sweep has one value of `key`, or none.
+    A name with a single value of `key` there is no curve. None when there are no curves.
     """
     other = {"ipc": "epochs", "epochs": "ipc"}[key]
-    if key not in settings or settings[key].nunique() < 2:
+    if key not in settings:
         return None
-    if other not in settings:
-        return settings
-    values = settings.groupby(other)[key].nunique()
-    return settings[settings[other] == values.idxmax()] if values.max() > 1 else None
+    if other in settings:
+        settings = settings[settings[other] == settings.groupby(other)[key].nunique().idxmax()]
+    on_curves = settings[settings.groupby("name")[key].transform("nunique") > 1]
+    return on_curves if len(on_curves) else None
 
 
 def write_report(results: Path) -> Path | None:

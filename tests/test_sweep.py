@@ -220,3 +220,13 @@ def test_the_slow_checks_can_be_asked_by_themselves():
         sweep.Preflight()(parameters.check({"editor": "./none"}, declared))
     with pytest.raises(ParameterError, match="ipc=9999"):
         sweep.Preflight()(parameters.check({"ipc": 9999}, declared))
+
+
+def test_students_of_other_networks_are_rows_too_and_those_that_both_files_have_once(tmp_path):
+    own = pd.DataFrame({"method": "DC3", "network": "conv3", "seed": [0, 0, 1, 1], "epoch": [1, 2] * 2, "top1": 0.5})
+    own.to_parquet(tmp_path / "history.parquet")
+    assert len(sweep._history(tmp_path)) == 4
+    other = own[own["seed"] == 0].assign(network="conv4")
+    pd.concat([own[own["seed"] == 0], other]).to_parquet(tmp_path / "networks.parquet")
+    both = sweep._history(tmp_path)
+    assert len(both) == 6 and both.groupby(["network", "seed"]).size().tolist() == [2, 2, 2]
