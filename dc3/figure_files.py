@@ -95,4 +95,5 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
     with replacing(path.with_suffix(".csv")) as partial:
         table.to_csv(partial, index=False)
     with replacing(path.with_suffix(".md")) as partial:
-        partial.write_text(table.to_markdown(index=False, floatfmt=".3g") + "\n")
+        texts = [k for k, column in enumerate(table) if not pd.api.types.is_numeric_dtype(table[column])]
+        partial.write_text(table.to_markdown(index=False, floatfmt=".3g", disable_numparse=texts) + "\n")
