@@ -5,6 +5,7 @@ is an editor: its U-Net sees the latents of a source image beside the noise. Its
 of the steps (zeros in its place), and that is how it is used here: no source, the prompt alone.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,7 +76,9 @@ class LoRA:
         """The layers that `save` wrote, in the place of those that are there."""
         self.unet.delete_adapters(ADAPTER)
         weights, alphas = self.pipeline.lora_state_dict(folder)
-        self.pipeline.load_lora_into_unet(weights, alphas, self.unet, adapter_name=ADAPTER)
+        with warnings.catch_warnings():  # diffusers guesses the layers by their names, and peft finds more of that name
+            warnings.filterwarnings("ignore", "While injecting the PEFT adapters", RuntimeWarning)
+            self.pipeline.load_lora_into_unet(weights, alphas, self.unet, adapter_name=ADAPTER)
 
 
 def load_lora_base(
