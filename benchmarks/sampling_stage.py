@@ -22,7 +22,7 @@ import torch
 import typer
 from torch import nn
 
-from dc3 import binning, checkpoints, data, networks, paths, sampling, strategies
+from dc3 import binning, checkpoints, class_strategies, data, networks, paths, sampling, strategies
 from dc3.image_set import ImageSet
 
 IMAGE_SIZE, IPC, BINS = 32, 10, 10
@@ -66,8 +66,8 @@ def pixel_bins(images: ImageSet) -> np.ndarray:
 def strategy_seconds(strategy: str, candidates: dict) -> dict[str, float]:
     """Seconds of kernel, greedy and rest in `strategies.choose`."""
     watch = Stopwatch()
-    replaced = {name: watch.timed(step, getattr(strategies, name)) for step, name in TIMED.items()}
-    with patch.multiple(strategies, **replaced):
+    replaced = {name: watch.timed(step, getattr(class_strategies, name)) for step, name in TIMED.items()}
+    with patch.multiple(class_strategies, **replaced):
         watch.timed("all", strategies.choose)(strategy, ipc=IPC, **candidates)
     whole = watch.seconds.pop("all")
     return watch.seconds | {"rest": whole - sum(watch.seconds.values())}

@@ -1,4 +1,4 @@
-"""Arrays larger than memory: .npy files that are written row after row and read some rows at a time.
+"""Arrays larger than memory: .npy files that are written and read some rows at a time.
 
 A memory map would do, but the pages that were written or read through it count as the process's own memory until the
 system wants them back; for the latents of ImageNet these are 42 GB.
@@ -26,7 +26,7 @@ class Rows(Protocol):
 
 
 class RowFile:
-    """A .npy of a known shape, written row after row; byte for byte what np.save writes."""
+    """A .npy of a known shape, written some rows at a time; byte for byte what np.save writes."""
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype | type | str, what: str) -> None:
         """`what` are the rows, for messages. OSError, before any work is done, when the disk has no room for all."""
@@ -48,15 +48,11 @@ class RowFile:
             message = f"no room for {size / 1e9:.3f} GB of {what} ({error.strerror}): free some space on this disk"
             raise OSError(error.errno, message, str(self.path)) from error
 
-    def append(self, rows: np.ndarray) -> None:
-        """The next rows, (b, columns), cast to the file's dtype. ValueError when they do not fit."""
-        if rows.ndim != 2 or rows.shape[1] != self.shape[1] or self.filled + len(rows) > self.shape[0]:
-            raise ValueError(f"rows of shape {rows.shape} do not fit: {self.filled} of {self.shape} are there")
-        self._file.write(np.ascontiguousarray(rows, self.dtype).data)
-        self.filled += len(rows)
-
     def put(self, positions: np.ndarray, rows: np.ndarray) -> None:
-        """Rows (b, columns) at their positions (b,), in any order; each position once. ValueError as `append`."""
+        """Rows (b, columns) at their positions (b,), in any order, each position once; cast to the file's dtype.
+
+        ValueError when they do not fit.
+        """
         if rows.shape != (len(positions), self.shape[1]) or self.filled + len(rows) > self.shape[0]:
             raise ValueError(f"rows of shape {rows.shape} do not fit: {self.filled} of {self.shape} are there")
         rows = np.ascontiguousarray(rows, self.dtype)

@@ -13,7 +13,7 @@ from dc3.engine import LOCAL, Columns, Engine, chunks
 from dc3.files import replacing
 from dc3.image_set import ImageSet
 from dc3.networks import last_linear
-from dc3.sampling import factor_batches
+from dc3.sampling import checked_labels, factor_batches
 
 ROWS = 4096  # of the embedding that are in memory at a time
 
@@ -50,22 +50,19 @@ def to_disk(
     Raises as `sampling.gradient_factors`, and OSError for a full disk, before anything is computed.
     """
     layer = last_linear(model)
-    shapes = (len(labels), layer.out_features), (len(labels), layer.in_features)
+    labels = checked_labels(labels, layer.out_features)
+    if len(images) != len(labels):
+        raise ValueError(f"images: {len(images)} given for {len(labels)} labels")
+    work = FactorWork(model, images, labels, loss)
     with (
         replacing(logit_grad_path) as first,
         replacing(embedding_path) as second,
-        RowFile(first, shapes[0], np.float32, "gradients") as gradients,
-        RowFile(second, shapes[1], np.float32, "embeddings") as embeddings,
+        RowFile(first, (len(labels), layer.out_features), np.float32, "gradients") as gradients,
+        RowFile(second, (len(labels), layer.in_features), np.float32, "embeddings") as embeddings,
     ):
-        if engine.is_local:
-            for gradient, features in factor_batches(model, images.batches(batch_size), labels, loss):
-                gradients.append(gradient)
-                embeddings.append(features)
-        else:
-            work = FactorWork(model, images, labels, loss)
-            for block in engine.map(work, chunks(len(labels), batch_size), "gradients"):
-                gradients.put(block["row"], block["logit_grad"])
-                embeddings.put(block["row"], block["embedding"])
+        for block in engine.map(work, chunks(len(labels), batch_size), "gradients"):
+            gradients.put(block["row"], block["logit_grad"])
+            embeddings.put(block["row"], block["embedding"])
     return np.load(logit_grad_path, mmap_mode="r"), np.load(embedding_path, mmap_mode="r")
 
 

@@ -121,6 +121,6 @@ def shown(value: Any) -> str:
 
 
 def without_machine_paths(text: str) -> str:
-    """Absolute paths cut to their last part: "/home/me/images/pets" becomes "…/pets"."""
+    """Absolute paths cut to their last part: "/data/images/pets" becomes "…/pets"."""
     text = POSIX_PATH.sub(lambda path: "…/" + path[0].rstrip("/").rsplit("/", 1)[1], text)
     return WINDOWS_PATH.sub(lambda path: "…/" + path[0].rstrip("\\").rsplit("\\", 1)[1], text)

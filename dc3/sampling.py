@@ -78,10 +78,12 @@ def gradient_factors(
     layer = last_linear(model)
     logit_grad, embedding = _factor_arrays(out, (len(labels), layer.out_features), (len(labels), layer.in_features))
     start = 0
-    for gradient, features in factor_batches(model, images, labels, loss, batch_size):
-        logit_grad[start : start + len(gradient)] = gradient
-        embedding[start : start + len(gradient)] = features
-        start += len(gradient)
+    with tqdm(total=len(labels), unit="image") as bar:
+        for gradient, features in factor_batches(model, images, labels, loss, batch_size):
+            logit_grad[start : start + len(gradient)] = gradient
+            embedding[start : start + len(gradient)] = features
+            start += len(gradient)
+            bar.update(len(gradient))
     return logit_grad, embedding
 
 
@@ -98,11 +100,11 @@ def factor_batches(
     first: the first image's place in a larger set, for messages.
     """
     layer = last_linear(model)
-    labels = _checked_labels(labels, layer.out_features)
+    labels = checked_labels(labels, layer.out_features)
     if loss not in LOSSES:
         raise ValueError(f"loss: {loss!r} is not one of {', '.join(LOSSES)}")
     start = 0
-    with _last_layer(model, layer) as forward, tqdm(total=len(labels), unit="image") as bar:
+    with _last_layer(model, layer) as forward:
         for batch in _batches(images, batch_size, len(labels)):
             stop = start + len(batch)
             if stop > len(labels):
@@ -112,7 +114,6 @@ def factor_batches(
                 raise ValueError(f"model: NaN or infinite outputs among images {first + start} to {first + stop - 1}")
             target = torch.from_numpy(labels[start:stop]).to(logits.device)
             yield logit_gradient(logits, target, loss).cpu().numpy(), features.cpu().numpy()
-            bar.update(stop - start)
             start = stop
     if start < len(labels):
         raise ValueError(f"images: {start} given for {len(labels)} labels")
@@ -127,7 +128,8 @@ def _factor_arrays(
     return arrays
 
 
-def _checked_labels(labels: Sequence[int] | Array, classes: int) -> np.ndarray:
+def checked_labels(labels: Sequence[int] | Array, classes: int) -> np.ndarray:
+    """labels (n,) as int64. ValueError when they are no integers, none, or not below `classes`."""
     labels = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
         raise ValueError(f"labels: expected (n,) integers, n ≥ 1, got {labels.dtype} {labels.shape}")

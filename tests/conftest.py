@@ -3,6 +3,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from dc3 import paths
 from dc3.autoencoder_training import build_autoencoder
 from dc3.editor import load_editor
 from dc3.editor_training import INSTRUCTION, TEXT_LENGTH, TEXT_WIDTH, assemble, build_text_encoder
@@ -40,3 +41,12 @@ def random_editor(random_editor_folder):
     return load_editor(
         str(random_editor_folder), size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4
     )
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder of its own for runs and figures."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(paths, "HOME", tmp_path)
+    return tmp_path

@@ -14,7 +14,8 @@ def test_a_row_file_has_the_bytes_of_np_save(tmp_path, dtype):
     rows = np.random.default_rng(0).normal(size=(11, 7)).astype(dtype)
     with arrays.RowFile(tmp_path / "rows.npy", rows.shape, dtype, "rows") as file:
         for start in (0, 4, 8):
-            file.append(rows[start : start + 4])
+            part = rows[start : start + 4]
+            file.put(np.arange(start, start + len(part)), part)
     np.save(expected := io.BytesIO(), rows)
     assert (tmp_path / "rows.npy").read_bytes() == expected.getvalue()
 
@@ -22,7 +23,7 @@ def test_a_row_file_has_the_bytes_of_np_save(tmp_path, dtype):
 def test_rows_that_do_not_fit_and_rows_that_are_missing_are_refused(tmp_path):
     def write(rows):
         with arrays.RowFile(tmp_path / "rows.npy", (2, 2), "float32", "rows") as file:
-            file.append(rows)
+            file.put(np.arange(len(rows)), rows)
 
     with pytest.raises(ValueError, match=r"rows of shape \(3, 2\) do not fit: 0 of \(2, 2\)"):
         write(np.zeros((3, 2)))

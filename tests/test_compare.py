@@ -6,17 +6,9 @@ import pytest
 from finished_runs import make_run
 from typer.testing import CliRunner
 
-from dc3 import cli, figures_compare, paths
+from dc3 import cli, figures_compare
 from dc3.compare import compare
 from dc3.compare_text import told
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(paths, "HOME", tmp_path)
-    return tmp_path
 
 
 def command(*arguments):

@@ -10,19 +10,11 @@ from finished_runs import CLASSES, FOLDER_OF_THE_MACHINE, IPC, SIZE, image_set, 
 from PIL import Image
 from typer.testing import CliRunner
 
-from dc3 import checkpoints, cli, condensation, condensed, dataset_card, evaluation, files, methods, paths
+from dc3 import checkpoints, cli, condensation, condensed, dataset_card, evaluation, files, methods
 from dc3.condensed import history
 
 N = len(CLASSES) * IPC
 LABELS = np.repeat(np.arange(len(CLASSES)), IPC)
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(paths, "HOME", tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

@@ -9,14 +9,6 @@ from typer.testing import CliRunner
 from dc3 import cli, paths, run_summary
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(paths, "HOME", tmp_path)
-    return tmp_path
-
-
 def report(*arguments):
     return CliRunner().invoke(cli.app, ["report", *map(str, arguments)])
 
