@@ -4,6 +4,7 @@ Listing and decoding are those of a run (`dc3.data`, `dc3.decoding`), so that wh
 `dc3.data_check_text` tells it.
 """
 
+import math
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,14 @@ from dc3.condensed import PROVENANCE
 from dc3.decoding import UnreadableImage, header_of, read_image
 from dc3.folders import printable, walk
 from dc3.image_set import DECODERS, ImageSet
+from dc3.parameters import declared
 from dc3.progress import tqdm
 
 DECODED_BY_DEFAULT = 20_000  # images: a minute or two where they are photographs
 IMAGE_SIZES = (32, 64, 128, 224)  # the published ones
 DATA_SET, CONDENSED = "data set", "condensed set"
 EVEN = 4  # what a size that is not a published one has to be a multiple of: networks and editor halve it twice
+TEACHER_VIEWS = 15_000  # images that a teacher sees in its training, as many as in the demo: 6 epochs of 2,500
 ANY_SIZE = 8  # pixels a side: whether a file is refused does not depend on it
 
 
@@ -191,6 +194,14 @@ def smallest_class(check: Check) -> int:
     """Images of the smallest class that picks are made from: the largest IPC."""
     split = check.splits.get("train") or next(iter(check.splits.values()), None)
     return int(split.images.counts().min()) if split else 0
+
+
+def teacher_epochs(check: Check) -> int | None:
+    """Epochs in which a teacher sees as many images as in the demo; None where the default gives it as many."""
+    if "train" not in check.splits:
+        return None
+    epochs = math.ceil(TEACHER_VIEWS / len(check.splits["train"].images))
+    return epochs if epochs > declared("00_teacher")["teacher_epochs"].default else None
 
 
 def run_name(check: Check) -> str:

@@ -5,7 +5,18 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from dc3.data_check import CONDENSED, DATA_SET, Check, Split, counts, cropped_share, run_name, sizes, smallest_class
+from dc3.data_check import (
+    CONDENSED,
+    DATA_SET,
+    Check,
+    Split,
+    counts,
+    cropped_share,
+    run_name,
+    sizes,
+    smallest_class,
+    teacher_epochs,
+)
 
 CLASSES_SHOWN = 20  # in the table of counts: all up to that, else as many of the smallest and largest
 KINDS_SHOWN = 8
@@ -130,6 +141,8 @@ def suggestion(check: Check) -> str:
         values |= {"ipc": min(10, smallest_class(check)), "image_size": check.image_size}
         if check.image_size in EDITOR_SIZES:
             values |= {"encode_size": check.image_size, "edit_size": check.image_size}
+        if epochs := teacher_epochs(check):
+            values["teacher_epochs"] = epochs
     else:
         values = {"run": run_name(check), "condensed_dir": str(check.folder), "image_size": check.image_size}
     return " ".join(["dc3 run params/demo.yaml", *(f"-p {key} {shlex.quote(str(values[key]))}" for key in values)])

@@ -170,7 +170,8 @@ def obtain(
 ) -> tuple[nn.Module, list[dict]]:
     """The run's teacher and its training history: trained ("train"), a checkpoint of ours or others, or torchvision's.
 
-    ValueError when its top-1 on the test set lies below `min_accuracy`: most often its classes are in another order.
+    ValueError when its top-1 on the test set lies below `min_accuracy`: one that was read has most often its classes in
+    another order, one that was trained has seen too little.
     """
     classes, path = list(train_set.classes), paths.resolve(teacher)
     history: list[dict] = []
@@ -186,9 +187,14 @@ def obtain(
         model = networks.create(network, len(classes), train_set.image_size, width, weights=teacher)
     top1 = accuracy(model.to(device), test_set, test_set.labels, amp=amp)
     if top1 < min_accuracy:
+        remedy = (
+            f"train it longer (teacher_epochs is {epochs}), or lower teacher_min_accuracy"
+            if teacher == "train"
+            else f"are its classes in the order {classes[:3]} …?"
+        )
         raise ValueError(
             f"the teacher ({teacher}) names {top1:.1%} of the test images rightly, less than teacher_min_accuracy "
-            f"{min_accuracy:.1%}: are its classes in the order {classes[:3]} …? Or train it longer"
+            f"{min_accuracy:.1%}: {remedy}"
         )
     return model.eval(), history
 

@@ -1,6 +1,7 @@
 """dc3 data check: what it sees of a folder, and that a run would do as it says."""
 
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dc3 import cli, data
-from dc3.data_check import CONDENSED, DATA_SET, counts, look, sizes
+from dc3.data_check import CONDENSED, DATA_SET, counts, look, sizes, teacher_epochs
 from dc3.data_check_text import suggestion, told
 from dc3.parameters import all_declared, check, parse_value
 
@@ -139,3 +140,12 @@ def test_many_classes_are_cut_to_the_smallest_and_largest(tmp_path):
     text = told(look(tmp_path))
     assert "the 10 smallest and the 10 largest of 30 classes" in text
     assert "class00" in text and "class12" not in text and "class17" in text
+
+
+@pytest.mark.parametrize("images, epochs", [(3, 5000), (720, 21), (2500, None), (50_000, None)])
+def test_a_small_set_gets_as_long_a_teacher_as_the_demo(folder, images, epochs):
+    seen = look(folder)
+    train = seen.splits["train"]
+    sources = tuple((train.images.sources * images)[:images])
+    larger = replace(train, images=replace(train.images, sources=sources, labels=np.zeros(images, np.int64)))
+    assert teacher_epochs(replace(seen, splits={"train": larger})) == epochs

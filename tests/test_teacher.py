@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 
 from dc3 import checkpoints, evaluation, networks, teacher
+from dc3.image_set import ImageSet
 
 CLASSES = ["red", "green", "blue"]
 SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "device": "cpu", "seed": 3}
@@ -234,3 +236,18 @@ def test_bfloat16_on_request_stays_close(trained):
     assert half.dtype == torch.float32
     assert 0 < (full - half).abs().max() < 0.1 * full.abs().max()
     assert networks.embedding_dim(trained[0]) == 32
+
+
+def test_a_teacher_below_the_wanted_accuracy_is_refused_with_what_to_do(trained, tmp_path):
+    images, labels = colours(n=30, seed=5)
+    test = ImageSet("colours", "test", tuple(CLASSES), labels, 16, [f"{i}" for i in range(30)], images)
+    common = {"network": "conv3", "width": 8, "seed": 3, "device": torch.device("cpu")}
+    common |= {"checkpoint_path": tmp_path / "checkpoint.pt", "min_accuracy": 1.0}
+    with pytest.raises(ValueError, match=r"less than teacher_min_accuracy 100.0%.*teacher_epochs is 1.*or lower"):
+        teacher.obtain("train", test, replace(test, labels=(labels + 1) % 3), epochs=1, **common)
+    model, _ = trained
+    file = tmp_path / "teacher.pt"
+    torch.save({f"module.{name}": value for name, value in model.state_dict().items()}, file)
+    turned = replace(test, labels=(labels + 1) % 3)
+    with pytest.raises(ValueError, match=r"are its classes in the order .'red', 'green', 'blue'"):
+        teacher.obtain(str(file), turned, turned, epochs=1, **common | {"min_accuracy": 0.5})
