@@ -5,7 +5,7 @@ image comes out the same alone or in any company, today or after a kill.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +80,15 @@ def draw(index: int, coloring: Coloring, attempt: int = 0, candidate: int = 0) -
     prompts = [str(rng.choice(pools[k % 2])) for k in range(coloring.edits_per_pick)]
     seeds = rng.integers(2**62, size=coloring.edits_per_pick + 1).tolist()
     return Draw(prompts, seeds[:-1], seeds[-1], attempt, candidate)
+
+
+def pairs_of(provenance: pd.DataFrame, coloring: Coloring) -> list[Draw]:
+    """Of each row of `provenance` the first warm and cold edit that were asked for; drawn where there were fewer."""
+    pair = replace(coloring, blend_mode="gradient")
+    if "prompts" not in provenance or not provenance["prompts"].str.len().ge(2).all():
+        return [draw(int(index), pair) for index in provenance["index"]]
+    drawn = provenance[["prompts", "edit_seeds", "blend_seed", "attempt", "candidate"]]
+    return [Draw(list(row.prompts[:2]), list(row.edit_seeds[:2]), *row[2:]) for row in drawn.itertuples(index=False)]
 
 
 def edit_pairs(images: np.ndarray, draws: Sequence[Draw], coloring: Coloring, editor: Editor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The figures of the stages. Each function takes arrays or tables and returns a matplotlib Figure.
 
-How they look stands in figure_files.mplstyle, how they are written in dc3.figure_files; those of 06 alone are in
-dc3.figures_color.
+How they look stands in figure_files.mplstyle, how they are written in dc3.figure_files; those of accuracies
+are in dc3.figures_accuracy, those of 06 alone in dc3.figures_color.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from dc3.figure_files import save as save
 from dc3.figure_files import save_table as save_table
+from dc3.set_colors import colors_of
 
 WIDTH = 6.5  # inches: the text column of a page (TMLR's), for which the style's font sizes are made
 MAX_CLASSES = 10  # shown in figures that have a panel or row a class
@@ -84,7 +85,9 @@ def set_headings(figure: Figure, columns: Sequence[str], step: int) -> None:
     letters = max(1, int(room / LETTER))
     plain = [column.replace("_", " ") for column in columns]
     slanted = max(len(word) for column in plain for word in column.split()) > letters
-    headings = ["\n".join(wrap(column, SLANTED_LETTERS if slanted else letters)) for column in plain]
+    headings = [
+        "\n".join(wrap(column, SLANTED_LETTERS if slanted else letters, break_long_words=False)) for column in plain
+    ]
     style = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
     lines = [line for heading in headings for line in heading.split("\n")]
     height = LETTER * (2 * len(lines) / len(headings) + slanted * sin(radians(40)) * max(map(len, lines))) / 72
@@ -191,71 +194,11 @@ def coverage_bars(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def student_curves(runs: pd.DataFrame, chance: float) -> Figure:
-    """Test accuracy over epochs, a line a method, seeds as a band; columns method, seed, epoch, top1 (fractions)."""
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 3))
-    percent = runs.dropna(subset=["top1"]).assign(accuracy=lambda table: 100 * table["top1"])
-    sns.lineplot(percent, x="epoch", y="accuracy", hue="method", style="method", errorbar=("pi", 100), ax=ax)
-    ax.axhline(100 * chance, color="grey", linestyle=":", linewidth=1)
-    ax.annotate("chance", (0, 100 * chance), textcoords="offset points", xytext=(2, 3), fontsize=7, color="grey")
-    ax.set(xlabel="epoch", ylabel="test accuracy (%)")
-    ax.legend(title="", loc="center right")
-    return figure
-
-
-def network_heatmap(table: pd.DataFrame) -> Figure:
-    """Test accuracy in percent, training sets down, student networks across; columns method, network, top1_mean."""
-    wide = 100 * table.pivot(index="method", columns="network", values="top1_mean")
-    wide = wide.loc[table["method"].drop_duplicates(), table["network"].drop_duplicates()]
-    figure, ax = plt.subplots(figsize=(1.7 + 1.1 * wide.shape[1], 0.7 + 0.45 * wide.shape[0]))
-    sns.heatmap(wide, annot=True, fmt=".1f", cmap="viridis", ax=ax, cbar_kws={"label": "test accuracy (%)"})
-    ax.set(xlabel="student", ylabel="")
-    return figure
-
-
-def class_accuracy(table: pd.DataFrame) -> Figure:
-    """Accuracy of each class, a mark a training set; columns class, method, accuracy (fractions).
-
-    More than MAX_NAMES classes have no room for their names: then a line a training set, from its worst class up.
-    """
-    percent = table.assign(accuracy=100 * table["accuracy"])
-    names = percent["class"].nunique()
-    if names > MAX_NAMES:
-        figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 2.6))
-        for method, part in percent.groupby("method", sort=False):
-            ax.plot(np.arange(1, names + 1), np.sort(part["accuracy"]), label=method)
-        ax.set(xlabel="classes, each set's worst first", ylabel="test accuracy (%)", ylim=(0, 101))
-        ax.legend()
-        return figure
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.8, 0.7 + 0.22 * names))
-    sns.stripplot(percent, x="accuracy", y="class", hue="method", dodge=0.4, jitter=False, size=5, ax=ax)
-    ax.set(xlabel="test accuracy (%)", ylabel="", xlim=(0, 102))
-    ax.grid(axis="x")
-    ax.legend(title="", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
-    return figure
-
-
-def methods_by_ipc(table: pd.DataFrame) -> Figure:
-    """Test accuracy over IPC, a line a method; columns method, ipc, top1_mean, top1_std (NaN for one seed)."""
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 3.2))
-    shift = np.linspace(-0.04, 0.04, table["method"].nunique())
-    for move, (name, part) in zip(shift, table.groupby("method", sort=False), strict=True):
-        x, spread = part["ipc"] * 10**move, 100 * part["top1_std"].fillna(0)
-        published = name.endswith("published")
-        style = {"linestyle": ":", "marker": "x"} if published else {"linestyle": "-", "marker": "o"}
-        ax.errorbar(x, 100 * part["top1_mean"], spread, label=name, capsize=2, markersize=4, **style)
-    ax.set(xscale="log", xlabel="images per class (IPC)", ylabel="test accuracy (%)")
-    ticks = sorted(table["ipc"].unique())
-    ax.set_xticks(ticks, ticks)
-    ax.minorticks_off()
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
 def colorfulness_violins(values: Mapping[str, np.ndarray]) -> Figure:
     """Distribution of the Hasler–Süsstrunk colourfulness M over the images of each set."""
     table = pd.concat([pd.DataFrame({"set": name, "M": array}) for name, array in values.items()])
     figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 0.7 + 0.42 * len(values)))
-    sns.violinplot(table, x="M", y="set", hue="set", inner="quart", cut=0, ax=ax, legend=False, linewidth=0.8)
+    sets = {"hue": "set", "palette": colors_of(values), "legend": False}
+    sns.violinplot(table, x="M", y="set", **sets, inner="quart", cut=0, ax=ax, linewidth=0.8)
     ax.set(xlabel="colourfulness M (Hasler–Süsstrunk)", ylabel="")
     return figure

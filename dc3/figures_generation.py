@@ -6,11 +6,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dc3.figures import GAP, MAX_CLASSES, WIDTH, set_headings, show_rows
+from dc3.set_colors import colors_of
 
-SMOOTHED = 0.05  # of the steps: window of the running mean of a loss curve
+SMOOTHED = 0.05  # of the steps: window of the running mean of a loss curve,
+LEAST_SMOOTHED = 10  # steps, where there are so many: a single batch's loss is mostly the noise that it drew
 
 
 def loss_curves(history: pd.DataFrame) -> Figure:
@@ -19,13 +22,15 @@ def loss_curves(history: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, len(generators), figsize=(WIDTH, 2.6), squeeze=False)
     for ax, generator in zip(axes[0], generators, strict=True):
         part = history[history["generator"] == generator].copy()
-        window = max(1, round(SMOOTHED * part["step"].max()))
+        steps = part["step"].max()
+        window = max(min(LEAST_SMOOTHED, steps), round(SMOOTHED * steps))
         smooth = part.groupby(["set", "seed"])["loss"].rolling(window).mean()
         part["loss"] = smooth.droplevel(["set", "seed"])
         part = part.dropna(subset=["loss"])
-        sns.lineplot(part, x="step", y="loss", hue="set", style="set", errorbar=("pi", 100), ax=ax)
+        sets = {"hue": "set", "style": "set", "palette": colors_of(part["set"])}
+        sns.lineplot(part, x="step", y="loss", **sets, errorbar=("pi", 100), ax=ax)
         ax.set(title=f"{generator}, running mean of {window} steps", xlabel="training step", ylabel="denoising loss")
-        ax.legend(title="", fontsize=7)
+    _legend_above(figure, axes[0])
     sns.despine(figure)
     return figure
 
@@ -50,15 +55,24 @@ def sample_rows(
 
 def score_points(table: pd.DataFrame, scores: Sequence[str]) -> Figure:
     """A panel a score, sets down, generators as marks, a mark a seed; columns generator, set and the scores."""
-    figure, axes = plt.subplots(1, len(scores), figsize=(WIDTH, 1.3 + 0.3 * table["set"].nunique()), sharey=True)
-    for ax, score in zip(np.atleast_1d(axes), scores, strict=True):
+    figure, axes = plt.subplots(
+        1, len(scores), figsize=(WIDTH, 1.3 + 0.3 * table["set"].nunique()), sharey=True, squeeze=False
+    )
+    for ax, score in zip(axes[0], scores, strict=True):
         sns.stripplot(
-            table, x=score, y="set", hue="generator", dodge=0.4, jitter=False, size=6, ax=ax, legend=ax is axes[0]
+            table, x=score, y="set", hue="generator", dodge=0.4, jitter=False, size=6, ax=ax, legend=ax is axes[0][0]
         )
         ax.set(xlabel=score, ylabel="")
         ax.grid(axis="x", alpha=0.4)
-    handles, names = axes[0].get_legend_handles_labels()
-    axes[0].get_legend().remove()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+    _legend_above(figure, axes[0])
     sns.despine(figure)
     return figure
+
+
+def _legend_above(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend for all panels, that of the first, over the figure."""
+    handles, names = axes[0].get_legend_handles_labels()
+    for ax in axes:
+        if legend := ax.get_legend():
+            legend.remove()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))

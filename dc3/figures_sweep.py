@@ -9,8 +9,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from dc3.figures import WIDTH
-
-ROW = 0.2  # inches a row of a dot plot
+from dc3.figures_accuracy import ROW
+from dc3.set_colors import colors_of
 
 
 def settings_dots(settings: pd.DataFrame, axes: Sequence[str]) -> Figure:
@@ -30,9 +30,10 @@ def settings_dots(settings: pd.DataFrame, axes: Sequence[str]) -> Figure:
 def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
     """Test accuracy over the epochs of the students' training, a line a name."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 2.8))
+    palette = colors_of(settings["name"])
     for name, part in settings.sort_values("epochs").groupby("name", sort=False):
-        spread = 100 * part["top1_std"].fillna(0)
-        ax.errorbar(part["epochs"], 100 * part["top1_mean"], spread, label=name, marker="o", markersize=4, capsize=2)
+        style = {"label": name, "color": palette[name], "marker": "o", "markersize": 4, "capsize": 2}
+        ax.errorbar(part["epochs"], 100 * part["top1_mean"], 100 * part["top1_std"].fillna(0), **style)
     ticks = np.unique(settings["epochs"])
     ax.set(xscale="log", xlabel="epochs", ylabel="test accuracy (%)")
     ax.set_xticks(ticks, ticks)

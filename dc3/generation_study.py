@@ -122,12 +122,14 @@ def _scores(outcome: Outcome, real: fidelity.Embedded, network: FeatureNetwork, 
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`scores` over the seeds: generator, set, seeds, images, and mean and std of every score (NaN for one seed)."""
+    """`scores` over the seeds: generator, set, seeds, images, the mean and (of more than one) the std of scores."""
     values = [column for column in table if column not in ("generator", "set", "seed", "images")]
     grouped = table.groupby(["generator", "set"], sort=False)
     found = grouped.agg(seeds=("seed", "count"), images=("images", "first"))
     for column in values:
-        found[column], found[f"{column} std"] = grouped[column].mean(), grouped[column].std()
+        found[column] = grouped[column].mean()
+        if (found["seeds"] > 1).any():
+            found[f"{column} std"] = grouped[column].std()
     return found.reset_index()
 
 

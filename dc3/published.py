@@ -73,7 +73,7 @@ def table(data_set: str) -> pd.DataFrame:
 def beside(ours: pd.DataFrame, data_set: str) -> pd.DataFrame:
     """Our summary (columns method, network, ipc, top1_mean, top1_std), then the published numbers, marked as such.
 
-    Columns method, ipc, top1_mean, top1_std (NaN where not given), as `figures.methods_by_ipc` draws them.
+    Columns method, ipc, top1_mean, top1_std (NaN where not given), as `figures_accuracy.beside_published` draws them.
     """
     theirs = table(data_set)
     theirs["method"] = theirs["method"] + ", " + theirs["student"] + ", published"

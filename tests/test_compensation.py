@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dc3 import condensed
-from dc3.compensation import Coloring, EditFailed, compensate, compensated, copy, draw
+from dc3.compensation import Coloring, EditFailed, compensate, compensated, copy, draw, edit_pairs, pairs_of
 from dc3.data import image_folder
 from dc3.editor import load_editor
 from dc3.evaluation import image_losses
@@ -230,6 +230,19 @@ def test_of_several_colourings_the_one_the_teacher_is_surest_of_is_kept(images, 
     with pytest.raises(ValueError, match="edit_candidates = 3: a teacher is needed"):
         compensate(images, picks, several, random_editor, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_the_edits_that_are_shown_are_those_of_the_image_that_was_kept(images, picks, random_editor, tmp_path):
+    teacher = create("conv3", 2, 32, width=8, seed=0).eval()
+    several = replace(COLORING, edit_candidates=3)
+    kept = compensate(images, picks, several, random_editor, tmp_path / "kept", teacher)
+    sources, draws = images.images(kept["index"]), pairs_of(kept, several)
+    edits = edit_pairs(sources, draws, COLORING, random_editor)
+    again = [compensated(*parts, COLORING) for parts in zip(sources, edits, draws, strict=True)]
+    filed = np.stack([np.asarray(Image.open(tmp_path / "kept" / name)) for name in kept["file"]])
+    assert np.abs(np.stack(again).astype(int) - filed).max() <= 1
+    plain = copy(images, picks, tmp_path / "plain")
+    assert [len(drawn.prompts) for drawn in pairs_of(plain, COLORING)] == [2] * len(plain)
 
 
 def _losses_of_candidate(images, rows, candidate, editor, teacher):

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from skimage.color import rgb2lab
 
-from dc3 import figure_files, figures
+from dc3 import figure_files, figures, figures_accuracy
 from dc3.files import sha256
 
 # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB
@@ -138,11 +138,11 @@ def _of_every_kind():
         "bins": figures.bin_maps(spots, classes, picks=[1, 2]),
         "similarity": figures.similarity_matrix(np.eye(6), np.arange(6) // 2, "cat"),
         "coverage": figures.coverage_bars(pd.DataFrame({"selection": ["a"], "bins": [0.5], "similarity": [0.7]})),
-        "students": figures.student_curves(students, 0.1),
-        "networks": figures.network_heatmap(means),
-        "classes": figures.class_accuracy(by_class),
-        "many classes": figures.class_accuracy(many),
-        "ipc": figures.methods_by_ipc(means),
+        "students": figures_accuracy.student_curves(students, 0.1),
+        "networks": figures_accuracy.network_heatmap(means),
+        "classes": figures_accuracy.class_accuracy(by_class),
+        "many classes": figures_accuracy.class_accuracy(many),
+        "ipc": figures_accuracy.methods_by_ipc(means),
         "violins": figures.colorfulness_violins({"a": rng.random(9), "b": rng.random(9)}),
         "rows": figures.image_rows({"a": photographs(3)}, ["golden hour, underwater", "immunohistochemistry", "x"]),
         "gains": curves(),

@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from dc3 import figures, published
+from dc3 import figures_accuracy, published
+from dc3.set_colors import BLUE
 
 
 def test_the_numbers_are_fractions_with_gaps_left_out():
@@ -20,5 +21,8 @@ def test_ours_stand_first_and_the_others_are_marked_as_published():
     table = published.beside(ours, "CIFAR-10")
     assert table.iloc[0].tolist() == ["DC3, conv3, here", 10, 0.4, 0.01]
     assert table["method"][1:].str.endswith("published").all() and table["top1_std"][1:].isna().all()
-    axes = figures.methods_by_ipc(table).axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "10", "50"]
+    axes = figures_accuracy.beside_published(table).axes
+    assert [ax.get_title() for ax in axes] == ["IPC 1", "IPC 10", "IPC 50"]
+    assert [label.get_text() for label in axes[0].get_yticklabels()][-1] == "DC3, conv3, here"
+    ours = [line for ax in axes for line in ax.get_lines() if line.get_color() == BLUE]
+    assert next(line.get_xdata().tolist() for line in ours if len(line.get_xdata()) == 1) == [pytest.approx(40)]
