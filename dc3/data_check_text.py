@@ -1,13 +1,12 @@
 """What `dc3 data check` prints of what it saw (`dc3.data_check`)."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
 from dc3.data_check import (
     CONDENSED,
-    DATA_SET,
     Check,
     Split,
     counts,
@@ -22,6 +21,7 @@ CLASSES_SHOWN = 20  # in the table of counts: all up to that, else as many of th
 KINDS_SHOWN = 8
 UNREADABLE_SHOWN = 50
 EDITOR_SIZES = (64, 128)  # pixels a side that the shipped editor was measured at, beside the 32 of the defaults
+LAPTOP_SIZE = 64  # of photographs that are larger than the shipped editor's sizes
 RESAMPLED = {"L": "replicated to three channels", "1": "replicated to three channels", "P": "converted by its palette"}
 RESAMPLED |= dict.fromkeys(("RGBA", "LA", "PA"), "laid on white") | {"CMYK": "converted to RGB"}
 
@@ -124,8 +124,10 @@ def _verdict(check: Check) -> Iterator[str]:
     if not check.fit:
         yield "not ready: mend what is named above, then check again"
         return
-    yield "ready. To begin with:" if check.decoded else "ready, by the headers. To begin with:"
-    yield "  " + suggestion(check)
+    yield "ready" if check.decoded else "ready, by the headers"
+    for purpose, line in suggestions(check).items():
+        yield f"{purpose}:"
+        yield "  " + line
     if check.layout == CONDENSED:
         yield "  (with the data set that it was condensed from, whose classes and image_size it must have; to be a data"
         yield "  set itself, data_dir, the folder would need its images under train/ and val/)"
@@ -134,15 +136,28 @@ def _verdict(check: Check) -> Iterator[str]:
             yield "  05 and 06 want the same number of images (IPC) of each class, and would refuse it"
 
 
-def suggestion(check: Check) -> str:
-    """A `dc3 run` line that takes the folder."""
-    if check.layout == DATA_SET:
-        values: dict[str, str | int] = {"run": run_name(check), "dataset": "imagefolder", "data_dir": str(check.folder)}
-        values |= {"ipc": min(10, smallest_class(check)), "image_size": check.image_size}
-        if check.image_size in EDITOR_SIZES:
-            values |= {"encode_size": check.image_size, "edit_size": check.image_size}
-        if epochs := teacher_epochs(check):
-            values["teacher_epochs"] = epochs
-    else:
-        values = {"run": run_name(check), "condensed_dir": str(check.folder), "image_size": check.image_size}
-    return " ".join(["dc3 run params/demo.yaml", *(f"-p {key} {shlex.quote(str(values[key]))}" for key in values)])
+def suggestions(check: Check) -> dict[str, str]:
+    """`dc3 run` lines that take the folder, by what they are for."""
+    name, folder = run_name(check), str(check.folder)
+    if check.layout == CONDENSED:
+        values = {"run": name, "condensed_dir": folder, "image_size": check.image_size}
+        return {"to begin with": _line("params/demo.yaml", values)}
+    size, ipc = (
+        check.image_size if check.image_size <= EDITOR_SIZES[-1] else LAPTOP_SIZE,
+        min(10, smallest_class(check)),
+    )
+    small: dict[str, str | int] = {"run": name, "dataset": "imagefolder", "data_dir": folder, "ipc": ipc}
+    small["image_size"] = size
+    if size in EDITOR_SIZES:
+        small |= {"encode_size": size, "edit_size": size}
+    if epochs := teacher_epochs(check):
+        small["teacher_epochs"] = epochs
+    large: dict[str, str | int] = {"run": name, "data_dir": folder, "ipc": ipc, "image_size": check.image_size}
+    return {
+        "with the embedded editor, without a GPU": _line("params/demo.yaml", small),
+        "with the published models, on a GPU": _line("params/own_images.yaml", large),
+    }
+
+
+def _line(params_file: str, values: Mapping[str, str | int]) -> str:
+    return " ".join([f"dc3 run {params_file}", *(f"-p {key} {shlex.quote(str(values[key]))}" for key in values)])

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from dc3 import cli, data
 from dc3.data_check import CONDENSED, DATA_SET, counts, look, sizes, teacher_epochs
-from dc3.data_check_text import suggestion, told
-from dc3.parameters import all_declared, check, parse_value
+from dc3.data_check_text import suggestions, told
+from dc3.parameters import all_declared, check, parse_value, read_file
+from dc3.paths import REPOSITORY
 
 COUNTS = {"train": {"cat": 4, "dog": 3}, "val": {"cat": 2, "dog": 2}}
 
@@ -57,14 +58,20 @@ def test_counts_sizes_and_modes_are_those_of_the_run(folder):
     assert "of a class 2 (cat)" not in text and "2 of each class" in text
 
 
-def test_the_line_it_suggests_is_one_that_a_run_takes(folder):
-    words = shlex.split(suggestion(look(folder)))
-    values = {key: parse_value(value) for key, value in zip(words[4::3], words[5::3], strict=True)}
-    assert words[:3] == ["dc3", "run", "params/demo.yaml"] and set(words[3::3]) == {"-p"}
-    checked = check(values, all_declared())
-    assert checked["run"] == "my_pets" and checked["ipc"] == 3 and checked["image_size"] == 36
-    train = data.load(checked["dataset"], "train", data_dir=checked["data_dir"], image_size=checked["image_size"])
-    data.check_ipc(train, checked["ipc"])
+@pytest.mark.parametrize("size, chosen", [((48, 36), (36, 36)), ((640, 480), (64, 224)), ((128, 128), (128, 128))])
+def test_the_lines_it_suggests_are_ones_that_a_run_takes(tmp_path, size, chosen):
+    folder = tmp_path / "my pets"
+    for name in ("train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "val/cat/1.png", "val/dog/1.png"):
+        draw(folder / name, size)
+    lines = suggestions(look(folder)).values()
+    for line, image_size in zip(lines, chosen, strict=True):
+        words = shlex.split(line)
+        assert words[:2] == ["dc3", "run"] and set(words[3::3]) == {"-p"}
+        values = {key: parse_value(value) for key, value in zip(words[4::3], words[5::3], strict=True)}
+        checked = check(read_file(REPOSITORY / words[2]) | values, all_declared())
+        assert checked["run"] == "my_pets" and checked["ipc"] == 1 and checked["image_size"] == image_size
+        train = data.load(checked["dataset"], "train", data_dir=checked["data_dir"], image_size=checked["image_size"])
+        data.check_ipc(train, checked["ipc"])
 
 
 def test_a_damaged_file_is_named_with_its_reason_and_the_exit_code_says_so(folder):
