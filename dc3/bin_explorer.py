@@ -10,19 +10,23 @@ from PIL import Image
 
 from dc3.figures import MUTED
 from dc3.image_set import ImageSet
-from dc3.panels import has_screen, png
+from dc3.panels import has_screen, png, telling
 
 MAP, PREVIEW, MARGIN = 440, 200, 12  # pixels
 THUMBNAIL = 64  # pixels a side at most, of the images that a map holds
 OF_A_BIN, A_ROW = 24, 12  # images shown below the map
 SMALL = 48  # pixels a side of these
+EXACT = 32  # pixels a side up to which a PNG is hardly larger than a JPEG
 ALL = "all"
+HINT = "point at an image on the map, or click it to keep it in view until you click elsewhere"
 # No script: a point shows its picture while it is pointed at, and, once clicked, until another is
 STYLE = """<style>
 .dc3-map .p { cursor: pointer; outline: none } .dc3-map .shown { display: none }
 .dc3-map .p:hover .shown, .dc3-map .p:focus .shown { display: inline }
 .dc3-map:has(.p:hover) .p:focus:not(:hover) .shown { display: none }
 .dc3-map .p:hover circle, .dc3-map .p:focus circle { stroke: black; stroke-width: 2 }
+.dc3-map:has(.p:hover, .p:focus) circle { fill-opacity: 0.35 }
+.dc3-map .pale { opacity: 0.15; pointer-events: none }
 .dc3-map image { image-rendering: pixelated } .dc3-map text { font: 12px sans-serif; fill: currentColor }
 </style>"""
 
@@ -41,10 +45,11 @@ class BinExplorer:
         self.of_class = widgets.Dropdown(options=labels, description="class")
         self.bin = widgets.Dropdown(options=[ALL], description="bin")
         self.map, self.picture = widgets.HTML(), widgets.Image(format="png")
-        self.of_class.observe(lambda _: self.choose_class(), "value")
-        self.bin.observe(lambda _: self.draw(), "value")
-        hint = widgets.Label("point at an image on the map, or click it to keep it in view")
-        self.view = widgets.VBox([widgets.HBox([self.of_class, self.bin]), hint, self.map, self.picture])
+        self.hint, self.caption = widgets.Label(HINT), widgets.Label()
+        self.of_class.observe(telling(self.hint, self.choose_class), "value")
+        self.bin.observe(telling(self.hint, self.draw), "value")
+        controls = widgets.HBox([self.of_class, self.bin])
+        self.view = widgets.VBox([controls, self.hint, self.map, self.caption, self.picture])
         self.choose_class()
 
     @property
@@ -64,23 +69,28 @@ class BinExplorer:
         part = self.part
         self.map.value = STYLE + _map(part, self.images.images(part["index"].to_numpy()), self.bin.value)
         if self.bin.value == ALL:
-            shown = part.drop_duplicates("bin").sort_values("bin")["index"]
+            first = part.drop_duplicates("bin").sort_values("bin")[:OF_A_BIN]
+            shown, told = first["index"], f"an image of each bin: {', '.join(map(str, first['bin']))}"
         else:
             shown = part.loc[part["bin"] == self.bin.value, "index"]
+            told = f"bin {self.bin.value}: {min(len(shown), OF_A_BIN)} of its {len(shown)} images"
+        self.caption.value = told
         self.picture.value = png(self.images.images(shown.to_numpy()[:OF_A_BIN]), A_ROW, SMALL)
 
 
 def _map(part: pd.DataFrame, pixels: np.ndarray, chosen: int | str) -> str:
     """An SVG of the points; those of bins that are not chosen are pale."""
+    last = np.argsort(part["bin"].to_numpy() == chosen, kind="stable")  # what is drawn last lies on top
+    part, pixels = part.iloc[last], pixels[last]
     places = part[["x", "y"]].to_numpy(float)
     low, high = places.min(axis=0), places.max(axis=0)
     places = MARGIN + (places - low) / np.maximum(high - low, 1e-12) * (MAP - 2 * MARGIN)
     points = []
     for (x, y), row, image in zip(places, part.itertuples(index=False), pixels, strict=True):
-        pale = ' opacity="0.15"' if chosen not in (ALL, row.bin) else ""
+        pale = " pale" if chosen not in (ALL, row.bin) else ""
         points.append(
-            f'<g class="p" tabindex="0"><circle cx="{x:.1f}" cy="{MAP - y:.1f}" r="5" '
-            f'fill="{MUTED[row.bin % len(MUTED)]}"{pale}/><g class="shown">'
+            f'<g class="p{pale}" tabindex="0"><circle cx="{x:.1f}" cy="{MAP - y:.1f}" r="3.5" '
+            f'fill="{MUTED[row.bin % len(MUTED)]}"/><g class="shown">'
             f'<image x="{MAP + MARGIN}" y="{MARGIN}" width="{PREVIEW}" height="{PREVIEW}" href="{_thumbnail(image)}"/>'
             f'<text x="{MAP + MARGIN}" y="{PREVIEW + 3 * MARGIN}">image {row.index}, bin {row.bin}</text></g></g>'
         )
@@ -88,8 +98,9 @@ def _map(part: pd.DataFrame, pixels: np.ndarray, chosen: int | str) -> str:
 
 
 def _thumbnail(image: np.ndarray) -> str:
-    """A data URL of a JPEG of THUMBNAIL pixels a side, or as many as there are."""
+    """A data URL of at most THUMBNAIL pixels a side: small images are exact, others keep all their colour."""
     stream, small = io.BytesIO(), Image.fromarray(image)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    small.save(stream, format="JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    kind = "png" if max(small.size) <= EXACT else "jpeg"
+    small.save(stream, format=kind, **({} if kind == "png" else {"quality": 95, "subsampling": 0}))
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -5,23 +5,43 @@ import hashlib
 from pathlib import Path
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat import NotebookNode
 
 from dc3.paths import NOTEBOOKS
 
 PACKAGE = Path(__file__).resolve().parent
+LAST = "stage.finish("  # in the last cell that a stage's result depends on
+NOT_CODE = {"injected-parameters", "scratch"}  # tags of cells that the result does not depend on
 
 
 def notebook_fingerprint(name: str, folder: Path = NOTEBOOKS, package: Path = PACKAGE) -> str:
-    """Hex digest over the syntax trees, so that comments and layout do not count."""
-    notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
-    cells = "\n".join(
-        cell.source
-        for cell in notebook.cells
-        if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
-    )
+    """Hex digest over the syntax trees, so that comments and layout do not count.
+
+    Cells below `stage.finish` and those tagged `scratch` do not count either: looking around changes no result.
+    SyntaxError naming the notebook and the cell that is no Python (shell and % lines are).
+    """
+    cells = _deciding_cells(nbformat.read(folder / f"{name}.ipynb", as_version=4), name)
     digest = hashlib.sha256(ast.dump(ast.parse(cells)).encode())
     digest.update(_modules_digest(cells, package))
     return digest.hexdigest()
+
+
+def _deciding_cells(notebook: NotebookNode, name: str) -> str:
+    """The code that decides a stage's result, as Python that `ast` reads."""
+    sources = []
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code" or NOT_CODE & set(cell.metadata.get("tags", [])):
+            continue
+        source = TransformerManager().transform_cell(cell.source)
+        try:
+            ast.parse(source)
+        except SyntaxError as error:
+            raise SyntaxError(f"{name}.ipynb, cell [{number}] as it was saved is not Python: {error}") from error
+        sources.append(source)
+        if LAST in cell.source:
+            break
+    return "\n".join(sources)
 
 
 def module_fingerprint(name: str, package: Path = PACKAGE) -> str:

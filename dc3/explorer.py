@@ -9,6 +9,7 @@ from dc3.blending import IMAGES_NEEDED
 from dc3.compensation import Coloring, Draw, compensated, edit_pairs, to_uint8
 from dc3.editor import Editor
 from dc3.panels import has_screen, png
+from dc3.pipelines import first_line
 
 
 def edit_panel(images: np.ndarray, coloring: Coloring, editor: Editor) -> widgets.Widget | None:
@@ -27,17 +28,39 @@ class EditPanel:
         self.image = widgets.IntSlider(0, 0, len(images) - 1, description="image")
         self.warm = widgets.Dropdown(options=list(coloring.warm_prompts), description="warm")
         self.cold = widgets.Dropdown(options=list(coloring.cold_prompts), description="cold")
-        self.guidance = widgets.FloatSlider(editor.guidance_scale, min=1, max=8, step=0.25, description="guidance")
-        self.keeping = widgets.FloatSlider(editor.image_guidance_scale, min=1, max=3, step=0.1, description="image g.")
+        self.guidance = widgets.FloatSlider(
+            editor.guidance_scale, min=1.05, max=max(8, editor.guidance_scale), step=0.05, description="guidance"
+        )
+        self.keeping = widgets.FloatSlider(
+            editor.image_guidance_scale,
+            min=1,
+            max=max(3, editor.image_guidance_scale),
+            step=0.1,
+            description="image g.",
+        )
         pairs = [mode for mode, needed in IMAGES_NEEDED.items() if needed == 2]
         self.blend = widgets.Dropdown(options=pairs, value="gradient", description="blend")
-        self.seed = widgets.BoundedIntText(0, min=0, max=2**31, description="seed")
+        self.seed = widgets.BoundedIntText(0, min=0, max=2**31, description="seed ≥ 0")
         self.button = widgets.Button(description="edit", button_style="primary")
-        self.button.on_click(lambda _: self.edit())
+        self.button.on_click(lambda _: self.pressed())
         self.picture, self.caption = widgets.Image(format="png"), widgets.Label("source, warm, cold, blended")
         choices = [self.image, self.warm, self.cold, self.guidance, self.keeping, self.blend, self.seed, self.button]
         self.view = widgets.HBox([widgets.VBox(choices), widgets.VBox([self.picture, self.caption])])
         self.edit()
+
+    def pressed(self) -> None:
+        """What the button does: it is grey while the edit is made, and an error is told in the caption."""
+        self.button.disabled, self.caption.value = True, "editing …"
+        try:
+            self.edit()
+        except Exception as error:  # the handler of a button: what it raises is seen nowhere else
+            self._failed(f"{type(error).__name__}: {first_line(error)}")
+        finally:
+            self.button.disabled = False
+
+    def _failed(self, why: str) -> None:
+        self.caption.value = f"this edit failed: {why}"
+        self.picture.value = b""
 
     def edit(self) -> None:
         """Edits the chosen image and shows it, or says in the caption that the edit failed."""
@@ -51,7 +74,10 @@ class EditPanel:
         edits = edit_pairs(source[None], [drawn], coloring, editor)[0]
         blended = compensated(source, edits, drawn, coloring)
         if blended is None:
-            self.caption.value = "this edit failed (NaN or black): change the seed or lower the guidance"
+            self._failed("NaN or black; change the seed or lower the guidance")
             return
-        self.caption.value = f"source, {self.warm.value}, {self.cold.value}, {self.blend.value} blend"
+        self.caption.value = (
+            f"image {self.image.value}: source, {self.warm.value}, {self.cold.value}, {self.blend.value} blend; "
+            f"guidance {self.guidance.value:g} and {self.keeping.value:g}, seed {seed}"
+        )
         self.picture.value = png([source, *to_uint8(edits), blended])

@@ -8,7 +8,7 @@ from nbformat import NotebookNode
 from dc3.files import replacing
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
 def strip_noise(executed: Path, target: Path) -> None:

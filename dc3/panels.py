@@ -2,8 +2,9 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
@@ -25,3 +26,15 @@ def png(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, s
     stream = io.BytesIO()
     Image.fromarray(mosaic(enlarged, columns or len(images), gap=4)).save(stream, format="PNG")
     return stream.getvalue()
+
+
+def telling(label: widgets.Label, action: Callable[[], None]) -> Callable[[object], None]:
+    """A handler that does `action`, and tells in `label` what it raises: else nobody would see it."""
+
+    def handler(_change: object) -> None:
+        try:
+            action()
+        except Exception as error:
+            label.value = f"{type(error).__name__}: {error}"
+
+    return handler

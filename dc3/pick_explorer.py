@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 from dc3.image_set import ImageSet
-from dc3.panels import has_screen, png
+from dc3.panels import has_screen, png, telling
 from dc3.sampling import gradient_kernel
 
 NEAREST, A_ROW = 11, 6  # images beside a pick; images a row
@@ -30,8 +30,8 @@ class PickExplorer:
         self.of_class = widgets.Dropdown(options=labels, description="class")
         self.rank = widgets.IntSlider(0, 0, 0, description="pick")
         self.caption, self.picture = widgets.Label(), widgets.Image(format="png")
-        self.of_class.observe(lambda _: self.choose_class(), "value")
-        self.rank.observe(lambda _: self.draw(), "value")
+        self.of_class.observe(telling(self.caption, self.choose_class), "value")
+        self.rank.observe(telling(self.caption, self.draw), "value")
         self.view = widgets.VBox([widgets.HBox([self.of_class, self.rank]), self.caption, self.picture])
         self.choose_class()
 

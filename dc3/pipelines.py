@@ -5,7 +5,7 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 
-from dc3 import paths, progress
+from dc3 import paths
 
 NOISE_SCHEDULE = {  # v and zero terminal SNR (arXiv 2305.08891): usual noise shows the mean of small latents to its end
     "beta_start": 0.00085,
@@ -38,10 +38,9 @@ def load_pipeline(
 
 
 def quiet_loading() -> None:
-    """No progress bars of the libraries where there are to be none (`dc3.progress`)."""
-    if not progress.SHOWN:
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
+    """No progress bars of the libraries: they stay in a notebook's outputs, and loading is soon done."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def first_line(error: Exception) -> str:

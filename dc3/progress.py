@@ -1,11 +1,14 @@
-"""Progress bars that go when they are done. DC3_PROGRESS=0 turns them off, for outputs that are compared."""
+"""Progress bars that go when they are done. DC3_PROGRESS=0 turns them off, for outputs that are compared.
+
+Text, not tqdm's widget: a notebook that is saved and opened again keeps of a widget that is gone an error message.
+"""
 
 import os
 from functools import partial
 
-from tqdm import auto
+from tqdm import std
 
 SHOWN = os.environ.get("DC3_PROGRESS", "1") != "0"
 
-tqdm = partial(auto.tqdm, leave=False, disable=not SHOWN)
-trange = partial(auto.trange, leave=False, disable=not SHOWN)
+tqdm = partial(std.tqdm, leave=False, disable=not SHOWN)
+trange = partial(std.trange, leave=False, disable=not SHOWN)

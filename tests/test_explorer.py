@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dc3 import explorer
@@ -33,6 +34,22 @@ def test_the_panel_shows_the_edit_of_its_present_choices(images, random_editor):
     panel.guidance.value = 6
     panel.button.click()
     assert (shown(panel) != after).any()
+
+
+def test_an_edit_that_raises_is_told_and_the_button_can_be_pressed_again(images, random_editor, monkeypatch):
+    panel = explorer.EditPanel(images, COLORING, random_editor)
+
+    def out_of_memory(*_, **__):
+        assert panel.button.disabled, "grey while it works"
+        raise torch.OutOfMemoryError("no memory left\nand a page of advice")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(explorer, "edit_pairs", out_of_memory)
+        panel.button.click()
+    assert panel.caption.value == "this edit failed: OutOfMemoryError: no memory left" and not panel.picture.value
+    assert not panel.button.disabled
+    panel.button.click()
+    assert panel.picture.value and "seed 0" in panel.caption.value
 
 
 def test_without_a_screen_there_is_no_panel(images, random_editor, monkeypatch):
