@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from dc3.image_set import normalise
 
+DIGESTED_A_BATCH = 1024  # images
+
 
 class Images(Protocol):
     """What trains and tests a network: a uint8 (n, S, S, 3) array, or anything with this much of an ImageSet."""
@@ -148,6 +150,24 @@ def weights_digest(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def images_digest(images: np.ndarray | Images) -> str:
+    """SHA-256 of a set: its own `fingerprint()` where it has one (an ImageSet), else over its pixels and their shape.
+
+    A set that only hands out batches is read through once, and has the digest of the array that it stands for.
+    """
+    if hasattr(images, "fingerprint"):
+        return images.fingerprint()
+    batches_of = torch.arange(len(images)).split(DIGESTED_A_BATCH)
+    parts = [images] if isinstance(images, np.ndarray) else map(images.images, batches_of)
+    digest, shape = hashlib.sha256(), ()
+    for part in parts:
+        pixels = np.ascontiguousarray(part)
+        digest.update(pixels.data)
+        shape = (len(images), *pixels.shape[1:])
+    digest.update(f"{shape} {pixels.dtype}".encode())
     return digest.hexdigest()
 
 

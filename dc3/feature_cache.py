@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from dc3.code_fingerprint import module_fingerprint
+from dc3.evaluation import images_digest
 from dc3.feature_networks import FeatureNetwork
 from dc3.fidelity import Embedded, embed
 from dc3.files import replacing
@@ -47,13 +48,5 @@ def _key(images: ImageSet | np.ndarray, network: FeatureNetwork) -> str:
     if not network.fingerprint:
         raise ValueError(f"feature_network={network.name!r} has no fingerprint: its features cannot be kept, use embed")
     device = str(getattr(network.device, "type", network.device))
-    parts = (_image_key(images), network.name, network.fingerprint, device, module_fingerprint("fidelity"))
+    parts = (images_digest(images), network.name, network.fingerprint, device, module_fingerprint("fidelity"))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _image_key(images: ImageSet | np.ndarray) -> str:
-    if isinstance(images, ImageSet):
-        return images.fingerprint()
-    digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
-    digest.update(np.ascontiguousarray(images).data)
-    return digest.hexdigest()

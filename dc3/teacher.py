@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dc3 import checkpoints, networks, paths
 from dc3.augmentation import epoch_generator, mix_seed, pad_crop_flip
-from dc3.evaluation import Images, accuracy, autocast, batches, labels_tensor, on_device
+from dc3.claims import AnotherTraining, check_same
+from dc3.evaluation import Images, accuracy, autocast, batches, images_digest, labels_tensor, on_device
 from dc3.files import replacing
 from dc3.image_set import ImageSet, normalise
 from dc3.progress import trange
@@ -58,7 +59,8 @@ def train(
     A row of the history: epoch (1 … epochs), loss, lr at the epoch's end, train_accuracy on the augmented images and,
     every `evaluate_every` epochs (None: only after the last) where test images are given, test_accuracy.
     With `checkpoint_path` a killed training goes on after its last checkpoint, to the weights of an undisturbed one.
-    ValueError: labels that do not fit, an unknown network, a checkpoint of another training.
+    ValueError: labels that do not fit, an unknown network. claims.AnotherTraining, a ValueError: a checkpoint of other
+    settings, labels or images.
     FloatingPointError: the loss is not finite.
     """
     target = networks.device(device)
@@ -70,6 +72,7 @@ def train(
     run = _Run(source, numbers.to(target), recipe, seed, target)
     test = None if test_images is None else (on_device(test_images, target), np.asarray(test_labels))
     if checkpoint_path is not None:
+        run.images = images_digest(images)
         run.restore(Path(checkpoint_path))
     for epoch in (bar := trange(run.epoch, recipe.epochs, desc=f"teacher {recipe.network}")):
         row = run.train_epoch(epoch)
@@ -101,7 +104,7 @@ class _Run:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, peak, total_steps=steps, pct_start=0.2, cycle_momentum=False
         )
-        self.epoch = 0
+        self.epoch, self.images = 0, ""  # the images' digest, where there is a checkpoint to compare it with
         self.history: list[dict] = []
 
     def train_epoch(self, epoch: int) -> dict:
@@ -131,7 +134,8 @@ class _Run:
 
     @property
     def _identity(self) -> dict:
-        data = {"seed": self.seed, "images": len(self.labels), "labels": zlib.crc32(self.labels.cpu().numpy().data)}
+        labels = zlib.crc32(self.labels.cpu().numpy().data)
+        data = {"seed": self.seed, "count": len(self.labels), "labels": labels, "images": self.images}
         return asdict(self.recipe) | data
 
     def save(self, path: Path) -> None:
@@ -143,10 +147,7 @@ class _Run:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        theirs, ours = state["identity"], self._identity
-        differing = [f"{key} {theirs.get(key)!r} → {ours[key]!r}" for key in ours if theirs.get(key) != ours[key]]
-        if differing:
-            raise ValueError(f"checkpoint_path {path} is of another training ({', '.join(differing)}): remove it")
+        check_same(f"checkpoint_path {path}", state["identity"], self._identity, "remove it")
         for name in ("model", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.history = state["epoch"], state["history"]
@@ -170,16 +171,17 @@ def obtain(
 ) -> tuple[nn.Module, list[dict]]:
     """The run's teacher and its training history: trained ("train"), a checkpoint of ours or others, or torchvision's.
 
+    `checkpoint_path` is the run's own: what lies there of another training, such as one on images that have changed
+    since, is replaced.
     ValueError when its top-1 on the test set lies below `min_accuracy`: one that was read has most often its classes in
     another order, one that was trained has seen too little.
     """
     classes, path = list(train_set.classes), paths.resolve(teacher)
     history: list[dict] = []
     if teacher == "train":
-        model, history = train(
-            train_set, train_set.labels, network=network, width=width, epochs=epochs, seed=seed, device=str(device),
-            test_images=test_set, test_labels=test_set.labels, evaluate_every=max(epochs // 10, 1),
-            checkpoint_path=checkpoint_path, num_classes=len(classes), amp=amp,
+        model, history = _trained(
+            train_set, test_set, checkpoint_path,
+            network=network, width=width, epochs=epochs, seed=seed, device=str(device), amp=amp,
         )  # fmt: skip
     elif path.is_file():
         model = _from_file(path, network, classes, train_set.image_size, width, allow_pickle)
@@ -197,6 +199,19 @@ def obtain(
             f"{min_accuracy:.1%}: {remedy}"
         )
     return model.eval(), history
+
+
+def _trained(
+    train_set: ImageSet, test_set: ImageSet, checkpoint_path: Path, *, epochs: int, **settings: Any
+) -> tuple[nn.Module, list[dict]]:
+    settings |= {"epochs": epochs, "num_classes": len(train_set.classes), "checkpoint_path": checkpoint_path}
+    settings |= {"test_images": test_set, "test_labels": test_set.labels, "evaluate_every": max(epochs // 10, 1)}
+    try:
+        return train(train_set, train_set.labels, **settings)
+    except AnotherTraining as error:
+        log.info("%s; it is, and the teacher trained anew", error)
+        checkpoint_path.unlink()
+        return train(train_set, train_set.labels, **settings)
 
 
 def _from_file(

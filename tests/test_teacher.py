@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from dc3 import checkpoints, evaluation, networks, teacher
-from dc3.image_set import ImageSet
+from dc3.claims import AnotherTraining
+from dc3.image_set import ImageSet, in_memory
 
 CLASSES = ["red", "green", "blue"]
 SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "device": "cpu", "seed": 3}
@@ -109,6 +110,35 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         teacher.train(images, labels, epochs=2, checkpoint_path=path, **SMALL | {"seed": 5})
     with pytest.raises(ValueError, match="labels"):
         teacher.train(images, (labels + 1) % 3, epochs=1, checkpoint_path=path, **SMALL)
+    changed = images.copy()
+    changed[7, 3, 2, 1] ^= 1
+    with pytest.raises(AnotherTraining, match=r"another training \(images '\w+' → '\w+'\): remove it"):
+        teacher.train(changed, labels, epochs=1, checkpoint_path=path, **SMALL)
+    with pytest.raises(AnotherTraining, match="images"):
+        teacher.train(Streamed(changed), labels, epochs=1, checkpoint_path=path, **SMALL)
+
+
+def test_a_set_has_one_digest_whether_it_lies_in_memory_or_is_streamed(monkeypatch):
+    monkeypatch.setattr(evaluation, "DIGESTED_A_BATCH", 7)
+    images, _ = colours(20)
+    assert evaluation.images_digest(Streamed(images)) == evaluation.images_digest(images)
+    other = images.copy()
+    other[19, 15, 15, 2] ^= 1
+    digests = [evaluation.images_digest(each) for each in (images, other, images[:19], images.reshape(5, 32, 32, 3))]
+    assert len(set(digests)) == 4
+
+
+def test_the_runs_teacher_is_trained_anew_when_its_images_have_changed(tmp_path):
+    images, labels = colours(30)
+    first = in_memory("colours", "train", CLASSES, labels, images)
+    common = {"network": "conv3", "width": 8, "epochs": 2, "seed": 3, "device": torch.device("cpu")}
+    common |= {"checkpoint_path": tmp_path / "checkpoint.pt", "min_accuracy": 0.0}
+    before, _ = teacher.obtain("train", first, first, **common)
+    again, _ = teacher.obtain("train", first, first, **common)
+    assert torch.equal(weights(again), weights(before))
+    changed = replace(first, pixels=255 - images)
+    after, history = teacher.obtain("train", changed, first, **common)
+    assert not torch.equal(weights(after), weights(before)) and len(history) == 2
 
 
 def test_a_lone_last_image_joins_a_batch():
