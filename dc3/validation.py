@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dc3 import augmentation, networks
-from dc3.evaluation import Evaluation, Images, autocast, batches, evaluate, labels_tensor, on_device, weights_digest
+from dc3.evaluation import (
+    Evaluation,
+    Images,
+    autocast,
+    batches,
+    evaluate,
+    images_digest,
+    labels_tensor,
+    on_device,
+    weights_digest,
+)
 from dc3.files import replacing
 from dc3.image_set import normalise
 from dc3.progress import trange
@@ -155,12 +165,13 @@ def validate(
 
     A row per method, seed and epoch: method, network, seed, epoch, loss, lr, top1, top5 (NaN where not tested), and in
     the last epoch per_class, the accuracy of each class. With `keep`, a folder, each student's rows are filed there
-    when it is done, under a digest of all that decides them, and are not trained again.
+    when it is done, under a digest of all that decides them, test images included, and are not trained again.
     """
     tables = []
+    tested = images_digest(settings["test_images"]) if keep else ""
     for method, (images, labels) in condensed.items():
         for seed in seeds:
-            file = keep and keep / f"{_digest(images, labels, teacher, seed, settings)}.parquet"
+            file = keep and keep / f"{_digest(images, labels, teacher, seed, settings, tested)}.parquet"
             if file is None or not file.exists():
                 table = _student_table(train_student(images, labels, teacher, seed=seed, **settings))
                 _file(table, file)
@@ -198,11 +209,14 @@ def _file(table: pd.DataFrame, file: Path | None) -> None:
             table.to_parquet(partial)
 
 
-def _digest(images: np.ndarray, labels: np.ndarray, teacher: nn.Module | None, seed: int, settings: dict) -> str:
-    """Of the training set, the teacher's weights, the seed, the test labels and the protocol: 20 hexadecimal digits."""
+def _digest(
+    images: np.ndarray, labels: np.ndarray, teacher: nn.Module | None, seed: int, settings: dict, tested: str
+) -> str:
+    """Of training set, teacher's weights, seed, test images (`tested`), their labels and protocol: 20 hex digits."""
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels, np.int64).data)
     digest.update(weights_digest(teacher).encode() if teacher else b"")
+    digest.update(tested.encode())
     digest.update(np.ascontiguousarray(settings["test_labels"], np.int64).data)
     named = {key: value for key, value in settings.items() if not key.startswith("test_")}
     digest.update(repr((seed, sorted(named.items()))).encode())

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from torch import nn
 
 from dc3 import networks, protocol, teacher, validation
 from dc3.augmentation import cutmix, epoch_generator, mix_seed
+from dc3.image_set import in_memory
 from dc3.protocol import Protocol
 from dc3.validation import StudentResult, train_student, validate
 
@@ -294,6 +296,12 @@ def test_kept_students_are_not_trained_again_and_others_are(settings, tmp_path, 
     validate(sets, teacher, seeds=[7], **kept | {"mix": "none"})
     validate({"one": colours(2, seed=2)}, teacher, seeds=[7], **kept)
     assert trained == [8, 7, 7], "another protocol or other images are another student"
+    validate(sets, teacher, seeds=[7], **kept | {"test_images": 255 - settings["test_images"]})
+    assert trained == [8, 7, 7, 7], "it was tested on other images"
+    as_set = in_memory("test", "test", "abcd", settings["test_labels"], settings["test_images"])
+    for test_images in (as_set, as_set, replace(as_set, pixels=255 - as_set.pixels)):
+        validate(sets, teacher, seeds=[7], **kept | {"test_images": test_images})
+    assert len(trained) == 6
 
 
 def test_ranking_holds_both_sets_to_the_same_treatment(settings, tmp_path):
