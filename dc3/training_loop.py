@@ -83,13 +83,14 @@ def save(parts: dict, losses: list[float], checkpoint: Path) -> None:
 
 
 def restore(parts: dict, checkpoint: Path) -> list[float]:
-    """Loads what `save` wrote into the parts; returns the losses of the steps done (none without a checkpoint).
+    """Loads what `save` wrote, on whatever device, into the parts; returns the losses of the steps done, or none.
 
     Checkpoints of before losses were kept have NaN for them.
     """
     if not checkpoint.exists():
         return []
-    state = torch.load(checkpoint, weights_only=True)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state[name])
+    parts["average"].to(next(parts["network"].parameters()).device)  # it alone keeps its tensors where they were read
     return state.get("losses", [math.nan] * state["step"])

@@ -74,6 +74,20 @@ def test_a_stopped_training_ends_in_the_weights_of_an_undisturbed_one(tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_checkpoint_of_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("its tensors would be read to the GPU: tests/test_gpu.py goes on there")
+
+    def train(steps):
+        network = nn.Linear(1, 1)
+        return fit(network, lambda _: network(torch.ones(1, 1)).sum(), tmp_path / "x.pt", steps=steps, learning_rate=1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        losses = train(2)
+    assert train(3)[:2] == losses
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     network = nn.Linear(1, 1)
     with pytest.raises(FloatingPointError, match="loss of step 0"):
