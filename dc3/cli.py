@@ -197,9 +197,13 @@ def train_editor(
 ) -> None:
     """Train the editor that the package ships; killed and started again, it goes on from its last checkpoint."""
     from dc3 import editor_training
+    from dc3.claims import AnotherTraining
 
     recipe = editor_training.Recipe.model_validate(read_file(recipe_file))
-    editor_training.train_editor(recipe, work, out, device)
+    try:
+        editor_training.train_editor(recipe, work, out, device)
+    except AnotherTraining as error:
+        stop(str(error), REFUSED)
 
 
 def main() -> None:

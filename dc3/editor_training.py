@@ -28,6 +28,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dc3 import data, paths
 from dc3.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
+from dc3.claims import claim_or_refuse
+from dc3.evaluation import images_digest
 from dc3.grading import GRADES, grade
 from dc3.networks import device as pick_device
 from dc3.pipelines import NOISE_SCHEDULE
@@ -171,11 +173,14 @@ class DenoisingLoss:
 def train_editor(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> None:
     """Trains autoencoder, then U-Net and text encoder; writes a diffusers pipeline folder (fp16 safetensors) to `out`.
 
-    Checkpoints lie in `work`; a run that is killed goes on from them.
+    Checkpoints lie in `work`; a run that is killed goes on from them. claims.AnotherTraining when they are of another
+    recipe or of other images.
     """
     torch.manual_seed(recipe.seed)
     target = pick_device(device)
     stream = PairStream(recipe)
+    images = {str(size): images_digest(pool) for size, pool in stream.pools.items()}
+    claim_or_refuse(work, recipe.model_dump() | {"images": images}, "remove it, or name another folder with --work")
     vae = build_autoencoder().to(target)
     fit(
         vae,

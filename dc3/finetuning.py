@@ -6,8 +6,6 @@ text-to-image U-Net by LoRA (`dc3.lora`). Both denoise latents of an Autoencoder
 step, a killed run goes on to the same weights, and an image does not depend on its batch.
 """
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -21,6 +19,7 @@ from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler
 from torch import Tensor, nn
 
 from dc3 import features, progress
+from dc3.claims import claim
 from dc3.editor import resized, resized_back
 from dc3.evaluation import autocast
 from dc3.files import replacing
@@ -28,7 +27,7 @@ from dc3.image_set import ImageSet
 from dc3.training_loop import fit
 
 NO_CLASS = -1  # a dropped condition: what classifier-free guidance guides away from
-LOSSES, KEY, CHECKPOINT = "losses.npy", "key.json", "checkpoint.pt"
+LOSSES, CHECKPOINT = "losses.npy", "checkpoint.pt"
 ENCODED_A_BATCH = 32
 WARMUP = 0.1  # of the steps
 EMA_DECAY = 0.999
@@ -213,15 +212,6 @@ def train(generator: Generator, latents: Latents, recipe: Recipe, folder: Path) 
         np.save(partial, np.array(losses))
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return np.array(losses)
-
-
-def claim(folder: Path, key: dict) -> None:
-    """Empties a folder unless what lies in it was made for the same key."""
-    text = json.dumps(key)
-    if not (folder / KEY).exists() or (folder / KEY).read_text() != text:
-        shutil.rmtree(folder, ignore_errors=True)
-        with replacing(folder / KEY) as partial:
-            partial.write_text(text)
 
 
 def generate(

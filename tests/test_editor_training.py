@@ -5,7 +5,9 @@ from skimage.color import rgb2lab
 from torch import nn
 
 from dc3 import editor_training
+from dc3.claims import AnotherTraining, claim_or_refuse
 from dc3.editor_training import INSTRUCTION, PairStream, Recipe, train_editor
+from dc3.evaluation import images_digest
 from dc3.grading import GRADES, grade
 from dc3.parameters import read_file
 from dc3.paths import REPOSITORY
@@ -107,6 +109,24 @@ def test_training_writes_a_pipeline_that_loads_and_resumes_from_its_checkpoints(
     assert np.isfinite(edited).all()
     train_editor(Recipe(**TINY), tmp_path / "work", tmp_path / "again", device="cpu")
     assert weights_hash(load_editor(str(tmp_path / "again"), **options)) == weights_hash(editor)
+    other = Recipe(**TINY | {"steps": 3, "seed": 1})
+    with pytest.raises(
+        AnotherTraining, match=r"work is of another training \(seed 0 → 1, steps 2 → 3\): remove it.*--work"
+    ):
+        train_editor(other, tmp_path / "work", tmp_path / "other", device="cpu")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_editor_is_not_trained_on_from_a_folder_of_other_images_or_of_something_else(tmp_path):
+    fewer = Recipe(**TINY | {"sources": [{"dataset": "scenes10", "image_size": 32, "images_per_class": 2}]})
+    images = {"32": images_digest(PairStream(fewer).pools[32])}
+    claim_or_refuse(tmp_path / "work", Recipe(**TINY).model_dump() | {"images": images}, "")
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "autoencoder.pt").touch()
+    for work, message in (("work", r"another training \(images \{'32'"), ("strange", "no key.json")):
+        with pytest.raises(AnotherTraining, match=message):
+            train_editor(Recipe(**TINY), tmp_path / work, tmp_path / "editor", device="cpu")
+    assert [path.name for path in (tmp_path / "strange").iterdir()] == ["autoencoder.pt"], "it is somebody's"
 
 
 def small_unet(channels):
