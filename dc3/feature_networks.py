@@ -83,6 +83,8 @@ def classifier_network(model: nn.Module, name: str, size: int | None = None) -> 
         with _recording(model, linear) as seen:
             try:
                 logits = model(pixels)
+            except torch.OutOfMemoryError:  # a RuntimeError too, and not of the size
+                raise
             except RuntimeError as error:
                 height, width = pixels.shape[-2:]
                 raise ValueError(
@@ -137,6 +139,8 @@ def _inception(weights: str | Path | None, device: torch.device) -> FeatureNetwo
         model = NoTrainInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], path).to(device)
     except ModuleNotFoundError as error:
         raise ValueError("feature_network='inception' needs torch-fidelity: pip install torch-fidelity") from error
+    except torch.OutOfMemoryError:  # on the GPU, of weights that were loaded
+        raise
     except UNLOADABLE as error:
         raise FileNotFoundError(
             f"feature_network='inception': weights cannot be loaded ({first_line(error)}): connect to the network, or "

@@ -185,6 +185,8 @@ def create(
 def _size_errors(what: str, image_size: int) -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError too, and not of the size
+        raise
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"{what} does not take image_size {image_size}: {error}") from error
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from dc3 import networks
+from dc3 import feature_networks, networks
 
 HEAVY = {"vit_b_16", "swin_v2_t", "resnet101", "resnet101_modified"}  # created once, in the test of all networks
 
@@ -129,3 +129,21 @@ def test_devices():
 def test_a_model_without_linear_layer_is_refused():
     with pytest.raises(ValueError, match="no linear layer"):
         networks.last_linear(nn.Conv2d(3, 3, 3))
+
+
+class Full(nn.Linear):
+    """A network that the GPU has no room for."""
+
+    def forward(self, x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def test_a_full_gpu_is_not_told_as_a_size_that_does_not_fit(monkeypatch):
+    with pytest.raises(torch.OutOfMemoryError, match="20.00 GiB"):
+        networks.check_takes(Full(3, 4), 224, 4, "the teacher")
+    extract = feature_networks.classifier_network(Full(3, 4), "teacher").extract
+    with pytest.raises(torch.OutOfMemoryError, match="20.00 GiB"):
+        extract(torch.zeros((2, 8, 8, 3), dtype=torch.uint8))
+    monkeypatch.setattr(feature_networks, "NoTrainInceptionV3", lambda *_: Full(3, 4)(None))
+    with pytest.raises(torch.OutOfMemoryError, match="20.00 GiB"):
+        feature_networks.feature_network("inception")
