@@ -43,10 +43,11 @@ def random_resized_crop(
     only ever enlarges and antialiasing has nothing to do.
     """
     height, width = images.shape[2:]
-    top, left, h, w = crop_boxes(len(images), height, width, generator, scale, ratio).to(images.device).unbind(1)
-    rows, columns = _sample_positions(top, h, height), _sample_positions(left, w, width)
+    top, left, h, w = crop_boxes(len(images), height, width, generator, scale, ratio).cpu().unbind(1)
+    # float64 on the CPU, for Apple's GPUs have none
+    rows, columns = (p.to(images) for p in (_sample_positions(top, h, height), _sample_positions(left, w, width)))
     grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), dim=-1)
-    return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def crop_boxes(

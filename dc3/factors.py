@@ -73,7 +73,7 @@ def class_losses(model: nn.Module, embedding: np.ndarray, labels: np.ndarray) ->
     The logits are the last linear layer's, so no image is looked at again; a part of the rows is in memory at a time.
     """
     layer = last_linear(model)
-    weight, bias = layer.weight.double().cpu(), 0 if layer.bias is None else layer.bias.double().cpu()
+    weight, bias = (0 if values is None else values.cpu().double() for values in (layer.weight, layer.bias))
     losses = np.empty(len(labels))
     for start in range(0, len(labels), ROWS):
         part = slice(start, start + ROWS)

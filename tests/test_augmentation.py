@@ -6,6 +6,7 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dc3.augmentation import (
     crop_boxes,
@@ -37,6 +38,35 @@ def test_crop_is_torchvisions_resized_crop_of_the_same_boxes():
     boxes = crop_boxes(64, 32, 32, generator(3), scale)
     expected = [tv.resized_crop(image, *box, [32, 32]) for image, box in zip(x, boxes.tolist(), strict=True)]
     torch.testing.assert_close(random_resized_crop(x, generator(3), scale), torch.stack(expected), atol=2e-5, rtol=0)
+
+
+class RefusesFloat64(TorchDispatchMode):
+    """No float64 outside the CPU, as on Apple's GPUs; "meta" stands for the device."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "cpu":
+                assert tensor.dtype != torch.float64, f"{function} makes float64"
+        return out
+
+
+def test_crops_need_no_float64_on_the_device():
+    with RefusesFloat64():
+        cropped = random_resized_crop(images().to("meta"), generator(), (0.2, 1.0))
+    assert cropped.shape == images().shape and cropped.dtype == torch.float32
+
+
+def test_crops_have_the_bytes_that_they_had():
+    cropped = random_resized_crop(images(4, 16), generator(3), (0.2, 1.0))
+    boxes = crop_boxes(4, 16, 16, generator(3), (0.2, 1.0)).double()
+    pixel = torch.arange(16) + 0.5
+    ends = [(boxes[:, k, None], boxes[:, k, None] + boxes[:, k + 2, None] - 1) for k in (0, 1)]
+    inside = [(first + pixel * (last - first + 1) / 16 - 0.5).clamp(min=first).clamp(max=last) for first, last in ends]
+    rows, columns = ((2 * position + 1) / 16 - 1 for position in inside)
+    grid = torch.stack([columns[:, None, :].expand(4, 16, 16), rows[:, :, None].expand(4, 16, 16)], dim=-1).float()
+    expected = torch.nn.functional.grid_sample(images(4, 16), grid, padding_mode="border", align_corners=False)
+    assert torch.equal(cropped, expected)
 
 
 def test_crop_is_exact_on_images_that_are_not_square():
