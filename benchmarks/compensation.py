@@ -17,7 +17,7 @@ import torch
 import typer
 from PIL import Image
 
-from dc3 import condensed, data, networks, parameters
+from dc3 import condensed, data, devices, parameters
 from dc3.compensation import Coloring, compensate, draw
 from dc3.editor import Editor, load_editor
 from dc3.image_set import ImageSet
@@ -97,7 +97,7 @@ def main(
         guidance_scale=DEFAULTS["guidance_scale"],
         image_guidance_scale=DEFAULTS["image_guidance_scale"],
         batch_size=batch_size,
-        device=networks.device(),
+        device=devices.device(),
         precision=precision,
     )
     timed(compensate, train, picks[:2], coloring, tool)

@@ -26,7 +26,7 @@ from torch import nn
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from dc3 import checkpoints, color, data, networks, parameters, paths
+from dc3 import checkpoints, color, data, devices, parameters, paths
 from dc3 import teacher as teacher_training
 from dc3.blending import blend
 from dc3.compensation import to_uint8
@@ -154,7 +154,7 @@ def main(
         guidance_scale=DEFAULTS["guidance_scale"],
         image_guidance_scale=DEFAULTS["image_guidance_scale"],
         batch_size=max(DEFAULTS["edit_batch_size"] * 32**2 // size**2, 1),
-        device=networks.device(),
+        device=devices.device(),
         precision=precision,
     )
     turn = np.arange(len(sources))

@@ -7,6 +7,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from dc3.devices import autocast
+
 KL_WEIGHT = 1e-4  # enough to keep the latents' scale bounded; more of it blurs 32-pixel images
 SCALING_BATCHES = 8
 
@@ -40,7 +42,7 @@ def reconstruction_loss(vae: AutoencoderKL, stream: Stream, step: int) -> torch.
     source, target, _, rng = stream.batch(step, "autoencoder")
     images = (source if step % 2 else target).to(vae.device)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    with torch.autocast(vae.device.type, torch.bfloat16):
+    with autocast(vae.device, True):
         posterior = vae.encode(images).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)

@@ -26,12 +26,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dc3 import data, paths
+from dc3 import data, devices, paths
 from dc3.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
 from dc3.claims import claim_or_refuse
 from dc3.evaluation import images_digest
 from dc3.grading import GRADES, grade
-from dc3.networks import device as pick_device
 from dc3.pipelines import NOISE_SCHEDULE
 from dc3.tokenizer import build_tokenizer
 from dc3.training_loop import fit
@@ -157,7 +156,7 @@ class DenoisingLoss:
         no_source, no_text = fate < 2 * drop, (fate >= drop) & (fate < 3 * drop)
         rows = np.where(no_text, len(GRADES), [self.row[prompt] for prompt in prompts])
         noise_seed = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        with torch.autocast(device.type, torch.bfloat16):
+        with devices.autocast(device, True):
             with torch.no_grad():
                 z_source = self.vae.encode(source.to(device)).latent_dist.mode().float()
                 z = self.vae.encode(target.to(device)).latent_dist.mode().float() * self.vae.config.scaling_factor
@@ -177,7 +176,7 @@ def train_editor(recipe: Recipe, work: Path, out: Path, device: str = "auto") ->
     recipe or of other images.
     """
     torch.manual_seed(recipe.seed)
-    target = pick_device(device)
+    target = devices.device(device)
     stream = PairStream(recipe)
     images = {str(size): images_digest(pool) for size, pool in stream.pools.items()}
     claim_or_refuse(work, recipe.model_dump() | {"images": images}, "remove it, or name another folder with --work")

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dc3.devices import autocast
 from dc3.image_set import normalise
 
 DIGESTED_A_BATCH = 1024  # images
@@ -70,12 +70,6 @@ def batches(order: Tensor, batch_size: int) -> list[Tensor]:
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
-
-
-def autocast(device: torch.device, amp: bool | None = None) -> AbstractContextManager:
-    """bfloat16 where `amp` says so; None means on a GPU only."""
-    wanted = device.type == "cuda" if amp is None else amp
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
 @dataclass(frozen=True)

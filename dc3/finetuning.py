@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from dc3 import features, progress
 from dc3.claims import claim
+from dc3.devices import autocast
 from dc3.editor import resized, resized_back
-from dc3.evaluation import autocast
 from dc3.files import replacing
 from dc3.image_set import ImageSet
 from dc3.training_loop import fit

@@ -241,14 +241,3 @@ def replace_last_linear(model: nn.Module, num_classes: int) -> None:
 def embedding_dim(model: nn.Module) -> int:
     """Width of the features that the last linear layer reads."""
     return last_linear(model).in_features
-
-
-def device(name: str = "auto") -> torch.device:
-    """The torch device of that name; "auto" takes cuda before mps before cpu. ValueError where it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, available in there.items() if available))
-    if not there.get(name.split(":")[0], False):
-        allowed = ", ".join(kind for kind, available in there.items() if available)
-        raise ValueError(f"device {name!r} is not available here; allowed: auto, {allowed}")
-    return torch.device(name)

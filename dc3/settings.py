@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dc3 import data, networks, paths
+from dc3 import data, devices, paths
 from dc3.image_set import ImageSet
 from dc3.runs import Stage, read_json, write_json
 
@@ -80,4 +80,4 @@ def of_run(run: str) -> Settings:
 
 def _settings(path: Path) -> Settings:
     content = read_json(path)
-    return Settings(**content | {"device": networks.device(content["device"])})
+    return Settings(**content | {"device": devices.device(content["device"])})

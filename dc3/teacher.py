@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3 import checkpoints, networks, paths
+from dc3 import checkpoints, devices, networks, paths
 from dc3.augmentation import epoch_generator, mix_seed, pad_crop_flip
 from dc3.claims import AnotherTraining, check_same
-from dc3.evaluation import Images, accuracy, autocast, batches, images_digest, labels_tensor, on_device
+from dc3.evaluation import Images, accuracy, batches, images_digest, labels_tensor, on_device
 from dc3.files import replacing
 from dc3.image_set import ImageSet, normalise
 from dc3.progress import trange
@@ -63,7 +63,7 @@ def train(
     settings, labels or images.
     FloatingPointError: the loss is not finite.
     """
-    target = networks.device(device)
+    target = devices.device(device)
     source = on_device(images, target)
     numbers = labels_tensor(labels, source)
     recipe = Recipe(**{"num_classes": int(numbers.max()) + 1} | fields)
@@ -122,7 +122,7 @@ class _Run:
     def _step(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         images = pad_crop_flip(normalise(self.source.images(batch), self.device), generator)
         labels = self.labels[batch.to(self.device)]
-        with autocast(self.device, self.recipe.amp):
+        with devices.autocast(self.device, self.recipe.amp):
             logits = self.model(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dc3 import augmentation, networks
+from dc3 import augmentation, devices, networks
 from dc3.evaluation import (
     Evaluation,
     Images,
-    autocast,
     batches,
     evaluate,
     images_digest,
@@ -70,7 +69,7 @@ def train_student(
     protocol, test_labels = Protocol(**fields), np.asarray(test_labels)
     classes = networks.last_linear(teacher).out_features if teacher is not None else int(test_labels.max()) + 1
     check_labels(np.asarray(labels), classes, allow_unequal=allow_unequal)
-    device = next(teacher.parameters()).device if teacher is not None else networks.device(str(device or "cpu"))
+    device = next(teacher.parameters()).device if teacher is not None else devices.device(str(device or "cpu"))
     source, test = on_device(images, device), on_device(test_images, device)
     numbers = labels_tensor(labels, source).to(device)
     size, test_size = (s.images(torch.arange(1)).shape[1] for s in (source, test))
@@ -137,7 +136,7 @@ class _Student:
 
     def _step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         mixed, partner, lam = mix(self._augmented(images, generator), self.protocol.mix, generator)
-        with autocast(self.device, self.protocol.amp):
+        with devices.autocast(self.device, self.protocol.amp):
             logits = self.forward(mixed).float()
             with torch.no_grad():
                 target = self.teacher(mixed).float() if self.teacher is not None and self.protocol.soft else None

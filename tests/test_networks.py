@@ -118,14 +118,6 @@ def test_what_cannot_be_is_refused(name, image_size, weights, message):
         networks.create(name, 10, image_size, weights=weights)
 
 
-def test_devices():
-    assert networks.device("cpu") == torch.device("cpu")
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert networks.device() == torch.device(best)
-    with pytest.raises(ValueError, match=r"tpu.*allowed: auto"):
-        networks.device("tpu")
-
-
 def test_a_model_without_linear_layer_is_refused():
     with pytest.raises(ValueError, match="no linear layer"):
         networks.last_linear(nn.Conv2d(3, 3, 3))
@@ -135,15 +127,15 @@ class Full(nn.Linear):
     """A network that the GPU has no room for."""
 
     def forward(self, x):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
 
 
 def test_a_full_gpu_is_not_told_as_a_size_that_does_not_fit(monkeypatch):
-    with pytest.raises(torch.OutOfMemoryError, match="20.00 GiB"):
+    with pytest.raises(torch.OutOfMemoryError, match="allocate 20 GiB"):
         networks.check_takes(Full(3, 4), 224, 4, "the teacher")
     extract = feature_networks.classifier_network(Full(3, 4), "teacher").extract
-    with pytest.raises(torch.OutOfMemoryError, match="20.00 GiB"):
+    with pytest.raises(torch.OutOfMemoryError, match="allocate 20 GiB"):
         extract(torch.zeros((2, 8, 8, 3), dtype=torch.uint8))
     monkeypatch.setattr(feature_networks, "NoTrainInceptionV3", lambda *_: Full(3, 4)(None))
-    with pytest.raises(torch.OutOfMemoryError, match="20.00 GiB"):
+    with pytest.raises(torch.OutOfMemoryError, match="allocate 20 GiB"):
         feature_networks.feature_network("inception")
