@@ -132,8 +132,11 @@ def accuracy(
 
 
 def image_losses(model: nn.Module, images: np.ndarray, labels: int | np.ndarray) -> np.ndarray:
-    """Cross-entropy of each answer with its label (or the one label of all), (n,) float64: how sure the model is."""
-    logits = predict(model, images).double()
+    """Cross-entropy of each answer with its label (or the one label of all), (n,) float64: how sure the model is.
+
+    In float32 whatever the run's precision, for these losses rank images.
+    """
+    logits = predict(model, images, amp=False).double()
     targets = torch.from_numpy(np.broadcast_to(np.asarray(labels, np.int64), len(logits)).copy())
     return F.cross_entropy(logits, targets, reduction="none").numpy()
 

@@ -26,10 +26,12 @@ class FactorWork:
     images: ImageSet
     labels: np.ndarray
     loss: str
+    amp: bool | None = None
 
     def __call__(self, chunk: np.ndarray) -> Columns:
         batch = [self.images.images(chunk)]
-        ((gradient, features),) = factor_batches(self.model, batch, self.labels[chunk], self.loss, first=int(chunk[0]))
+        labels, first = self.labels[chunk], int(chunk[0])
+        ((gradient, features),) = factor_batches(self.model, batch, labels, self.loss, first=first, amp=self.amp)
         return {"row": chunk, "logit_grad": gradient, "embedding": features}
 
 
@@ -42,18 +44,19 @@ def to_disk(
     loss: str = "softmax_ce",
     batch_size: int = 256,
     engine: Engine = LOCAL,
+    amp: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`sampling.gradient_factors` straight to two .npy files, there when complete; returns them memory-mapped.
 
     One batch is held at a time. float32 (n, C) and (n, d): for ImageNet-1K and a ResNet-18 5.1 and 2.6 GB.
-    engine: here, or in Ray's actors, to the same bytes at the same batch size.
+    engine: here, or in Ray's actors, to the same bytes at the same batch size. amp: of `devices.autocast`.
     Raises as `sampling.gradient_factors`, and OSError for a full disk, before anything is computed.
     """
     layer = last_linear(model)
     labels = checked_labels(labels, layer.out_features)
     if len(images) != len(labels):
         raise ValueError(f"images: {len(images)} given for {len(labels)} labels")
-    work = FactorWork(model, images, labels, loss)
+    work = FactorWork(model, images, labels, loss, amp)
     with (
         replacing(logit_grad_path) as first,
         replacing(embedding_path) as second,

@@ -1,7 +1,6 @@
 """Latents: the posterior means of a latent diffusion model's VAE, streamed to disk."""
 
 import re
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dc3.arrays import RowFile
+from dc3.devices import autocast
 from dc3.engine import LOCAL, Columns, Engine, chunks
 from dc3.files import replacing
 from dc3.image_set import ImageSet
@@ -60,11 +60,13 @@ def encode(
     dtype: np.dtype | type | str = np.float16,
     device: torch.device | str | None = None,
     engine: Engine = LOCAL,
+    amp: bool | None = None,
 ) -> np.ndarray:
     """Posterior means (not scaled, flattened) of all images, in index order, as a .npy of shape (n, d) at `out_path`.
 
-    images: an ImageSet or uint8 (n, H, W, 3); resized to `size` pixels a side by nearest neighbour. The network runs
-    in fp16 autocast on cuda, in fp32 elsewhere. The last batch is padded, so that a row depends on its image only.
+    images: an ImageSet or uint8 (n, H, W, 3); resized to `size` pixels a side by nearest neighbour. The last batch is
+    padded, so that a row depends on its image only.
+    amp: float16 autocast on cuda and float32 elsewhere (None), float32 everywhere (False), bfloat16 autocast (True).
     dtype: float16 keeps 11 bits of a value, much finer than K-means tells images apart by, at half the disk and reading
     time of float32, which is for VAEs whose latents exceed 65,504.
     engine: here, or in Ray's actors, to the same bytes at the same batch size.
@@ -76,7 +78,7 @@ def encode(
             raise ValueError(f"{parameter}: expected at least 1, got {value}")
     device = torch.device(device or next(vae.parameters()).device)
     vae = vae.to(device)
-    work = LatentWork(vae, images, size, batch_size)
+    work = LatentWork(vae, images, size, batch_size, amp)
     batches = engine.map(work, chunks(len(images), batch_size), "latents")
     first = next(batches)
     shape = len(images), first["latents"].shape[1]
@@ -94,20 +96,21 @@ class LatentWork:
     images: ImageSet | np.ndarray
     size: int
     batch_size: int  # that every batch is padded to
+    amp: bool | None = None
 
     def __call__(self, chunk: np.ndarray) -> Columns:
         batch = self.images.images(chunk) if isinstance(self.images, ImageSet) else self.images[chunk]
         padded = np.pad(batch, ((0, self.batch_size - len(batch)), (0, 0), (0, 0), (0, 0)), mode="edge")
         pixels = torch.from_numpy(padded).to(next(self.vae.parameters()).device)
-        return {"row": chunk, "latents": posterior_mean(self.vae, pixels, self.size).cpu().numpy()[: len(batch)]}
+        latents = posterior_mean(self.vae, pixels, self.size, self.amp)
+        return {"row": chunk, "latents": latents.cpu().numpy()[: len(batch)]}
 
 
 @torch.inference_mode()
-def posterior_mean(vae: AutoencoderKL, images: Tensor, size: int) -> Tensor:
-    """The mean of q(z|x), without the scaling factor: uint8 (b, H, W, 3) to float32 (b, d)."""
+def posterior_mean(vae: AutoencoderKL, images: Tensor, size: int, amp: bool | None = None) -> Tensor:
+    """The mean of q(z|x), without the scaling factor: uint8 (b, H, W, 3) to float32 (b, d); `amp` as in `encode`."""
     pixels = _resized(images, size)
-    half = torch.autocast("cuda", torch.float16) if images.device.type == "cuda" else nullcontext()
-    with half:
+    with autocast(images.device, amp, on_gpu=torch.float16):  # finer than bfloat16; latents stay within its range
         posterior = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist
     return posterior.mode().float().flatten(1)
 

@@ -128,11 +128,11 @@ def encode(generator: Generator, images: ImageSet, recipe: Recipe, folder: Path)
     keys = np.unique([draw(recipe, part, len(images)).keys for part in parts])
     fingerprint, size, vae = images.fingerprint(), generator.size, generator.vae
     drawn = sha256(keys.tobytes()).hexdigest()
-    path = folder / f"{generator.name}-{fingerprint[:16]}-{drawn[:16]}-{size}.npy"
+    path = folder / f"{generator.name}-{fingerprint[:16]}-{drawn[:16]}-{size}-{recipe.amp}.npy"
     if len(keys) and not path.exists():
         labels = images.labels[keys // 2]
         own = _Drawn(images.name, images.split, images.classes, labels, size, (), original=images, keys=keys)
-        features.encode(vae, own, path, size=size, batch_size=ENCODED_A_BATCH)
+        features.encode(vae, own, path, size=size, batch_size=ENCODED_A_BATCH, amp=recipe.amp)
     side = size // 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (len(keys), vae.config.latent_channels, side, side)
     means = np.load(path, mmap_mode="r").reshape(shape) if len(keys) else np.empty(shape, np.float16)

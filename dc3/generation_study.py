@@ -93,18 +93,25 @@ def real_outcome(train_set: ImageSet, per_class: int, seed: int) -> Outcome:
 
 
 def scores(
-    outcomes: Sequence[Outcome], test: ImageSet, network: FeatureNetwork, teacher: Teacher, seed: int
+    outcomes: Sequence[Outcome],
+    test: ImageSet,
+    network: FeatureNetwork,
+    teacher: Teacher,
+    seed: int,
+    amp: bool | None = None,
 ) -> pd.DataFrame:
     """A row an outcome: generator, set, seed, images, and its scores against the `test` images.
 
     FID, KID and IS are named after `network`; the last is the share of images that the teacher takes for the class they
-    were made as.
+    were made as, in the precision that `devices.autocast` gives for `amp`.
     """
     real = fidelity.embed(test, network)
-    return pd.DataFrame([_scores(outcome, real, network, teacher, seed) for outcome in outcomes])
+    taken = [evaluation.accuracy(teacher.model, outcome.images, outcome.labels, amp=amp) for outcome in outcomes]
+    table = pd.DataFrame([_scores(outcome, real, network, seed) for outcome in outcomes])
+    return table.assign(**{"taken for its class": taken})
 
 
-def _scores(outcome: Outcome, real: fidelity.Embedded, network: FeatureNetwork, teacher: Teacher, seed: int) -> dict:
+def _scores(outcome: Outcome, real: fidelity.Embedded, network: FeatureNetwork, seed: int) -> dict:
     images = np.asarray(outcome.images)
     fake = fidelity.embed(images, network)
     kid = fidelity.kid(
@@ -118,7 +125,6 @@ def _scores(outcome: Outcome, real: fidelity.Embedded, network: FeatureNetwork, 
         network.label("FID"): fidelity.fid(real.features, fake.features),
         network.label("KID"): kid.mean,
         network.label("IS"): fidelity.inception_score(fake.logits, seed=seed, splits=1).mean,
-        "taken for its class": evaluation.accuracy(teacher.model, images, outcome.labels),
     }
 
 

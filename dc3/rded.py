@@ -32,7 +32,6 @@ def choose(
     mipc: int = 300,
     seed: int,
     batch_size: int = 500,
-    amp: bool | None = None,
 ) -> pd.DataFrame:
     """RDED's selection: the best crop of each of `mipc` drawn images of a class, of these the best ipc·factor².
 
@@ -50,7 +49,7 @@ def choose(
     tables = []
     for label in tqdm(range(len(images.classes)), unit="class"):
         indices, boxes = draw(images, label, num_crop=num_crop, mipc=mipc, seed=seed)
-        losses = crop_losses(images, indices, boxes, teacher, factor=factor, batch_size=batch_size, amp=amp)
+        losses = crop_losses(images, indices, boxes, teacher, factor=factor, batch_size=batch_size)
         tables.append(_best_crops(indices, boxes, losses, ipc, factor).assign(label=label))
     return pd.concat(tables, ignore_index=True).assign(bin=NO_BIN)[COLUMNS]
 
@@ -101,13 +100,13 @@ def crop_losses(
     *,
     factor: int,
     batch_size: int = 500,
-    amp: bool | None = None,
 ) -> np.ndarray:
     """The teacher's cross-entropy of each crop with its image's label: (m,), (m, k, 3) of `draw` → float64 (m, k).
 
     A crop is shown with S // factor pixels a side in the centre of an S × S image, the rest zero AFTER ImageNet
-    normalisation: the mean colour. The teacher is in eval mode, its mode is put back. Softmax in float64: in float32
-    all easy crops are 0. ValueError naming the first image with a loss that is not finite.
+    normalisation: the mean colour. The teacher is in eval mode, its mode is put back. It computes in float32 whatever
+    the run's precision, for the losses rank the crops, and softmax in float64: in float32 all easy crops are 0.
+    ValueError naming the first image with a loss that is not finite.
     """
     device, training = next(teacher.parameters()).device, teacher.training
     shown, a_batch = images.image_size // factor, max(batch_size // boxes.shape[1], 1)
@@ -116,7 +115,7 @@ def crop_losses(
     for start in range(0, len(indices), a_batch):
         part = slice(start, start + a_batch)
         crops = _padded_crops(images.images(indices[part]), boxes[part], shown, device)
-        with autocast(device, amp):
+        with autocast(device, amp=False):
             logits.append(teacher(crops).cpu())
     teacher.train(training)
     labels = torch.from_numpy(images.labels[indices]).repeat_interleave(boxes.shape[1])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dc3.devices import autocast
 from dc3.greedy import Array, Selection, accumulator, allocate_budget, as_tensor, positions, select
 from dc3.image_set import normalise
 from dc3.networks import last_linear
@@ -63,23 +64,24 @@ def gradient_factors(
     labels: Sequence[int] | Array,
     loss: str = "softmax_ce",
     batch_size: int = 256,
-    out: tuple[np.ndarray, np.ndarray] | None = None,
+    amp: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two factors of DC3's last-layer gradient embedding concat(g, g ⊗ h), without forming it and without autograd.
 
-    model: any classifier whose logits are the output of its last linear layer; it runs in eval mode (half precision
-    and channels_last on a GPU) and is put back as it was.
+    model: any classifier whose logits are the output of its last linear layer; it runs in eval mode (channels_last on
+    a GPU), in the precision that `devices.autocast` gives for `amp`, and is put back as it was.
     images: one array, cut into batches of `batch_size`, or any iterable of batches, of which one is held at a time; an
     array is uint8 (n, H, W, 3), to be ImageNet-normalised here, or float (n, 3, H, W), normalised already.
-    labels: (n,) integers. out: two float32 arrays, (n, C) and (n, d), to fill, such as memory maps.
+    labels: (n,) integers.
     Returns g = ∂loss/∂logits (n, C) and h = the last layer's input (n, d), float32.
     Raises ValueError for labels outside the model's classes, an image count other than theirs, and non-finite outputs.
     """
     layer = last_linear(model)
-    logit_grad, embedding = _factor_arrays(out, (len(labels), layer.out_features), (len(labels), layer.in_features))
+    logit_grad = np.empty((len(labels), layer.out_features), np.float32)
+    embedding = np.empty((len(labels), layer.in_features), np.float32)
     start = 0
     with tqdm(total=len(labels), unit="image") as bar:
-        for gradient, features in factor_batches(model, images, labels, loss, batch_size):
+        for gradient, features in factor_batches(model, images, labels, loss, batch_size, amp=amp):
             logit_grad[start : start + len(gradient)] = gradient
             embedding[start : start + len(gradient)] = features
             start += len(gradient)
@@ -94,6 +96,7 @@ def factor_batches(
     loss: str = "softmax_ce",
     batch_size: int = 256,
     first: int = 0,
+    amp: bool | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The two factors, float32 (b, C) and (b, d), batch by batch; arguments and errors of `gradient_factors`.
 
@@ -104,7 +107,7 @@ def factor_batches(
     if loss not in LOSSES:
         raise ValueError(f"loss: {loss!r} is not one of {', '.join(LOSSES)}")
     start = 0
-    with _last_layer(model, layer) as forward:
+    with _last_layer(model, layer, amp) as forward:
         for batch in _batches(images, batch_size, len(labels)):
             stop = start + len(batch)
             if stop > len(labels):
@@ -117,15 +120,6 @@ def factor_batches(
             start = stop
     if start < len(labels):
         raise ValueError(f"images: {start} given for {len(labels)} labels")
-
-
-def _factor_arrays(
-    out: tuple[np.ndarray, np.ndarray] | None, *shapes: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    arrays = out or (np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32))
-    if tuple((array.shape, array.dtype) for array in arrays) != tuple((shape, np.float32) for shape in shapes):
-        raise ValueError(f"out: expected float32 arrays of shapes {shapes}, got {[array.shape for array in arrays]}")
-    return arrays
 
 
 def checked_labels(labels: Sequence[int] | Array, classes: int) -> np.ndarray:
@@ -153,10 +147,11 @@ def _batches(images: Array | Iterable[Array], batch_size: int, count: int) -> It
 
 
 @contextmanager
-def _last_layer(model: nn.Module, layer: nn.Linear) -> Iterator[Callable[[Array], tuple[Tensor, Tensor]]]:
+def _last_layer(
+    model: nn.Module, layer: nn.Linear, amp: bool | None
+) -> Iterator[Callable[[Array], tuple[Tensor, Tensor]]]:
     """A function from a batch to the last layer's input and output, float32; the model is restored afterwards."""
     device, seen = layer.weight.device, []
-    half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
     training = [(module, module.training) for module in model.modules()]
     hook = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].float(), output.float())))
 
@@ -165,7 +160,7 @@ def _last_layer(model: nn.Module, layer: nn.Linear) -> Iterator[Callable[[Array]
         batch = as_tensor(batch)
         pixels = normalise(batch, device) if batch.dtype == torch.uint8 else batch.to(device, torch.float32)
         layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        with torch.inference_mode(), torch.autocast(device.type, half, enabled=device.type == "cuda"):
+        with torch.inference_mode(), autocast(device, amp):
             model(pixels.to(memory_format=layout))
         if len(seen) != 1 or seen[0][0].ndim != 2:
             raise ValueError(

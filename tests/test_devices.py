@@ -27,7 +27,7 @@ def test_float32_is_float32_within_another_precision():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
 def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
     def precision(*arguments):
         context = devices.autocast(GPU, *arguments)

@@ -3,6 +3,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from dc3 import factors, networks, sampling
 from dc3.evaluation import image_losses
@@ -37,6 +38,16 @@ def test_the_files_have_the_bytes_of_the_factors_in_memory(teacher, images, tmp_
         assert isinstance(on_disk, np.memmap) and (on_disk == array).all()
 
 
+def test_the_files_are_of_the_precision_that_is_asked_for(teacher, images, tmp_path):
+    paths = tmp_path / "logit_grad.npy", tmp_path / "embedding.npy"
+    for amp in (False, True):
+        mapped = factors.to_disk(*paths, teacher, images, LABELS, batch_size=11, amp=amp)
+        held = sampling.gradient_factors(teacher, images.pixels, LABELS, amp=amp)
+        for on_disk, array in zip(mapped, held, strict=True):
+            assert (on_disk == array).all()
+    assert (mapped[1] != sampling.gradient_factors(teacher, images.pixels, LABELS)[1]).any()
+
+
 def test_images_that_run_out_leave_no_file(teacher, images, tmp_path):
     with pytest.raises(ValueError, match="images: 4 given for 11 labels"):
         factors.to_disk(tmp_path / "a.npy", tmp_path / "b.npy", teacher, images.take(range(4)), LABELS)
@@ -53,6 +64,12 @@ def test_a_full_disk_is_said_before_the_first_batch(teacher, images, tmp_path, m
     with pytest.raises(OSError, match=r"no room for .* GB of gradients"):
         factors.to_disk(tmp_path / "a.npy", tmp_path / "b.npy", teacher, images, LABELS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_ranked_in_float32_whatever_the_precision_around(teacher, pixels):
+    expected = image_losses(teacher, pixels, LABELS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (image_losses(teacher, pixels, LABELS) == expected).all()
 
 
 def test_the_losses_are_those_of_the_teacher_without_another_look_at_the_images(teacher, pixels, monkeypatch):

@@ -64,6 +64,15 @@ def test_missing_vae_names_the_parameter(tmp_path, monkeypatch):
             features.load_vae(name)
 
 
+def test_latents_are_of_the_precision_that_is_asked_for(vae, images, tmp_path):
+    auto, exact, half = (
+        features.encode(vae, images, tmp_path / f"{amp}.npy", size=16, batch_size=4, dtype=np.float32, amp=amp)
+        for amp in (None, False, True)
+    )
+    assert (auto == exact).all(), "on a CPU"
+    assert 0 < np.abs(exact - half).max() < 0.1 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("size", [16, 32, 8])
 def test_encode_is_the_posterior_mean_of_each_image(vae, images, tmp_path, size):
     out = features.encode(vae, images, tmp_path / "latents.npy", size=size, batch_size=3, dtype=np.float32)

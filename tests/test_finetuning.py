@@ -3,10 +3,13 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dc3 import finetuning, generation_study, paths
+from dc3.checkpoints import Teacher
 from dc3.dit import NULL_CLASS, load_dit, new_dit
+from dc3.feature_networks import classifier_network
 from dc3.finetuning import NO_CLASS, DenoisingLoss, Recipe, draw, encode, generate, train
 from dc3.image_set import in_memory
 from dc3.lora import load_lora_base
@@ -243,6 +246,25 @@ def test_a_study_scores_every_generator_set_and_seed_and_goes_on_where_it_was(va
     assert len(history) == 8 and len(generation_study.final_losses(history)) == 2
     table = pd.DataFrame({"generator": "DiT", "set": ["a", "a"], "seed": [0, 1], "images": 6, "FID": [1.0, 3.0]})
     assert generation_study.summary(table)[["FID", "FID std"]].round(3).values.tolist() == [[2.0, 1.414]]
+
+
+class Watched(nn.Sequential):
+    """A classifier that notes the precisions it is asked in."""
+
+    def forward(self, x):
+        self.asked.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("amp", "asked"), [(None, []), (False, []), (True, [torch.bfloat16])], ids=str)
+def test_generated_images_are_classified_in_the_precision_that_is_asked_for(images, amp, asked):
+    model = Watched(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
+    model.asked = set()
+    real = generation_study.real_outcome(images, 2, 0)
+    network = classifier_network(model, "teacher")
+    table = generation_study.scores([real], images, network, Teacher(model, "conv3", list(CLASSES), 32), 0, amp=amp)
+    assert 0 <= table["taken for its class"].item() <= 1
+    assert model.asked == {torch.float32, *asked}, "features are always float32"
 
 
 def test_bad_sets_are_refused_by_name(vae, images, tmp_path):
