@@ -24,12 +24,13 @@ def mix_seed(*keys: int | str) -> int:
 
 
 @contextmanager
-def epoch_generator(seed: int, epoch: int) -> Iterator[torch.Generator]:
+def epoch_generator(seed: int, epoch: int, device: torch.device | None = None) -> Iterator[torch.Generator]:
     """The generator of one epoch; inside, torch's global one (dropout, stochastic depth) is seeded alike.
 
-    An epoch thus depends on (seed, epoch) only, and a resumed training repeats the undisturbed one.
+    An epoch thus depends on (seed, epoch) only, and a resumed training repeats the undisturbed one. The global
+    generators of the CPU and of `device`, the GPU that is trained on, are put back.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
         torch.manual_seed(mix_seed(seed, epoch, "global"))
         yield torch.Generator().manual_seed(mix_seed(seed, epoch))
 

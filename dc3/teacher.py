@@ -58,7 +58,8 @@ def train(
 
     A row of the history: epoch (1 … epochs), loss, lr at the epoch's end, train_accuracy on the augmented images and,
     every `evaluate_every` epochs (None: only after the last) where test images are given, test_accuracy.
-    With `checkpoint_path` a killed training goes on after its last checkpoint, to the weights of an undisturbed one.
+    With `checkpoint_path` a killed training goes on after its last checkpoint: on a CPU to the weights of one that was
+    not killed, on a GPU close to them, for there kernels are not deterministic.
     ValueError: labels that do not fit, an unknown network. claims.AnotherTraining, a ValueError: a checkpoint of other
     settings, labels or images.
     FloatingPointError: the loss is not finite.
@@ -110,7 +111,7 @@ class _Run:
     def train_epoch(self, epoch: int) -> dict:
         self.model.train()
         totals = torch.zeros(2, device=self.device)  # loss, hits
-        with epoch_generator(self.seed, epoch) as generator:
+        with epoch_generator(self.seed, epoch, self.device) as generator:
             for batch in batches(torch.randperm(len(self.labels), generator=generator), self.recipe.batch_size):
                 totals += self._step(batch, generator)
         loss, hits = (totals / len(self.labels)).tolist()

@@ -31,9 +31,11 @@ def fit(
     """Trains `network` in place, leaves its exponentially averaged weights in it, and returns the loss of every step.
 
     `loss_at(step)` returns the scalar loss of one step; it takes every random draw from the step number, so a run that
-    is killed and started again continues from the last checkpoint and sees the batches it would have seen. A finished
-    checkpoint trains no further. With `accumulate` a step averages the gradients of `loss_at(step · accumulate)` and
-    those after it. FloatingPointError when a loss is not finite; the last checkpoint stays.
+    is killed and started again continues from the last checkpoint and sees the batches it would have seen: on a CPU it
+    ends in the weights of an undisturbed one, on a GPU close to them, because its kernels are not deterministic. A
+    finished checkpoint trains no further. With `accumulate` a step averages the gradients of
+    `loss_at(step · accumulate)` and those after it. FloatingPointError when a loss is not finite; the last checkpoint
+    stays.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)

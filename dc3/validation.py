@@ -125,7 +125,7 @@ class _Student:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         total = torch.zeros((), device=self.device)
-        with augmentation.epoch_generator(self.seed, epoch) as generator:
+        with augmentation.epoch_generator(self.seed, epoch, self.device) as generator:
             for batch in batches(torch.randperm(len(labels), generator=generator), self.protocol.batch_size):
                 images = normalise(source.images(batch), self.device)
                 total += len(batch) * self._step(images, labels[batch.to(self.device)], generator)

@@ -226,3 +226,16 @@ def test_epochs_are_seeded_by_seed_and_number():
     assert draws(1, 2) == draws(1, 2)
     assert len({tuple(draws(seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_epoch_on_one_device_leaves_the_others_alone(monkeypatch, recwarn):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: saved.append(device) or torch.zeros(1))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append(device))
+    gpu, saved, restored = torch.device("cuda:1"), [], []
+    with epoch_generator(0, 0, torch.device("cpu")):
+        pass
+    assert saved == restored == []
+    with epoch_generator(0, 0, gpu):
+        pass
+    assert saved == restored == [gpu] and not recwarn.list
