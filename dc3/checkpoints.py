@@ -42,6 +42,7 @@ def save(
     """Writes a teacher as safetensors: weights, and as metadata what `load` needs. Complete or not at all."""
     about = {"network": network, "classes": list(classes), "image_size": image_size, "accuracy": accuracy}
     about["width"] = getattr(model, "width", None)
+    about["layout"] = getattr(model, "layout", networks.OURS)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as partial:
         safetensors.torch.save_file(weights, partial, metadata={METADATA: json.dumps(about)})
@@ -56,8 +57,8 @@ def load(path: Path | str, device: str | torch.device = "cpu") -> Teacher:
         weights = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"{path} is not a teacher saved by dc3 ({error!r}): load_foreign reads others") from error
-    width = about.pop("width") or 128
-    model = networks.create(about["network"], len(about["classes"]), about["image_size"], width)
+    width, layout = about.pop("width") or 128, about.pop("layout", networks.OURS)  # older files have none but ours
+    model = networks.create(about["network"], len(about["classes"]), about["image_size"], width, layout=layout)
     _fill(model, weights, path)
     return Teacher(model.to(device).to(memory_format=torch.channels_last).eval(), **about)
 

@@ -9,6 +9,8 @@ import torchvision
 from torch import nn
 from torchvision.models import VGG, AlexNet, resnet18, resnet101, swin_transformer, vision_transformer
 
+OURS, TORCHVISION = "dc3", "torchvision"  # layouts: with stems for small images, or as torchvision's weights need it
+
 
 class ConvNet(nn.Sequential):
     """ConvNet-D (Gidaris & Komodakis, 2018; the condensation literature's default): D blocks, then one linear layer.
@@ -161,24 +163,41 @@ def find(name: str) -> Network:
 
 
 def create(
-    name: str, num_classes: int, image_size: int, width: int = 128, weights: str | None = None, *, seed: int = 0
+    name: str,
+    num_classes: int,
+    image_size: int,
+    width: int = 128,
+    weights: str | None = None,
+    *,
+    seed: int = 0,
+    layout: str = OURS,
 ) -> nn.Module:
     """A network of NETWORKS for (n, 3, image_size, image_size) images, giving (n, num_classes) logits.
 
     `weights` names torchvision weights ("IMAGENET1K_V1"): they come with torchvision's own layout at every image
-    size, with a new last layer unless num_classes is 1000. Random weights depend on `seed` only. `width` is the
-    channels of conv3 … conv6. ValueError: unknown name or weights, an image size the network cannot take.
+    size, with a new last layer unless num_classes is 1000. Random weights depend on `seed` only; with `layout`
+    "torchvision" they too have that layout. The model's `layout` says which it has. `width` is the channels of conv3 …
+    conv6. ValueError: unknown name, weights or layout, an image size the network cannot take.
     """
     network = find(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if weights is None:
-            with _size_errors(f"network {name}", image_size):
-                model = network.build(num_classes, image_size, width)
+        if weights is not None:
+            layout, model = TORCHVISION, _pretrained(name, network, num_classes, weights)
         else:
-            model = _pretrained(name, network, num_classes, weights)
+            with _size_errors(f"network {name}", image_size):
+                model = _builder(name, network, layout)(num_classes, image_size, width)
     check_takes(model, image_size, num_classes, f"network {name}")
+    vars(model)["layout"] = layout
     return model
+
+
+def _builder(name: str, network: Network, layout: str) -> Callable[[int, int, int], nn.Module]:
+    if layout == OURS:
+        return network.build
+    if layout != TORCHVISION or not network.pretrained:
+        raise ValueError(f"layout={layout!r}: {name} has none of that name")
+    return _torchvision(name)
 
 
 @contextmanager

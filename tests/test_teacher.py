@@ -1,9 +1,12 @@
+import json
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+import torchvision
 from torch import nn
 
 from dc3 import checkpoints, evaluation, networks, teacher
@@ -201,6 +204,33 @@ def test_saved_teachers_come_back(trained, tmp_path):
     torch.save(trained[0].state_dict(), tmp_path / "plain.pt")
     with pytest.raises(ValueError, match="load_foreign"):
         checkpoints.load(tmp_path / "plain.pt")
+
+
+@pytest.mark.parametrize(("network", "image_size"), [("mobilenet_v2", 32), ("swin_v2_t", 64)])
+def test_teachers_from_torchvisions_weights_come_back_in_their_layout(network, image_size, tmp_path, monkeypatch):
+    """mobilenet_v2 loads into our layout for small images too, and is another network there; swin_v2_t does not."""
+    get_model = torchvision.models.get_model
+    with monkeypatch.context() as offline:
+        offline.setattr(torchvision.models, "get_model", lambda name, weights: get_model(name, weights=None))
+        model = networks.create(network, 3, image_size, weights="IMAGENET1K_V1").eval()
+    path = tmp_path / "teacher.safetensors"
+    checkpoints.save(model, path, network=network, classes=CLASSES, image_size=image_size)
+    loaded = checkpoints.load(path).model
+    images, _ = colours(3, side=image_size)
+    assert torch.equal(evaluation.predict(loaded, images), evaluation.predict(model, images))
+    checkpoints.save(loaded, path, network=network, classes=CLASSES, image_size=image_size)
+    assert checkpoints.load(path).model.layout == "torchvision", "also when it is saved again, as 00_teacher does"
+
+
+def test_teachers_saved_before_layouts_were_kept_are_ours(trained, tmp_path):
+    path = tmp_path / "teacher.safetensors"
+    checkpoints.save(trained[0], path, network="conv3", classes=CLASSES, image_size=16)
+    with safetensors.safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()[checkpoints.METADATA])
+    assert about.pop("layout") == "dc3"
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, {checkpoints.METADATA: json.dumps(about)})
+    images, _ = colours(9)
+    assert torch.equal(evaluation.predict(checkpoints.load(path).model, images), evaluation.predict(trained[0], images))
 
 
 def rded_names(model):
