@@ -9,7 +9,6 @@ from dc3 import paths, scenes
 FILL_IN = "**Fill this in before you publish the set.**"
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-CLASSES_NAMED = 1000
 READING = {
     "hf": """from datasets import ClassLabel, load_dataset
 

@@ -255,8 +255,3 @@ def replace_last_linear(model: nn.Module, num_classes: int) -> None:
         for name, child in parent.named_children():
             if child is old:
                 setattr(parent, name, nn.Linear(old.in_features, num_classes))
-
-
-def embedding_dim(model: nn.Module) -> int:
-    """Width of the features that the last linear layer reads."""
-    return last_linear(model).in_features

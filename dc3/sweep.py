@@ -32,11 +32,6 @@ SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those 
 SCORES = ["epochs", "top1", "top5", "best_top1"]
 
 
-def sweep_runs(path: Path | str) -> dict[str, Values]:
-    """Run name → the values that the file sets for it, `run` among them. ParameterError when a value is refused."""
-    return read_sweep(path).runs
-
-
 def results(path: Path | str) -> pd.DataFrame:
     """What the sweep's finished runs came to so far: a row per run, training set, network and student's seed.
 

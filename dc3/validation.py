@@ -35,17 +35,12 @@ from dc3.scores import ars, hlr, ior, lrs
 class StudentResult:
     """A trained student. `history` has a row per epoch: epoch (1 …), loss, lr, and where tested top1, top5 (fractions).
 
-    The headline is `final`, the test after the last epoch; `best` is the best epoch ON THE TEST SET and flatters.
+    What is told of it is `final`, the test after the last epoch: the best epoch on the test set would flatter.
     """
 
     model: nn.Module
     history: list[dict]
     final: Evaluation
-
-    @property
-    def best(self) -> dict:
-        """The row of the tested epoch with the highest top-1, the first among equals."""
-        return max((row for row in self.history if "top1" in row), key=lambda row: row["top1"])
 
 
 def train_student(

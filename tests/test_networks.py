@@ -16,7 +16,7 @@ def test_every_network_but_conv6_gives_logits_and_gradients_at_32_px(name):
         logits = model.train()(torch.randn(2, 3, 32, 32))
     assert logits.shape == (2, 7)
     assert features[0][1] is logits, "the last linear layer does not give the logits"
-    assert features[0][0].shape == (2, networks.embedding_dim(model))
+    assert features[0][0].shape == (2, networks.last_linear(model).in_features)
     if name not in HEAVY:
         logits.sum().backward()
         assert all(p.grad is not None for p in model.parameters())
@@ -31,7 +31,7 @@ def test_convnet_is_the_published_one():
     model = networks.create("conv3", 10, 32)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert [m.out_channels for m in convolutions] == [128] * 3
-    assert networks.embedding_dim(model) == 128 * 4 * 4
+    assert networks.last_linear(model).in_features == 128 * 4 * 4
     # 3·128·9+128, twice 128·128·9+128, three norms of 2·128, 2048·10+10
     assert sum(p.numel() for p in model.parameters()) == 3584 + 2 * 147584 + 3 * 256 + 20490
     x = torch.randn(2, 3, 32, 32)

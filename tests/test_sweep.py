@@ -133,7 +133,7 @@ def test_blocks_are_products_and_runs_are_named_by_their_keys_in_order(read, tmp
         "  - {method: [random, a/b], ipc: [1, 50]}\n"
         "  - {student_seeds: [[0], [3, 4]], method: dc3}\n"
     )
-    assert sweep.sweep_runs(tmp_path / "cifar_sweep.yaml") == {
+    assert sweep.read_sweep(tmp_path / "cifar_sweep.yaml").runs == {
         name: {"lam": 1e-4, "run": name} | values
         for name, values in {
             "cifar.method-random.ipc-1": {"method": "random", "ipc": 1},
