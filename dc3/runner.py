@@ -23,7 +23,7 @@ from dc3 import gallery, locks, paths
 from dc3.notebooks import strip_noise
 from dc3.parameters import Parameter, ParameterError, all_declared, check, notebook_names
 from dc3.preflight import check_inputs
-from dc3.runs import executed_copy, read_manifest, run_lock, why_not_current
+from dc3.runs import discard, executed_copy, read_manifest, run_lock, why_not_current
 from dc3.sharing import adopt
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ def run_notebooks(
     """Runs every stage that is not current; returns the paths of the run's figures and tables.
 
     `start` ("03") redoes from that stage on and takes the earlier ones as they are; `until` ends after that stage;
-    `force` redoes all; `preflight=False` is for callers that have asked `check_inputs` themselves. ParameterError
-    before anything runs when a value is refused or data or a model is not there; StageFailed when a cell raises;
-    locks.Busy when another process is running the same run.
+    `force` redoes all; neither takes over anything of what the stages left before. `preflight=False` is for callers
+    that have asked `check_inputs` themselves. ParameterError before anything runs when a value is refused or data or a
+    model is not there; StageFailed when a cell raises; locks.Busy when another process is running the same run.
     """
     parameters = all_declared()
     checked = check(values, parameters)
@@ -60,7 +60,10 @@ def run_notebooks(
 
 
 def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str, Any], asked: bool) -> None:
-    """Skips, takes over or executes one stage; `asked` for, it is executed."""
+    """Skips, takes over or executes one stage; `asked` for, it is executed from nothing.
+
+    A kill on the way loses what was asked for of the later stages only: this one is then under way, and goes on.
+    """
     reason = "asked for" if asked else _reason_to_run(run, name, own)
     if reason is None:
         log.info("%-18s up to date", name)
@@ -69,6 +72,8 @@ def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str,
         log.info("%-18s shared from run %s", name, other)
         return
     log.info("%-18s running (%s)", name, reason)
+    if asked:
+        _discarded(run, name)
     _execute(name, run, given)
     manifest = read_manifest(run, name)
     if manifest is None:
@@ -81,6 +86,13 @@ def _adopted(run: str, name: str, params: dict[str, Any]) -> str | None:
         return adopt(run, name, params)
     except (OSError, locks.Busy) as error:
         raise StageFailed(f"{name}: what another run has of it cannot be taken over: {error}") from None
+
+
+def _discarded(run: str, name: str) -> None:
+    try:
+        discard(run, name)
+    except (OSError, locks.Busy) as error:
+        raise StageFailed(f"{name}: what is there of it cannot be removed: {error}") from None
 
 
 def _between(start: str, until: str, names: list[str]) -> list[str]:

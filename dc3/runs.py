@@ -146,6 +146,19 @@ def at_work(run: str, name: str) -> str:
     )
 
 
+def discard(run: str, name: str) -> None:
+    """Removes what a stage left, finished or not, so that its notebook begins from nothing.
+
+    locks.Busy when another process is at the stage, OSError when something cannot be removed.
+    """
+    folder = paths.RUNS / run / name
+    with locks.holding(stage_lock(run, name), at_work(run, name), ORPHAN_SECONDS):
+        for mark in (BEGUN, MANIFEST):  # first, so that a kill on the way leaves nothing that a stage would go on from
+            (folder / mark).unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
 def _remove_half_written(stage: Stage) -> None:
     """What a killed process was writing: gigabytes, perhaps, under a name that nobody would write to again."""
     noun = stage.name.split("_", 1)[1]

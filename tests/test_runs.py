@@ -81,6 +81,25 @@ def test_from_and_force_redo_what_they_say(workshop):
     assert "00_count" in workshop.run("--from", "01", "--until", "00").stderr
 
 
+COSTLY = TOTAL[2].replace(
+    "stage.finish()",
+    'steps = stage.output("steps.txt")\n'
+    'steps.write_text((steps.read_text() if steps.exists() else "") + "x")\n'
+    'if (paths.HOME / "die").exists():\n'
+    "    os._exit(1)\n"
+    "stage.finish()",
+)
+
+
+def test_what_is_asked_for_takes_over_nothing_and_goes_on_after_a_kill(workshop):
+    write_notebook(workshop.notebooks, "01_total", ["import os\nfrom dc3 import paths\n" + TOTAL[0], TOTAL[1], COSTLY])
+    assert stages_run(workshop.run()) == ["01_total"] and workshop.read("01_total/steps.txt") == "x"
+    (workshop.root / "die").touch()
+    assert workshop.run("--from", "01").returncode == 1 and workshop.read("01_total/steps.txt") == "x"
+    (workshop.root / "die").unlink()
+    assert stages_run(workshop.run()) == ["01_total"] and workshop.read("01_total/steps.txt") == "xx"
+
+
 def test_a_failing_cell_is_shown_with_its_notebook_and_what_was_done_stays(workshop):
     broken = [*TOTAL[:2], TOTAL[2].replace("sum(map(int, numbers))", '1 / int("0")')]
     write_notebook(workshop.notebooks, "01_total", broken)
