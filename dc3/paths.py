@@ -28,11 +28,17 @@ def located(path: str) -> Place:
     return place(path) if is_url(path) else resolve(path)
 
 
+def in_clone(place: Place) -> str:
+    """A place for a manifest: relative where it lies in the repository, so that every clone knows it. See `located`."""
+    inside = isinstance(place, Path) and place.is_relative_to(REPOSITORY)
+    return place.relative_to(REPOSITORY).as_posix() if inside else str(place)
+
+
 def model_location(name: str) -> str:
     """What `from_pretrained` takes: the shipped editor's folder, a path that exists, or the hub id as it stands."""
     if name == SHIPPED_EDITOR.name:
         return str(SHIPPED_EDITOR)
-    return str(resolve(name)) if resolve(name).exists() else name
+    return str(resolve(name)) if name and resolve(name).exists() else name
 
 
 def shown(path: Path) -> str:

@@ -6,10 +6,8 @@ those of now and its outputs are the bytes it wrote. What a stage reads is recor
 a table of dependencies: a stage whose inputs come out the same byte for byte is not redone.
 """
 
-import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -21,9 +19,9 @@ from typing import Any
 from dc3 import locks, paths
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import replacing, sha256
-from dc3.folders import LinkLoop, walk
+from dc3.listings import is_as_listed, listing
 from dc3.parameters import check, decisive, declared
-from dc3.storage import Place, Remote, place
+from dc3.storage import Place
 
 MANIFEST = "manifest.json"
 LOCKS = ".locks"
@@ -45,7 +43,7 @@ class Stage:
     params: dict[str, Any]
     code: str
     inputs: dict[str, str] = field(default_factory=dict)  # "02_binning/bins.parquet" → SHA-256
-    external: dict[str, str] = field(default_factory=dict)  # files and folders outside the run → listing fingerprint
+    external: dict[str, str] = field(default_factory=dict)  # files and folders outside the run → their listing
     started: float = field(default_factory=time.monotonic)  # the clock on the wall may jump
 
     @property
@@ -70,8 +68,20 @@ class Stage:
     def use(self, path: Path | str) -> Place:
         """Records that the stage depends on a file or folder outside the run (data, weights); returns its place."""
         place = paths.located(str(path))
-        self.external[str(place)] = listing(place)
+        self.external[paths.in_clone(place)] = listing(place)
+        if begun := read_json(self.folder / BEGUN):
+            write_json(self.folder / BEGUN, begun | {"external": begun["external"] | self.external})
         return place
+
+    def use_model(self, name: str) -> str:
+        """What `from_pretrained` takes for a model's parameter. Where it lies on this machine, the stage depends on it.
+
+        A hub id and the name of torchvision's weights are given back as they are: they name a version, or a hub does.
+        """
+        location = paths.model_location(name)
+        if Path(location).is_absolute() and Path(location).exists():
+            self.use(location)
+        return location
 
     def output(self, name: str) -> Path:
         """The path for one of the stage's own files; write it through `dc3.files.replacing`."""
@@ -109,9 +119,9 @@ class Stage:
 def begin(name: str, namespace: dict[str, Any]) -> Stage:
     """Begins a stage with the parameters its notebook declares, taken from the notebook's `globals()`.
 
-    What an interrupted stage of the same parameters and code left is kept, for the stage to go on from; anything else
-    in its folder is removed. ParameterError when a value is not allowed, locks.Busy when another process is at
-    the stage.
+    What an interrupted stage of the same parameters, code, data and weights left is kept, for the stage to go on from;
+    anything else in its folder is removed. ParameterError when a value is not allowed, locks.Busy when another process
+    is at the stage.
     """
     parameters = declared(name)
     params = check({key: namespace[key] for key in parameters}, parameters)
@@ -119,10 +129,13 @@ def begin(name: str, namespace: dict[str, Any]) -> Stage:
     locks.take(stage_lock(stage.run, name), at_work(stage.run, name), ORPHAN_SECONDS)
     images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # which is a copy
     begun = {"params": images_of, "code": stage.code}
-    if read_json(stage.folder / BEGUN) != begun:
+    left = read_json(stage.folder / BEGUN) or {}
+    used = left.pop("external", {})
+    if left != begun or not all(is_as_listed(paths.located(path), digest) for path, digest in used.items()):
+        used = {}
         shutil.rmtree(stage.folder, ignore_errors=True)
     (stage.folder / MANIFEST).unlink(missing_ok=True)
-    write_json(stage.folder / BEGUN, begun)
+    write_json(stage.folder / BEGUN, begun | {"external": used})
     stage.figures.mkdir(parents=True, exist_ok=True)
     _remove_half_written(stage)
     return stage
@@ -182,7 +195,7 @@ def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
         if ((read_manifest(run, stage) or {}).get("outputs", {})).get(file) != digest:
             return f"its input {key} changed"
     for path, digest in manifest["external"].items():
-        if not is_as_listed(place(path), digest):
+        if not is_as_listed(paths.located(path), digest):
             return f"{path} changed"
     return _damage(paths.RUNS / run / name, manifest["outputs"]) or _damage(paths.FIGURES / run, manifest["figures"])
 
@@ -194,25 +207,6 @@ def _damage(folder: Path, files: dict[str, str]) -> str | None:
         if sha256(folder / file) != digest:
             return f"{file} is not what the stage wrote"
     return None
-
-
-def listing(path: Place) -> str:
-    """A fingerprint of a file or folder outside the run: names, sizes and modification times (or ETags) below it."""
-    if isinstance(path, Remote):
-        return hashlib.sha256(repr(path.files()).encode("utf-8", "surrogateescape")).hexdigest()
-    digest = hashlib.sha256()
-    for file in [str(path)] if path.is_file() else filter(os.path.isfile, walk(path)):
-        status, name = os.stat(file), os.path.relpath(file, path)
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def is_as_listed(path: Place, digest: str) -> bool:
-    """Whether `listing` still gives that; what cannot be listed is not, and the stage that uses it will say why."""
-    try:
-        return path.exists() and listing(path) == digest
-    except (LinkLoop, OSError):
-        return False
 
 
 def read_manifest(run: str, stage: str) -> dict[str, Any] | None:

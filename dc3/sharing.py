@@ -12,9 +12,9 @@ from typing import Any
 from dc3 import locks, paths
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import flush_to_disk, sha256
+from dc3.listings import is_as_listed
 from dc3.parameters import decisive
-from dc3.runs import MANIFEST, at_work, executed_copy, is_as_listed, read_manifest, stage_lock, write_json
-from dc3.storage import place
+from dc3.runs import MANIFEST, at_work, executed_copy, read_manifest, stage_lock, write_json
 
 
 def adopt(run: str, name: str, params: dict[str, Any]) -> str | None:
@@ -48,7 +48,7 @@ def _is_twin(manifest: dict[str, Any], run: str, params: dict[str, Any], code: s
         decisive(manifest["params"]) | {"run": run} == decisive(params)
         and manifest["code"] == code
         and all(_made_in(run, file) == digest for file, digest in manifest["inputs"].items())
-        and all(is_as_listed(place(path), digest) for path, digest in manifest["external"].items())
+        and all(is_as_listed(paths.located(path), digest) for path, digest in manifest["external"].items())
     )
 
 

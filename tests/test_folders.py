@@ -8,7 +8,7 @@ from PIL import Image
 
 from dc3 import data, folders
 from dc3.decoding import UnreadableImage, read_image
-from dc3.runs import is_as_listed, listing
+from dc3.listings import is_as_listed, listing
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from dc3 import condensed, data, paths, publishing, runs
 from dc3.compensation import copy
 from dc3.decoding import UnreadableImage
 from dc3.files import sha256
+from dc3.listings import is_as_listed
 from dc3.parameters import ParameterError, all_declared, check
 from dc3.preflight import check_inputs
 from dc3.settings import settle
@@ -84,9 +85,9 @@ def test_a_stage_knows_when_what_it_read_by_url_has_changed(memory, tmp_path, mo
     settings = settle(stage, 0, "cpu", "auto", data_dir=memory, **LOAD)
     assert settings.load["data_dir"] == memory and len(settings.image_set("train")) == 6
     ((place_of, digest),) = stage.external.items()
-    assert place_of == memory and runs.is_as_listed(place(place_of), digest)
+    assert place_of == memory and is_as_listed(place(place_of), digest)
     fsspec.filesystem("memory").pipe_file("/bucket/train/dog/b.png", b"other")
-    assert not runs.is_as_listed(place(place_of), digest)
+    assert not is_as_listed(place(place_of), digest)
     with pytest.raises(ValueError, match=r"the train images of .* have changed since 00_teacher ran"):
         settings.image_set("train")
 
