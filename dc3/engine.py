@@ -115,15 +115,22 @@ class Engine:
 
     def _check_room(self, nodes: list[dict[str, Any]], threads: int, wanted: int) -> None:
         there = [node["Resources"] for node in nodes if node["Alive"]]
-        room = sum(
-            min(node.get("CPU", 0) // threads, node.get("GPU", 0) // self.gpus if self.gpus else np.inf)
-            for node in there
-        )
+        room = sum(min(node.get("CPU", 0) // threads, _on_gpus(node.get("GPU", 0), self.gpus)) for node in there)
         if room < wanted:
             raise EngineFailed(
                 f"ray_actors = {wanted}: the {len(there)} machine(s) of the Ray cluster have room for {int(room)}, at "
                 f"{threads} processor core(s) (OMP_NUM_THREADS) and {self.gpus:g} of a GPU (ray_gpus) each"
             )
+
+
+def _on_gpus(gpus: float, share: float) -> float:
+    """How many actors of a `share` go on the GPUs of a machine: a share of one GPU is never made up of two.
+
+    1.0 // 0.2 is 4: the quotient is a little too small where the share has no exact binary fraction.
+    """
+    if not share:
+        return np.inf
+    return int(gpus) * int(1 / share + 1e-9) if share < 1 else gpus // share
 
 
 LOCAL = Engine()

@@ -101,6 +101,17 @@ def test_more_actors_than_the_cluster_has_room_for_are_refused():
         Engine("ray", gpus=0.5)._check_room(nodes, threads=2, wanted=5)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "share", "room"),
+    [(1, 0.2, 5), (8, 0.2, 40), (1, 0.4, 2), (8, 0.4, 16), (8, 0.1, 80), (2, 0.5, 4), (8, 1, 8), (8, 2, 4), (3, 2, 1)],
+)
+def test_the_room_for_shares_of_a_gpu_is_what_ray_gives(gpus, share, room):
+    nodes = [{"Alive": True, "Resources": {"CPU": 99.0, "GPU": float(gpus)}}]
+    Engine("ray", gpus=share)._check_room(nodes, threads=1, wanted=room)
+    with pytest.raises(EngineFailed, match=rf"have room for {room}, "):
+        Engine("ray", gpus=share)._check_room(nodes, threads=1, wanted=room + 1)
+
+
 @pytest.mark.slow
 def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "RETRIES", 1)
