@@ -52,7 +52,7 @@ NumberList = list[NonNegativeInt]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 ImageSize = Annotated[int, Field(ge=8)]
-RunName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # not "..", which is a folder of others
 Seed = NonNegativeInt
 PromptList = Annotated[list[str], Field(min_length=1)]
 SeedList = Annotated[list[int], Field(min_length=1)]

@@ -49,6 +49,9 @@ def test_values_go_over_the_defaults(parameters):
         ({"blend_mode": "mosaic"}, "must be 'gradient', 'random', 'grid'"),
         ({"warm_prompts": []}, "warm_prompts = "),
         ({"run": "../elsewhere"}, "run = '../elsewhere'"),
+        ({"run": ".."}, r"run = '\.\.' is not allowed"),
+        ({"run": "."}, r"run = '\.' is not allowed"),
+        ({"run": ".features"}, r"run = '\.features' is not allowed"),
     ],
 )
 def test_refusals_name_the_key_the_value_and_what_is_allowed(parameters, values, named):
