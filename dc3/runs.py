@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 LOCKS = ".locks"
 ORPHAN_SECONDS = 10  # a kernel whose runner was killed notices within a second or two, and ends
 BEGUN = "begun.json"  # what a stage under way was begun with: the key to going on after a kill
-LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "peft", "scikit-learn", "submodlib-py", "numpy")
+LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "peft", "scikit-learn", "numpy")
 
 
 class StageMissing(RuntimeError):
