@@ -234,11 +234,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def git_commit() -> str | None:
-    """The repository's commit, with + when the work tree differs from it; None outside a git checkout."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=paths.REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    """The repository's commit, with + when the work tree differs from it; None outside a checkout, or without git."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=paths.REPOSITORY, capture_output=True, text=True)
+    except OSError:
+        return None
     return answer.stdout.strip() or None
