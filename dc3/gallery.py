@@ -1,18 +1,27 @@
-"""All figures and tables of a run on one page, in the order of its stages: figures/<run>/README.md."""
+"""The figures and tables of a run: whose they are, and all on one page, in the order of its stages (README.md)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from dc3.files import replacing
+from dc3.parameters import notebook_names
 
 NAME = "README.md"
 
 
-def write(folder: Path, stages: Sequence[str]) -> Path | None:
-    """Writes the page over what stages ("03_sampling") left in `folder`; None where there is nothing yet.
+def of_stage(folder: Path, stage: str) -> list[Path]:
+    """The files in `folder` that are a stage's ("03_sampling"): their names begin with its own, without the number.
 
-    A picture or table belongs to the stage whose name, without the number, its file name begins with.
+    With the longest such name: color_and_fid_hues.png is not of a stage "color".
     """
+    noun = _noun(stage)
+    longer = tuple(f"{other}_" for other in map(_noun, notebook_names()) if other.startswith(f"{noun}_"))
+    found = (path for path in folder.glob(f"{noun}_*") if path.is_file() and not path.name.startswith(longer))
+    return sorted(found)
+
+
+def write(folder: Path, stages: Sequence[str]) -> Path | None:
+    """Writes the page over what stages ("03_sampling") left in `folder`; None where there is nothing yet."""
     sections = [section for stage in stages if (section := _section(folder, stage))]
     if not sections:
         return None
@@ -24,9 +33,13 @@ def write(folder: Path, stages: Sequence[str]) -> Path | None:
 
 def _section(folder: Path, stage: str) -> str:
     number, name = stage.split("_", 1)
-    shown = sorted(path for path in folder.glob(f"{name}_*") if path.suffix in (".png", ".md"))
+    shown = [path for path in of_stage(folder, stage) if path.suffix in (".png", ".md")]
     parts = [_shown(path, path.stem.removeprefix(f"{name}_").replace("_", " ")) for path in shown]
     return "\n\n".join([f"## {number} {name.replace('_', ' ')}", *parts]) if parts else ""
+
+
+def _noun(stage: str) -> str:
+    return stage.split("_", 1)[1]
 
 
 def _shown(path: Path, title: str) -> str:

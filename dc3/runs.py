@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dc3 import locks, paths
+from dc3 import gallery, locks, paths
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import replacing, sha256
 from dc3.listings import is_as_listed, listing
@@ -94,8 +94,7 @@ class Stage:
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and path.name not in (MANIFEST, BEGUN) and not path.name.startswith(".")
         }
-        noun = self.name.split("_", 1)[1]
-        figures = {p.name: sha256(p) for p in sorted(self.figures.glob(f"{noun}_*")) if p.is_file()}
+        figures = {path.name: sha256(path) for path in gallery.of_stage(self.figures, self.name)}
         manifest = {
             "stage": self.name,
             "run": self.run,
@@ -120,8 +119,8 @@ def begin(name: str, namespace: dict[str, Any]) -> Stage:
     """Begins a stage with the parameters its notebook declares, taken from the notebook's `globals()`.
 
     What an interrupted stage of the same parameters, code, data and weights left is kept, for the stage to go on from;
-    anything else in its folder is removed. ParameterError when a value is not allowed, locks.Busy when another process
-    is at the stage.
+    anything else in its folder is removed, and the figures and tables that it left. ParameterError when a value is not
+    allowed, locks.Busy when another process is at the stage.
     """
     parameters = declared(name)
     params = check({key: namespace[key] for key in parameters}, parameters)
@@ -134,6 +133,8 @@ def begin(name: str, namespace: dict[str, Any]) -> Stage:
     if left != begun or not all(is_as_listed(paths.located(path), digest) for path, digest in used.items()):
         used = {}
         shutil.rmtree(stage.folder, ignore_errors=True)
+        for figure in gallery.of_stage(stage.figures, name):  # which `finish` would take for its own
+            figure.unlink()
     (stage.folder / MANIFEST).unlink(missing_ok=True)
     write_json(stage.folder / BEGUN, begun | {"external": used})
     stage.figures.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dc3 import locks, paths
+from dc3 import gallery, locks, paths
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.files import flush_to_disk, sha256
 from dc3.listings import is_as_listed
@@ -81,6 +81,8 @@ def _move_in(gathered: Path, run: str, name: str) -> None:
     for folder in (figures, notebook.parent):
         folder.mkdir(parents=True, exist_ok=True)
     (gathered / "outputs").rename(stage)
+    for figure in gallery.of_stage(figures, name):
+        figure.unlink()
     for figure in (gathered / "figures").iterdir():
         figure.replace(figures / figure.name)
     (gathered / "notebook.ipynb").replace(notebook)

@@ -77,13 +77,16 @@ def half_finish(house):
 
 def test_the_stage_is_current_and_replaces_what_lay_there(house):
     folder = half_finish(house)
-    for leftover in ("runs/mine/.01_total.shared/outputs/total.txt", "figures/mine/total_curve.png"):
-        (house / leftover).parent.mkdir(parents=True)
+    others = "figures/mine/validation_curve.png"
+    stale = "figures/mine/total_of_other_parameters.png"
+    for leftover in ("runs/mine/.01_total.shared/outputs/total.txt", "figures/mine/total_curve.png", stale, others):
+        (house / leftover).parent.mkdir(parents=True, exist_ok=True)
         (house / leftover).write_text("of an adoption that was killed, or of other parameters")
     assert adopt() == "twin" and why_not_current() is None
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
         "manifest.json", "table.txt", "total.txt"]  # fmt: skip
     assert sorted(path.name for path in (house / "runs/mine").iterdir()) == ["00_count", STAGE, "notebooks"]
+    assert not (house / stale).exists() and (house / others).exists()
     for shared in (f"runs/*/{STAGE}/deep/er/table.txt", "figures/*/total_curve.png", f"runs/*/notebooks/{STAGE}.ipynb"):
         mine, twin = sorted(house.glob(shared))
         assert mine.samefile(twin)
