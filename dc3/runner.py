@@ -55,7 +55,7 @@ def run_notebooks(
         for name in names:
             own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
             _bring_up_to_date(run, name, own, _given(values, own, parameters), asked=force or bool(start))
-        gallery.write(paths.FIGURES / run, names)
+        gallery.write(paths.FIGURES / run, notebook_names())
     return sorted((paths.FIGURES / run).iterdir())
 
 

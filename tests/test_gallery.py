@@ -1,4 +1,4 @@
-from dc3 import gallery
+from dc3 import gallery, runner
 
 
 def test_pictures_and_tables_stand_under_their_stage_in_the_order_of_the_stages(tmp_path):
@@ -13,5 +13,24 @@ def test_pictures_and_tables_stand_under_their_stage_in_the_order_of_the_stages(
     assert gallery.write(tmp_path, ["00_teacher"]) == tmp_path / "README.md", "written again, it replaces the old page"
 
 
+def test_a_file_is_of_the_stage_with_the_longest_name_that_it_begins_with(tmp_path):
+    for name in ("color_wheel.png", "color_and_fid_hues.png", "color_and_fid_colors.csv", "README.md", "colors.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in gallery.of_stage(tmp_path, "09_color")] == ["color_wheel.png"]
+    found = [path.name for path in gallery.of_stage(tmp_path, "06_color_and_fid")]
+    assert found == ["color_and_fid_colors.csv", "color_and_fid_hues.png"]
+
+
 def test_without_figures_there_is_no_page(tmp_path):
     assert gallery.write(tmp_path, ["00_teacher"]) is None and not list(tmp_path.iterdir())
+
+
+def test_a_call_for_some_stages_leaves_the_others_on_the_page(home, monkeypatch):
+    monkeypatch.setattr(runner, "_bring_up_to_date", lambda *stage, **asked: None)  # all are
+    (folder := home / "figures/tiny").mkdir(parents=True)
+    for name in ("teacher_curve.png", "binning_bins.png", "validation_curves.png"):
+        (folder / name).touch()
+    for part in ({"until": "00"}, {"start": "02", "until": "03"}):
+        runner.run_notebooks({"run": "tiny"}, preflight=False, **part)
+        page = (folder / "README.md").read_text()
+        assert all(heading in page for heading in ("## 00 teacher", "## 02 binning", "## 05 validation"))
