@@ -51,6 +51,8 @@ NameList = list[str]
 NumberList = list[NonNegativeInt]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+GuidanceScale = Annotated[float, Field(gt=1)]  # diffusers does not guide at 1, nor where the image's scale is below 1
+ImageGuidanceScale = Annotated[float, Field(ge=1)]
 ImageSize = Annotated[int, Field(ge=8)]
 RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # not "..", which is a folder of others
 Seed = NonNegativeInt
@@ -174,7 +176,8 @@ def parse_value(text: str) -> Any:
 
 __all__ = [  # what the notebooks' parameter cells import
     "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "EngineName", "FolderList",
-    "Fraction", "Function", "GeneratorList", "GradientLoss", "Greedy", "ImageSize", "IpcList", "KMeansKind",
+    "Fraction", "Function", "GeneratorList", "GradientLoss", "Greedy", "GuidanceScale", "ImageGuidanceScale",
+    "ImageSize", "IpcList", "KMeansKind",
     "LatentsDtype", "Method", "Mix", "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt",
     "NumberList", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName",
     "Seed", "SeedList", "Selection", "Share",

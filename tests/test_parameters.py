@@ -1,8 +1,33 @@
+from typing import get_args
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dc3.parameters import ParameterError, all_declared, check, declared, notebook_names, parse_value, read_file
+from dc3 import (
+    binning,
+    blending,
+    class_strategies,
+    compensation,
+    data,
+    editor,
+    greedy,
+    methods,
+    networks,
+    protocol,
+    sampling,
+    settings,
+)
+from dc3.parameters import (
+    TYPES,
+    ParameterError,
+    all_declared,
+    check,
+    declared,
+    notebook_names,
+    parse_value,
+    read_file,
+)
 
 
 def write_notebook(folder, name, *declarations):
@@ -19,6 +44,8 @@ def parameters(tmp_path):
         'run: RunName = "demo"  # name of the run',
         "ipc: PositiveInt = 10  # images per class",
         "lam: NonNegativeFloat = 1.0  # redundancy",
+        "guidance_scale: GuidanceScale = 4.0  # how strongly the instruction is followed",
+        "image_guidance_scale: ImageGuidanceScale = 1.5  # how strongly the source is kept",
         'blend_mode: BlendMode = "gradient"  # how edits are joined',
         'warm_prompts: PromptList = ["sunny", "golden hour"]  # warm',
     )
@@ -34,7 +61,8 @@ def test_declarations_are_read_with_type_default_and_help(parameters):
 def test_values_go_over_the_defaults(parameters):
     checked = check({"ipc": 50, "lam": 2}, parameters)
     assert checked == {
-        "run": "demo", "ipc": 50, "lam": 2.0, "blend_mode": "gradient", "warm_prompts": ["sunny", "golden hour"],
+        "run": "demo", "ipc": 50, "lam": 2.0, "guidance_scale": 4.0, "image_guidance_scale": 1.5,
+        "blend_mode": "gradient", "warm_prompts": ["sunny", "golden hour"],
     }  # fmt: skip
 
 
@@ -48,6 +76,11 @@ def test_values_go_over_the_defaults(parameters):
         ({"ipc": True}, "ipc = True is not allowed"),
         ({"blend_mode": "mosaic"}, "must be 'gradient', 'random', 'grid'"),
         ({"warm_prompts": []}, "warm_prompts = "),
+        ({"guidance_scale": 1.0}, "guidance_scale = 1.0 is not allowed: must be greater than 1"),
+        (
+            {"image_guidance_scale": 0.9},
+            "image_guidance_scale = 0.9 is not allowed: must be greater than or equal to 1",
+        ),
         ({"run": "../elsewhere"}, "run = '../elsewhere'"),
         ({"run": ".."}, r"run = '\.\.' is not allowed"),
         ({"run": "."}, r"run = '\.' is not allowed"),
@@ -105,3 +138,28 @@ def test_the_projects_notebooks_declare_every_parameter_with_a_known_type_and_a_
     parameters = all_declared()
     assert check({}, parameters).keys() == parameters.keys()
     assert all(parameter.help for parameter in parameters.values())
+
+
+@pytest.mark.parametrize(
+    ("choices", "table"),
+    [
+        ("Network", networks.NETWORKS),
+        ("Dataset", data.DATASETS),
+        ("Selection", class_strategies.STRATEGIES),
+        ("Function", greedy.FUNCTIONS),
+        ("Greedy", greedy.DRAWS_A_SAMPLE),
+        ("Allocation", greedy.ALLOCATIONS),
+        ("GradientLoss", sampling.LOSSES),
+        ("BlendMode", [*blending.IMAGES_NEEDED, compensation.SOURCE_MODE]),
+        ("Mix", protocol.TEMPERATURE),
+        ("Precision", settings.AMP),
+        ("EditPrecision", ["auto", *editor.DTYPES]),
+        ("Method", methods.METHODS),
+        ("Baseline", [name for name, method in methods.METHODS.items() if not method.edits]),
+        ("Rival", {method.picked_by for method in methods.METHODS.values()} - {None}),
+        ("PCASolver", get_args(binning.PCASolver)),
+        ("KMeansKind", get_args(binning.KMeansKind)),
+    ],
+)
+def test_the_choices_of_a_parameter_are_those_that_the_code_knows(choices, table):
+    assert sorted(get_args(TYPES[choices])) == sorted(table)
