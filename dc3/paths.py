@@ -30,8 +30,9 @@ def located(path: str) -> Place:
 
 def in_clone(place: Place) -> str:
     """A place for a manifest: relative where it lies in the repository, so that every clone knows it. See `located`."""
-    inside = isinstance(place, Path) and place.is_relative_to(REPOSITORY)
-    return place.relative_to(REPOSITORY).as_posix() if inside else str(place)
+    if isinstance(place, Path) and place.is_relative_to(REPOSITORY):
+        return place.relative_to(REPOSITORY).as_posix()
+    return str(place)
 
 
 def model_location(name: str) -> str:

@@ -5,13 +5,18 @@ from typing import Any
 
 from dc3 import paths
 from dc3.parameters import ParameterError
+from dc3.preflight_values import check_rows, check_values
 
 DIFFUSION_MODELS = {"vae": "vae_revision", "editor": "editor_revision"}  # parameter → the one with its revision
 HUB_SECONDS = 10
 
 
 def check_inputs(params: dict[str, Any]) -> None:
-    """ParameterError when the image set is not there or too small for `ipc`, or a model or Ray is not to be had."""
+    """ParameterError when the image set is not there or too small, a model or Ray not to be had, or values do not fit.
+
+    Of `params` there may be some only: what needs others is then not asked.
+    """
+    check_values(params)
     if params.get("engine", "local") != "local":
         _check_engine(params)
     for name, revision in DIFFUSION_MODELS.items():
@@ -24,7 +29,7 @@ def check_inputs(params: dict[str, Any]) -> None:
         for path in [value] if isinstance(value, str) else value:
             _check_path(name, path)
     _check_picked(params)
-    if "generators" in params:
+    if "prompt_template" in params:
         _check_generators(params)
     if "dataset" in params:
         _check_image_set(params)
@@ -56,7 +61,7 @@ def _check_picked(params: dict[str, Any]) -> None:
                 f"{params['compared']!r}: 03_sampling makes the picks"
             )
     crops = params["ipc"] * params["crops_per_side"] ** 2
-    if RDED in params["compared"] and crops > params["crop_images"]:
+    if RDED in params["compared"] and crops > params.get("crop_images", crops):
         raise ParameterError(
             f"crop_images = {params['crop_images']}: rded needs ipc · crops_per_side² = {crops} images a class; raise "
             "crop_images, or leave rded out of compared"
@@ -115,6 +120,17 @@ def _check_sure(params: dict[str, Any], smallest: int) -> None:
         )
 
 
+def _check_crops(params: dict[str, Any], smallest: int) -> None:
+    """ValueError when the smallest class has fewer images than RDED makes its mosaics of."""
+    if "rded" not in params.get("compared", []):
+        return
+    if (crops := params["ipc"] * params["crops_per_side"] ** 2) > smallest:
+        raise ValueError(
+            f"crops_per_side = {params['crops_per_side']}: rded needs ipc · crops_per_side² = {crops} images a class, "
+            f"the smallest has {smallest}; lower crops_per_side or ipc, or leave rded out of compared"
+        )
+
+
 def _is_cached(model: str, file: str, revision: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
@@ -136,6 +152,9 @@ def _check_image_set(params: dict[str, Any]) -> None:
         data.check_ipc(images, params["ipc"])
         _check_condensed_out(params, len(images.classes))
         _check_sure(params, int(images.counts().min()))
+        _check_crops(params, int(images.counts().min()))
+        if "dit" in params.get("generators", []) and params["dit_base"]:
+            check_rows(params["dit_rows"], len(images.classes))
         _check_class_names(params.get("class_names", []), images.classes)
     except (ValueError, OSError, RuntimeError) as error:
         raise ParameterError(str(error)) from None

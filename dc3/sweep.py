@@ -25,7 +25,10 @@ VALIDATION = "05_validation"
 STUDENT = {"method": "training_set", "network": "network", "seed": "student_seed"}  # history's columns → the results'
 HISTORIES = ("history.parquet", "networks.parquet")  # the second trains the first seed of the first one's students too
 SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those that it needs with it
-    ("dataset", "data_dir", "image_size", "images_per_class", "ipc"),
+    (
+        *("dataset", "data_dir", "image_size", "images_per_class", "ipc", "sure_share", "compared", "crops_per_side"),
+        *("generators", "dit_base", "dit_rows", "class_names"),
+    ),
     ("vae", "vae_revision"),
     ("editor", "editor_revision"),
 ]
@@ -82,7 +85,7 @@ class Preflight:
         """ParameterError as check_inputs raises it."""
         slow = [{key: params[key] for key in keys if key in params} for keys in SLOW_TO_CHECK]
         rest = {key: value for key, value in params.items() if key not in [keys[0] for keys in SLOW_TO_CHECK]}
-        wrong = [answer for part in (rest, *slow) if (answer := self._ask(part))]
+        wrong = dict.fromkeys(answer for part in (rest, *slow) if (answer := self._ask(part)))
         if wrong:
             raise ParameterError("\n".join(wrong))
 

@@ -1,0 +1,64 @@
+"""Values that a stage would refuse after the hours before it are refused at once."""
+
+import pytest
+
+from dc3 import paths
+from dc3.parameters import ParameterError, all_declared, check, read_file
+from dc3.preflight import check_inputs
+from dc3.preflight_values import check_values
+
+FILES = sorted((paths.REPOSITORY / "params").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def declared():
+    return all_declared()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if not path.stem.endswith("_sweep")], ids=lambda p: p.stem)
+def test_every_params_file_passes(path, declared):
+    check_values(check(read_file(path), declared))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"instruction": "make it warm"}, r"instruction = 'make it warm' has no \{p\}: the place where"),
+        ({"instruction": "{p} and {q}"}, r"instruction = '\{p\} and \{q\}': \{p\} is the only pair of braces"),
+        ({"student_ema": 1.0}, r"student_ema = 1\.0: a decay from 0 .* to below 1"),
+        ({"student_batch_size": 1}, "student_batch_size = 1: at least 2 images a step, or 0 for the published rule"),
+        ({"student_network": "conv6"}, r"student_network = 'conv6': .*needs image_size ≥ 64, got 32; .*fits: conv3"),
+        ({"cross_networks": ["conv3", "conv6"]}, r"cross_networks = \['conv3', 'conv6'\]: network conv6 halves"),
+        ({"teacher_network": "vit_b_16", "image_size": 28}, "teacher_network = 'vit_b_16': .*use a multiple of 3"),
+        ({"factor": 33}, "factor = 33: patches a side, 1 to image_size = 32"),
+        ({"crops_per_side": 9}, "crops_per_side = 9: at image_size = 32 rded takes 1 to 8"),
+        ({"published_as": "CIFAR-11"}, "published_as = 'CIFAR-11': there are published numbers for CIFAR-10, "),
+        ({"feature_network": "resnet_18"}, "feature_network = 'resnet_18': expected teacher, inception, .*resnet18, "),
+        ({"dit_patch": 3}, "dit_patch = 3: images of 32 px have latents of 16, which must be a multiple of it"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_refusal_names_parameter_value_and_what_is_allowed(values, told, declared):
+    with pytest.raises(ParameterError, match=told):
+        check_values(check(values, declared))
+
+
+def test_what_is_not_used_is_not_asked_for(declared):
+    unused = {"teacher": "IMAGENET1K_V1", "teacher_network": "conv6", "compared": [], "crops_per_side": 9}
+    check_values(check(unused | {"generators": ["lora"], "dit_patch": 3}, declared))
+    check_values({"run": "of other notebooks", "dataset": "scenes10", "image_size": 32})
+
+
+def test_all_refusals_come_at_once(declared):
+    with pytest.raises(ParameterError) as caught:
+        check_values(check({"student_ema": 1.0, "factor": 33, "dit_patch": 3}, declared))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("rows", [[1, 2], [*range(9), 0], [*range(9), 1000]], ids=["few", "twice", "no such row"])
+def test_a_row_of_the_checkpoint_for_each_class(rows, declared, tmp_path):
+    given = check({"dit_base": str(tmp_path), "dit_rows": rows}, declared)
+    with pytest.raises(ParameterError, match=r"dit_rows = .*: expected 10 different numbers below 1000"):
+        check_inputs(given)
+    check_inputs(given | {"dit_rows": list(range(990, 1000))})
+    check_inputs(given | {"generators": ["lora"]})
