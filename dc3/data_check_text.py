@@ -140,7 +140,7 @@ def suggestions(check: Check) -> dict[str, str]:
     """`dc3 run` lines that take the folder, by what they are for."""
     name, folder = run_name(check), str(check.folder)
     if check.layout == CONDENSED:
-        values = {"run": name, "condensed_dir": folder, "image_size": check.image_size}
+        values: dict[str, str | int] = {"run": name, "condensed_dir": folder, "image_size": check.image_size}
         return {"to begin with": _line("params/demo.yaml", values)}
     size, ipc = (
         check.image_size if check.image_size <= EDITOR_SIZES[-1] else LAPTOP_SIZE,

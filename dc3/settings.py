@@ -31,6 +31,11 @@ class Settings:
         """bfloat16 autocast: yes, no, or (None) on a GPU only."""
         return AMP[self.precision]
 
+    @property
+    def amp_of_features(self) -> bool | None:
+        """The `amp` of latents and gradients: half precision on a GPU unless `precision` is float32, nowhere else."""
+        return False if self.amp is False else None
+
     def image_set(self, split: str) -> ImageSet:
         """The run's "train" or "test" images. ValueError when they are not the ones the run began with."""
         images = load_split(split, self.load)
