@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 STYLE = Path(__file__).with_name("figure_files.mplstyle")
 LIMIT = 300_000  # bytes a file: pages with a dozen figures still load, and a repository can keep them
 PALETTE = 256  # colours, where photographs have to be reduced: PNG and PDF store them in one byte a pixel
-REDUCTIONS = [(200, None), (100, None), (100, PALETTE), (50, PALETTE)]  # dots an inch, colours
+REDUCTIONS = [(200, None), (100, None), (150, PALETTE), (100, PALETTE), (50, PALETTE)]  # dots an inch, colours
 UNDATED = {  # what would make two files of one picture differ: dates and versions
     ".png": {"Software": None},
     ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
@@ -40,19 +40,22 @@ def save(figure: Figure, path: Path) -> None:
     """Writes path.png and path.pdf, each complete or not at all; path's own suffix does not matter.
 
     A file above LIMIT is written again with less, and the log says so: rasters at 100 instead of 200 dots an inch, then
-    photographs in 256 colours of their own choice. Lines and text of the PDF stay vectors throughout.
+    in 256 colours of their own choice. Lines and text of the PDF stay vectors throughout.
     Raises FigureTooLarge when that is not enough: too many vector marks, which the drawing function must rasterise.
     """
     for suffix, metadata in UNDATED.items():
         target = path.with_suffix(suffix)
         with replacing(target) as partial:
-            _write(figure, partial, target.name, metadata)
+            _write(figure, partial, target, metadata)
 
 
-def _write(figure: Figure, partial: Path, name: str, metadata: dict[str, None]) -> None:
+def _write(figure: Figure, partial: Path, target: Path, metadata: dict[str, None]) -> None:
+    name = target.name
     for dpi, colors in REDUCTIONS:
         with _images_in(figure, colors):
             figure.savefig(partial, dpi=dpi, metadata=metadata)
+        if colors and target.suffix == ".png":
+            _to_palette(partial, colors)
         if partial.stat().st_size <= LIMIT:
             if (dpi, colors) != REDUCTIONS[0]:
                 log.info("%s: reduced to %d dpi%s to stay below %d kB", name, dpi, _told(colors), LIMIT // 1000)
@@ -61,6 +64,13 @@ def _write(figure: Figure, partial: Path, name: str, metadata: dict[str, None]) 
         f"{name} takes {partial.stat().st_size / 1000:.0f} kB at {dpi} dpi and {colors} colours, {LIMIT // 1000} kB "
         "are allowed: show fewer images, or draw its many marks with rasterized=True"
     )
+
+
+def _to_palette(path: Path, colors: int) -> None:
+    """A PNG of `colors` colours in the place of a true-colour one: a byte a pixel instead of four."""
+    with Image.open(path) as image:
+        reduced = image.convert("RGB").quantize(colors, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    reduced.save(path, format="PNG", optimize=True)
 
 
 def _told(colors: int | None) -> str:

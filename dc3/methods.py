@@ -12,7 +12,10 @@ import pandas as pd
 from torch import nn
 
 from dc3 import rded, strategies
+from dc3.condensed import PROVENANCE
 from dc3.image_set import ImageSet
+from dc3.runs import Stage
+from dc3.storage import Place
 
 RDED = "rded"
 
@@ -60,6 +63,17 @@ def pick(
     if picked_by == RDED:
         return rded.choose(images, teacher, ipc=ipc, seed=seed, **(crops or {}))
     return strategies.choose(picked_by, labels=images.labels, ipc=ipc, seed=seed, **candidates)
+
+
+def own_set(stage: Stage, method: str, condensed_dir: str) -> tuple[Place, str]:
+    """Folder and name of the condensed set that a stage studies: `condensed_dir`, or the run's own, by `method`.
+
+    The stage depends on it. runs.StageMissing when 04_compensation is not finished.
+    """
+    if condensed_dir:
+        folder = stage.use(condensed_dir)
+        return folder, f"condensed_dir {folder.name}"
+    return stage.input(f"04_compensation/condensed/{PROVENANCE}").parent, METHODS[method].name
 
 
 def mosaic(images: ImageSet, part: pd.DataFrame) -> np.ndarray:
