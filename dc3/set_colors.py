@@ -8,6 +8,7 @@ from dc3 import figure_files  # noqa: F401 - its style has the colours
 
 CYCLE: list[str] = rcParams["axes.prop_cycle"].by_key()["color"]
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, YELLOW = CYCLE  # Okabe and Ito's
+GREY = "#808080"  # light enough for lines in a filled mark
 OF_SET = {
     "DC3": BLUE,
     "DC3 picks, plain": ORANGE,
@@ -17,7 +18,7 @@ OF_SET = {
     "RDED": VERMILION,
     "herding": PURPLE,
     "DQ": SKY,
-    "full set": BLACK,
+    "full set": GREY,
 }
 
 
