@@ -36,6 +36,8 @@ def _teacher(params: Values) -> Problems:
 
 
 def _crops(params: Values) -> Problems:
+    if params["crops_per_side"] == 1:  # every image_size that is allowed holds one
+        return
     from dc3.rded import SMALLEST_TILE  # brings torch
 
     most = params.get("image_size", 0) // SMALLEST_TILE
@@ -79,6 +81,8 @@ def _students(params: Values) -> Problems:
 
 def _networks(parameter: str, names: list[str], params: Values, width: int) -> Problems:
     for name in names if "image_size" in params else []:
+        if name.startswith("conv") and params["image_size"] >= 2 ** int(name.removeprefix("conv")):
+            continue  # it halves the images so often; not asked of the network itself, which brings seconds of torch
         if refusal := _refusal(name, params["image_size"], width):
             yield f"{parameter} = {params[parameter]!r}: {refusal}"
 
