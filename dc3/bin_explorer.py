@@ -66,7 +66,7 @@ class BinExplorer:
 
     def draw(self) -> None:
         """Shows the map of the chosen class, and images of the chosen bin."""
-        part = self.part
+        part, self.hint.value = self.part, HINT
         self.map.value = STYLE + _map(part, self.images.images(part["index"].to_numpy()), self.bin.value)
         if self.bin.value == ALL:
             first = part.drop_duplicates("bin").sort_values("bin")[:OF_A_BIN]

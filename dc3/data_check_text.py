@@ -142,12 +142,10 @@ def suggestions(check: Check) -> dict[str, str]:
     if check.layout == CONDENSED:
         values: dict[str, str | int] = {"run": name, "condensed_dir": folder, "image_size": check.image_size}
         return {"to begin with": _line("params/demo.yaml", values)}
-    size, ipc = (
-        check.image_size if check.image_size <= EDITOR_SIZES[-1] else LAPTOP_SIZE,
-        min(10, smallest_class(check)),
-    )
+    size = check.image_size if check.image_size <= EDITOR_SIZES[-1] else LAPTOP_SIZE
+    ipc = min(10, smallest_class(check))
     small: dict[str, str | int] = {"run": name, "dataset": "imagefolder", "data_dir": folder, "ipc": ipc}
-    small["image_size"] = size
+    small |= {"image_size": size}
     if size in EDITOR_SIZES:
         small |= {"encode_size": size, "edit_size": size}
     if epochs := teacher_epochs(check):

@@ -69,7 +69,7 @@ def _write(figure: Figure, partial: Path, target: Path, metadata: dict[str, None
 def _to_palette(path: Path, colors: int) -> None:
     """A PNG of `colors` colours in the place of a true-colour one: a byte a pixel instead of four."""
     with Image.open(path) as image:
-        reduced = image.convert("RGB").quantize(colors, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+        reduced = _reduced(image.convert("RGB"), colors)
     reduced.save(path, format="PNG", optimize=True)
 
 
@@ -96,8 +96,11 @@ def _images_in(figure: Figure, colors: int | None) -> Iterator[None]:
 
 def quantised(pixels: np.ndarray, colors: int) -> np.ndarray:
     """uint8 (H, W, 3) in at most `colors` colours, chosen for this image by median cut, without dithering."""
-    reduced = Image.fromarray(pixels).quantize(colors, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
-    return np.asarray(reduced.convert("RGB"))
+    return np.asarray(_reduced(Image.fromarray(pixels), colors).convert("RGB"))
+
+
+def _reduced(image: Image.Image, colors: int) -> Image.Image:
+    return image.quantize(colors, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:

@@ -107,6 +107,9 @@ def test_without_a_screen_there_are_no_panels(images, table, picks, factors, mon
 
 def test_what_goes_wrong_behind_a_control_is_told_in_the_panel(images, table, picks, factors, monkeypatch):
     bins, chosen = bin_explorer.BinExplorer(images, table), pick_explorer.PickExplorer(images, picks, *factors)
-    monkeypatch.setattr(type(images), "images", lambda self, indices: 1 / 0)
-    bins.bin.value, chosen.of_class.value = 1, 1
+    with monkeypatch.context() as patched:
+        patched.setattr(type(images), "images", lambda self, indices: 1 / 0)
+        bins.bin.value, chosen.of_class.value = 1, 1
     assert bins.hint.value == chosen.caption.value == "ZeroDivisionError: division by zero"
+    bins.bin.value = 2
+    assert bins.hint.value == bin_explorer.HINT, "gone once it works again"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dc3 import paths
+from dc3 import networks, paths
 from dc3.parameters import ParameterError, all_declared, check, read_file
 from dc3.preflight import check_inputs
 from dc3.preflight_values import check_values
@@ -62,3 +62,19 @@ def test_a_row_of_the_checkpoint_for_each_class(rows, declared, tmp_path):
         check_inputs(given)
     check_inputs(given | {"dit_rows": list(range(990, 1000))})
     check_inputs(given | {"generators": ["lora"]})
+
+
+@pytest.mark.parametrize("depth", range(3, 7))
+@pytest.mark.parametrize("image_size", [8, 9, 15, 16, 31, 32, 63, 64, 100])
+def test_a_convnet_that_is_let_pass_unasked_takes_the_images(depth, image_size, declared):
+    params = check({"student_network": f"conv{depth}", "image_size": image_size, "cross_networks": []}, declared)
+    of_05 = {
+        name: params[name] for name in params if name == "image_size" or "05_validation" in declared[name].notebooks
+    }
+    try:
+        networks.create(f"conv{depth}", 2, image_size, width=8)
+    except ValueError:
+        with pytest.raises(ParameterError, match=f"conv{depth}"):
+            check_values(of_05)
+    else:
+        check_values(of_05)
