@@ -2,11 +2,10 @@
 
 import ast
 import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
-
-import nbformat
-from IPython.core.inputtransformer2 import TransformerManager
-from nbformat import NotebookNode
+from typing import Any
 
 from dc3.paths import NOTEBOOKS
 
@@ -21,62 +20,87 @@ def notebook_fingerprint(name: str, folder: Path = NOTEBOOKS, package: Path = PA
     Cells below `stage.finish` and those tagged `scratch` do not count either: looking around changes no result.
     SyntaxError naming the notebook and the cell that is no Python (shell and % lines are).
     """
-    cells = _deciding_cells(nbformat.read(folder / f"{name}.ipynb", as_version=4), name)
+    cells = _deciding_cells(json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8")), name)
     digest = hashlib.sha256(ast.dump(ast.parse(cells)).encode())
     digest.update(_modules_digest(cells, package))
     return digest.hexdigest()
 
 
-def _deciding_cells(notebook: NotebookNode, name: str) -> str:
+def _deciding_cells(notebook: dict[str, Any], name: str) -> str:
     """The code that decides a stage's result, as Python that `ast` reads."""
     sources = []
-    for number, cell in enumerate(notebook.cells):
-        if cell.cell_type != "code" or NOT_CODE & set(cell.metadata.get("tags", [])):
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code" or NOT_CODE & set(cell["metadata"].get("tags", [])):
             continue
-        source = TransformerManager().transform_cell(cell.source)
+        written = "".join(cell["source"])
         try:
-            ast.parse(source)
+            sources.append(_as_python(written))
         except SyntaxError as error:
             raise SyntaxError(f"{name}.ipynb, cell [{number}] as it was saved is not Python: {error}") from error
-        sources.append(source)
-        if LAST in cell.source:
+        if LAST in written:
             break
     return "\n".join(sources)
 
 
+def _as_python(source: str) -> str:
+    """The source itself, or with its shell and % lines as the calls that IPython makes of them."""
+    try:
+        ast.parse(source)
+        return source
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager  # half a second to import, and seldom needed
+
+        transformed = TransformerManager().transform_cell(source)
+        ast.parse(transformed)
+        return transformed
+
+
 def module_fingerprint(name: str, package: Path = PACKAGE) -> str:
-    """The same of one module and all that it imports."""
-    return _modules_digest(f"from dc3 import {name}", package).hex()
+    """The same of one module ("binning", "figures.style") and all that it imports."""
+    return _modules_digest(f"import dc3.{name}", package).hex()
 
 
 def _modules_digest(source: str, package: Path) -> bytes:
     digest = hashlib.sha256()
-    for module in sorted(imported_modules(source, package)):
-        digest.update(ast.dump(ast.parse((package / f"{module}.py").read_text())).encode())
-        if (style := package / f"{module}.mplstyle").exists():
+    for file in sorted(imported_files(source, package)):
+        digest.update(ast.dump(ast.parse(file.read_text(encoding="utf-8"))).encode())
+        for style in sorted(file.parent.glob(f"{file.stem}.mplstyle")):
             digest.update(style.read_bytes())
     return digest.digest()
 
 
-def imported_modules(source: str, package: Path = PACKAGE) -> set[str]:
-    """The dc3 modules that a source imports, and those that they import."""
-    found: set[str] = set()
-    waiting = _direct_imports(source, package)
+def imported_files(source: str, package: Path = PACKAGE) -> set[Path]:
+    """The files of the dc3 modules that a source imports, and of those that they import, at any depth of folders."""
+    found: set[Path] = set()
+    waiting = set(_direct_imports(source, package))
     while waiting:
-        module = waiting.pop()
-        if module not in found:
-            found.add(module)
-            waiting |= _direct_imports((package / f"{module}.py").read_text(), package)
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting |= set(_direct_imports(file.read_text(encoding="utf-8"), package))
     return found
 
 
-def _direct_imports(source: str, package: Path) -> set[str]:
-    names: set[str] = set()
+def _direct_imports(source: str, package: Path) -> Iterator[Path]:
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == "dc3":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dc3."):
-            names.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("dc3.")}
-    return {name for name in names if (package / f"{name}.py").exists()}
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, *parts = name.split(".")
+            if first == "dc3":
+                yield from _files_of(package, parts)
+
+
+def _files_of(package: Path, parts: list[str]) -> Iterator[Path]:
+    """The modules on a dotted path below dc3: packages by their __init__; what is no module is a name in the last."""
+    place = package
+    for part in parts:
+        place = place / part
+        file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if not file.exists():
+            return
+        yield file

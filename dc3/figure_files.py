@@ -22,7 +22,14 @@ log = logging.getLogger(__name__)
 STYLE = Path(__file__).with_name("figure_files.mplstyle")
 LIMIT = 300_000  # bytes a file: pages with a dozen figures still load, and a repository can keep them
 PALETTE = 256  # colours, where photographs have to be reduced: PNG and PDF store them in one byte a pixel
-REDUCTIONS = [(200, None), (100, None), (150, PALETTE), (100, PALETTE), (50, PALETTE)]  # dots an inch, colours
+REDUCTIONS = [  # dots an inch, colours, whether marks become rasters
+    (200, None, False),
+    (100, None, False),
+    (150, PALETTE, False),
+    (100, PALETTE, False),
+    (100, PALETTE, True),
+    (50, PALETTE, True),
+]
 UNDATED = {  # what would make two files of one picture differ: dates and versions
     ".png": {"Software": None},
     ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
@@ -32,16 +39,12 @@ plt.style.use(STYLE)
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # a hundred lines a PDF on what it did to the fonts
 
 
-class FigureTooLarge(ValueError):
-    """A figure that no reduction brings below LIMIT."""
-
-
 def save(figure: Figure, path: Path) -> None:
     """Writes path.png and path.pdf, each complete or not at all; path's own suffix does not matter.
 
     A file above LIMIT is written again with less, and the log says so: rasters at 100 instead of 200 dots an inch, then
-    in 256 colours of their own choice. Lines and text of the PDF stay vectors throughout.
-    Raises FigureTooLarge when that is not enough: too many vector marks, which the drawing function must rasterise.
+    in 256 colours of their own choice; last, the marks of a PDF become rasters too, and only its text stays vectors.
+    What is larger even then is kept, with a warning: the size of a picture never ends a run.
     """
     for suffix, metadata in UNDATED.items():
         target = path.with_suffix(suffix)
@@ -51,19 +54,17 @@ def save(figure: Figure, path: Path) -> None:
 
 def _write(figure: Figure, partial: Path, target: Path, metadata: dict[str, None]) -> None:
     name = target.name
-    for dpi, colors in REDUCTIONS:
-        with _images_in(figure, colors):
+    for dpi, colors, marks in REDUCTIONS:
+        with _images_in(figure, colors), _rasterized(figure, marks):
             figure.savefig(partial, dpi=dpi, metadata=metadata)
         if colors and target.suffix == ".png":
             _to_palette(partial, colors)
         if partial.stat().st_size <= LIMIT:
-            if (dpi, colors) != REDUCTIONS[0]:
+            if (dpi, colors, marks) != REDUCTIONS[0]:
                 log.info("%s: reduced to %d dpi%s to stay below %d kB", name, dpi, _told(colors), LIMIT // 1000)
             return
-    raise FigureTooLarge(
-        f"{name} takes {partial.stat().st_size / 1000:.0f} kB at {dpi} dpi and {colors} colours, {LIMIT // 1000} kB "
-        "are allowed: show fewer images, or draw its many marks with rasterized=True"
-    )
+    size = partial.stat().st_size / 1000
+    log.warning("%s takes %.0f kB, more than %d kB: show fewer images or marks in it", name, size, LIMIT // 1000)
 
 
 def _to_palette(path: Path, colors: int) -> None:
@@ -92,6 +93,20 @@ def _images_in(figure: Figure, colors: int | None) -> Iterator[None]:
     finally:
         for image, pixels in zip(photographs, originals, strict=True):
             image.set_data(pixels)
+
+
+@contextmanager
+def _rasterized(figure: Figure, marks: bool) -> Iterator[None]:
+    """The figure with lines, points and cells as rasters, which only a PDF tells from vectors."""
+    drawn = [mark for ax in figure.axes for mark in (*ax.collections, *ax.lines, *ax.patches)] if marks else []
+    before = [mark.get_rasterized() for mark in drawn]
+    try:
+        for mark in drawn:
+            mark.set_rasterized(True)
+        yield
+    finally:
+        for mark, was in zip(drawn, before, strict=True):
+            mark.set_rasterized(was)
 
 
 def quantised(pixels: np.ndarray, colors: int) -> np.ndarray:

@@ -112,14 +112,21 @@ def training_curve(history: pd.DataFrame, chance: float) -> Figure:
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Counts (C, C) of `evaluation.confusion_matrix`, true class down, predicted class across."""
+    """Counts (C, C) of `evaluation.confusion_matrix`, true class down, predicted class across.
+
+    Up to MAX_CLASSES have their counts in the cells, up to MAX_NAMES their names; more are a raster with a colour bar,
+    because the vector cells of 200 classes make a file of megabytes.
+    """
     figure, ax = plt.subplots(figsize=(4.6, 3.8))
     few = len(classes) <= MAX_CLASSES
-    sns.heatmap(matrix, annot=few, fmt="d", cmap="Blues", cbar=not few, ax=ax, annot_kws={"size": 7})
+    cells = {"annot": few, "fmt": "d", "annot_kws": {"size": 7}, "cbar": not few, "cmap": "Blues"}
+    sns.heatmap(matrix, **cells, xticklabels=False, yticklabels=False, ax=ax, rasterized=not few)
     ax.set(xlabel="predicted class (cells: images)", ylabel="true class")
-    if few:
+    if len(classes) <= MAX_NAMES:
         ax.set_xticks(np.arange(len(classes)) + 0.5, classes, rotation=45, ha="right", rotation_mode="anchor")
         ax.set_yticks(np.arange(len(classes)) + 0.5, classes, rotation=0)
+    else:
+        ax.set(xlabel="predicted class, in the order of the classes (cells: images)", ylabel="true class")
     return figure
 
 

@@ -23,6 +23,8 @@ from dc3.progress import trange
 
 log = logging.getLogger(__name__)
 
+RISE = 0.2  # of the steps, in which the one cycle's learning rate rises
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -87,6 +89,14 @@ def train(
     return run.model.eval(), run.history
 
 
+def _rise(steps: int) -> float:
+    """The share of the steps in which the learning rate rises: a fifth, as long as that is not the first step alone.
+
+    Torch's schedule divides by the length of the rise less one step, which of five steps is 0.
+    """
+    return RISE if RISE * steps != 1 else 2 / steps
+
+
 class _Run:
     """The state of one training: what a checkpoint holds, and the data it learns from."""
 
@@ -103,7 +113,7 @@ class _Run:
         )
         steps = recipe.epochs * len(batches(torch.arange(len(labels)), recipe.batch_size))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, peak, total_steps=steps, pct_start=0.2, cycle_momentum=False
+            self.optimizer, peak, total_steps=steps, pct_start=_rise(steps), cycle_momentum=False
         )
         self.epoch, self.images = 0, ""  # the images' digest, where there is a checkpoint to compare it with
         self.history: list[dict] = []

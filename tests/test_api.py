@@ -8,7 +8,7 @@ import pytest
 
 from dc3.code_fingerprint import PACKAGE
 
-MODULES = sorted(PACKAGE.glob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
 DEFINITION = ast.ClassDef | ast.FunctionDef
 Documented = ast.Module | DEFINITION
 OF_ANOTHER = ("errors of `", "aises as")  # a docstring that leaves the errors to a neighbour's
@@ -56,7 +56,7 @@ def faults(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_every_public_name_has_a_docstring_that_reads_in_pydoc(path):
     assert not faults(path.read_text())
 

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dc3.code_fingerprint import notebook_fingerprint
+from dc3.code_fingerprint import PACKAGE, imported_files, module_fingerprint, notebook_fingerprint
 
 CELLS = ["x = 1", "stage.output('a')", "stage.finish(x=x)", "panel"]
 
@@ -46,3 +46,54 @@ def test_a_line_before_the_stage_is_finished_is_code_of_any_kind(tmp_path, known
 def test_a_saved_cell_that_is_no_python_is_named(tmp_path):
     with pytest.raises(SyntaxError, match=r"01_x.ipynb, cell \[1\] as it was saved is not Python"):
         fingerprint(tmp_path, [new_code_cell("x = 1"), new_code_cell("half a thought (")])
+
+
+def package(folder):
+    """A package like dc3: a room within a room, and a notebook's cell that imports a module two levels down."""
+    (folder / "machine/disk").mkdir(parents=True)
+    for room in ("machine", "machine/disk"):
+        (folder / room / "__init__.py").write_text('"""A room."""\n')
+    (folder / "machine/disk/files.py").write_text("from dc3.arrays import rows\nx = 1\n")
+    (folder / "machine/disk/locks.py").write_text("y = 1\n")
+    (folder / "arrays.py").write_text("rows = 1\n")
+    return folder
+
+
+IMPORTS = [
+    "import dc3.machine.disk.files",
+    "from dc3.machine.disk import files",
+    "from dc3.machine.disk.files import x",
+    "def late():\n    from dc3.machine.disk.files import x",
+]
+
+
+@pytest.mark.parametrize("imported", IMPORTS)
+@pytest.mark.parametrize("edited", ["machine/disk/files.py", "arrays.py", "machine/disk/__init__.py"])
+def test_an_edit_two_levels_down_changes_the_stages_code(tmp_path, imported, edited):
+    dc3 = package(tmp_path / "dc3")
+    cells = [new_code_cell(imported), new_code_cell("stage.finish()")]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "01_x.ipynb")
+    before = notebook_fingerprint("01_x", tmp_path, dc3)
+    (dc3 / edited).write_text((dc3 / edited).read_text() + "z = 2\n")
+    assert notebook_fingerprint("01_x", tmp_path, dc3) != before
+
+
+def test_an_edit_of_what_is_not_imported_changes_nothing(tmp_path):
+    dc3 = package(tmp_path / "dc3")
+    before = module_fingerprint("machine.disk.files", dc3)
+    (dc3 / "machine/disk/locks.py").write_text("y = 2\n")
+    assert module_fingerprint("machine.disk.files", dc3) == before
+
+
+def test_a_figures_style_is_code(tmp_path):
+    dc3 = package(tmp_path / "dc3")
+    before = module_fingerprint("machine.disk.files", dc3)
+    (dc3 / "machine/disk/files.mplstyle").write_text("font.size: 8\n")
+    assert module_fingerprint("machine.disk.files", dc3) != before
+
+
+def test_every_module_of_the_package_is_found_by_its_name():
+    for file in PACKAGE.rglob("*.py"):
+        name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if name != "__init__":
+            assert file in imported_files(f"import dc3.{name}"), file

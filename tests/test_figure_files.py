@@ -76,11 +76,29 @@ def test_what_fits_is_not_reduced(tmp_path, caplog):
     assert caplog.text == ""
 
 
-def test_a_figure_that_cannot_be_reduced_is_refused_by_name(tmp_path, monkeypatch):
+def test_a_figure_that_cannot_be_reduced_is_kept_and_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(figure_files, "LIMIT", 2000)
-    with pytest.raises(figure_files.FigureTooLarge, match=r"gains.png takes \d+ kB at 50 dpi.*rasterized=True"):
-        figures.save(curves(), tmp_path / "gains.png")
-    assert list(tmp_path.iterdir()) == []
+    figures.save(curves(), tmp_path / "gains.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gains.pdf", "gains.png"]
+    assert re.search(r"gains.png takes \d+ kB, more than 2 kB", caplog.text)
+
+
+def test_a_print_of_a_hundred_thousand_marks_becomes_a_raster_and_its_text_stays_text(tmp_path):
+    figure, ax = plt.subplots()
+    marks = ax.scatter(*np.random.default_rng(0).random((2, 100_000)), c=np.linspace(0, 1, 100_000), s=4)
+    figures.save(figure, tmp_path / "marks.png")
+    content = (tmp_path / "marks.pdf").read_bytes()
+    assert len(content) <= figure_files.LIMIT and b"/Subtype /Image" in content
+    assert b"/TrueType" in content or b"/CIDFontType2" in content
+    assert not marks.get_rasterized(), "the figure itself stays as it was drawn"
+
+
+@pytest.mark.parametrize("classes", [10, 25, 100, 200, 1000])
+def test_a_confusion_matrix_of_any_number_of_classes_is_a_small_file(tmp_path, classes):
+    matrix = np.random.default_rng(0).integers(0, 50, (classes, classes))
+    figures.save(figures.confusion(matrix, [f"class {k}" for k in range(classes)]), tmp_path / "confusion.png")
+    for suffix in (".png", ".pdf"):
+        assert (tmp_path / f"confusion{suffix}").stat().st_size <= figure_files.LIMIT
 
 
 def test_a_palette_of_an_image_is_near_it():

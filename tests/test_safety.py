@@ -75,7 +75,7 @@ def test_no_code_of_ours_reads_pickles_or_trusts_remote_code():
         r"\bpickle\.loads?\(|joblib\.load|read_pickle|torch\.load\((?!.*weights_only)"
     )
     assert forbidden.search("torch.load(path)") and not forbidden.search("torch.load(path, weights_only=True)")
-    sources = [*REPOSITORY.glob("dc3/*.py"), *NOTEBOOKS.glob("*.ipynb")]
+    sources = [*REPOSITORY.glob("dc3/**/*.py"), *NOTEBOOKS.glob("*.ipynb")]
     found = [f"{path.name}: {hit.group()}" for path in sources for hit in forbidden.finditer(path.read_text())]
     assert len(sources) > 40 and not found
 

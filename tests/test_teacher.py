@@ -310,3 +310,11 @@ def test_a_teacher_below_the_wanted_accuracy_is_refused_with_what_to_do(trained,
     turned = replace(test, labels=(labels + 1) % 3)
     with pytest.raises(ValueError, match=r"are its classes in the order .'red', 'green', 'blue'"):
         teacher.obtain(str(file), turned, turned, epochs=1, **common | {"min_accuracy": 0.5})
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_a_teacher_of_any_number_of_steps_is_trained(steps):
+    images, labels = colours(n=4 * steps + 3, side=8)
+    fields = {"network": "conv3", "width": 4, "batch_size": 4, "num_classes": 3, "epochs": 1}
+    _, history = teacher.train(images[: 4 * steps], labels[: 4 * steps], seed=0, device="cpu", **fields)
+    assert np.isfinite(history[0]["loss"]) and history[0]["lr"] >= 0
