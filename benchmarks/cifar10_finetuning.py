@@ -8,8 +8,9 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from dc3 import figures, figures_generation, paths, settings
+from dc3 import figures, figures_generation, settings
 from dc3.generation_study import IMAGES, summary
+from dc3.machine import paths
 
 RUNS = {10: "cifar10_finetuning_ipc10", 50: "cifar10_finetuning_ipc50"}
 GENERATED = {"full set": "DiT-full_set-0", "random": "DiT-random-0", "DC3": "DiT-dc3-0"}

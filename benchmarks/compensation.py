@@ -17,10 +17,11 @@ import torch
 import typer
 from PIL import Image
 
-from dc3 import condensed, data, devices, parameters
+from dc3 import condensed, data, parameters
 from dc3.compensation import Coloring, compensate, draw
 from dc3.editor import Editor, load_editor
 from dc3.image_set import ImageSet
+from dc3.machine import devices
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
 

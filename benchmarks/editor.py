@@ -26,13 +26,14 @@ from torch import nn
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from dc3 import checkpoints, color, data, devices, parameters, paths
+from dc3 import checkpoints, color, data, parameters
 from dc3 import teacher as teacher_training
 from dc3.blending import blend
 from dc3.compensation import to_uint8
 from dc3.editor import Editor, load_editor
 from dc3.evaluation import accuracy
 from dc3.image_set import ImageSet
+from dc3.machine import devices, paths
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
 WARM, COLD = DEFAULTS["warm_prompts"], DEFAULTS["cold_prompts"]

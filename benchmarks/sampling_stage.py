@@ -22,8 +22,9 @@ import torch
 import typer
 from torch import nn
 
-from dc3 import binning, checkpoints, class_strategies, data, networks, paths, sampling, strategies
+from dc3 import binning, checkpoints, class_strategies, data, networks, sampling, strategies
 from dc3.image_set import ImageSet
+from dc3.machine import paths
 
 IMAGE_SIZE, IPC, BINS = 32, 10, 10
 GRID = 8  # pixels a side that the bins are made of

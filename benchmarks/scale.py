@@ -25,8 +25,9 @@ import pandas as pd
 import torch
 import typer
 
-from dc3 import binning, factors, features, networks, paths, strategies
+from dc3 import binning, factors, features, networks, strategies
 from dc3.image_set import ImageSet
+from dc3.machine import paths
 
 SEED = 0
 SIDE, CLASS_SIZE, OUTPUTS, WIDTH = 32, 100, 1000, 32

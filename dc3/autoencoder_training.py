@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from dc3.devices import autocast
+from dc3.machine.devices import autocast
 
 KL_WEIGHT = 1e-4  # enough to keep the latents' scale bounded; more of it blurs 32-pixel images
 SCALING_BATCHES = 8

@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from dc3.arrays import Rows, groups, read_rows
-from dc3.progress import tqdm
+from dc3.machine.arrays import Rows, groups, read_rows
+from dc3.machine.progress import tqdm
 
 log = logging.getLogger(__name__)
 

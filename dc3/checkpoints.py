@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dc3 import networks
-from dc3.files import replacing
+from dc3.machine.files import replacing
 
 METADATA = "dc3.teacher"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dc3 import paths
+from dc3.machine import paths
 from dc3.parameters import ParameterError, all_declared, parse_value, read_file
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -33,7 +33,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="redo every stage")] = False,
 ) -> None:
     """Execute the notebooks of a run in order; stages that are up to date are skipped."""
-    from dc3.locks import Busy
+    from dc3.machine.locks import Busy
     from dc3.runner import StageFailed, run_notebooks
 
     try:
@@ -197,7 +197,7 @@ def train_editor(
 ) -> None:
     """Train the editor that the package ships; killed and started again, it goes on from its last checkpoint."""
     from dc3 import editor_training
-    from dc3.claims import AnotherTraining
+    from dc3.machine.claims import AnotherTraining
 
     recipe = editor_training.Recipe.model_validate(read_file(recipe_file))
     try:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dc3.paths import NOTEBOOKS
+from dc3.machine.paths import NOTEBOOKS, PACKAGE
 
-PACKAGE = Path(__file__).resolve().parent
 LAST = "stage.finish("  # in the last cell that a stage's result depends on
 NOT_CODE = {"injected-parameters", "scratch"}  # tags of cells that the result does not depend on
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dc3 import paths, run_summary
+from dc3 import run_summary
 from dc3.figure_files import save, save_table
+from dc3.machine import paths
 from dc3.run_summary import Manifests
 
 COLORS, DISTANCES, SAMPLING = "color_and_fid_colors", "color_and_fid_distances", "03_sampling"

@@ -17,12 +17,12 @@ from PIL import Image, PngImagePlugin
 
 from dc3.data import image_folder
 from dc3.decoding import size_of
-from dc3.engine import LOCAL, Columns, Engine
-from dc3.files import replacing, sha256
-from dc3.folders import printable
 from dc3.image_set import ImageSet
-from dc3.progress import tqdm
-from dc3.storage import Remote
+from dc3.machine.engine import LOCAL, Columns, Engine
+from dc3.machine.files import replacing, sha256
+from dc3.machine.folders import printable
+from dc3.machine.progress import tqdm
+from dc3.machine.storage import Remote
 
 CHUNK_KEY = "dc3"  # of the PNG text chunk
 PROVENANCE = "provenance.parquet"

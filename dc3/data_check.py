@@ -17,10 +17,10 @@ import pandas as pd
 from dc3 import data
 from dc3.condensed import PROVENANCE
 from dc3.decoding import UnreadableImage, header_of, read_image
-from dc3.folders import printable, walk
 from dc3.image_set import DECODERS, ImageSet
+from dc3.machine.folders import printable, walk
+from dc3.machine.progress import tqdm
 from dc3.parameters import declared
-from dc3.progress import tqdm
 
 DECODED_BY_DEFAULT = 20_000  # images: a minute or two where they are photographs
 IMAGE_SIZES = (32, 64, 128, 224)  # the published ones

@@ -4,7 +4,8 @@ from typing import Any
 
 import yaml
 
-from dc3 import paths, scenes
+from dc3 import scenes
+from dc3.machine import paths
 
 FILL_IN = "**Fill this in before you publish the set.**"
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor, nn
 
-from dc3 import paths
 from dc3.finetuning import seeded
+from dc3.machine import paths
 from dc3.pipelines import NOISE_SCHEDULE, first_line, quiet_loading
 
 NULL_CLASS = 1000  # DiTPipeline guides away from row 1000 of the class embeddings, whatever the number of classes

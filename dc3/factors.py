@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dc3.arrays import RowFile
-from dc3.engine import LOCAL, Columns, Engine, chunks
-from dc3.files import replacing
 from dc3.image_set import ImageSet
+from dc3.machine.arrays import RowFile
+from dc3.machine.engine import LOCAL, Columns, Engine, chunks
+from dc3.machine.files import replacing
 from dc3.networks import last_linear
 from dc3.sampling import checked_labels, factor_batches
 

@@ -12,11 +12,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dc3.arrays import RowFile
-from dc3.devices import autocast
-from dc3.engine import LOCAL, Columns, Engine, chunks
-from dc3.files import replacing
 from dc3.image_set import ImageSet
+from dc3.machine.arrays import RowFile
+from dc3.machine.devices import autocast
+from dc3.machine.engine import LOCAL, Columns, Engine, chunks
+from dc3.machine.files import replacing
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 VAE_EXPECTED = (

@@ -14,7 +14,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from dc3.feature_networks import FeatureNetwork
 from dc3.image_set import ImageSet, image_slice
-from dc3.progress import tqdm
+from dc3.machine.progress import tqdm
 
 log = logging.getLogger(__name__)
 

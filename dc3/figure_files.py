@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
-from dc3.files import replacing
+from dc3.machine.files import replacing
 
 log = logging.getLogger(__name__)
 

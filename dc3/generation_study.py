@@ -11,11 +11,11 @@ import pandas as pd
 
 from dc3 import evaluation, fidelity
 from dc3.checkpoints import Teacher
-from dc3.claims import claim
 from dc3.feature_networks import FeatureNetwork
-from dc3.files import replacing
 from dc3.finetuning import Generator, Recipe, encode, generate, train
 from dc3.image_set import ImageSet
+from dc3.machine.claims import claim
+from dc3.machine.files import replacing
 
 REAL = "real images"  # the row of training images under the same scores: what no generator can be expected to beat
 KID_SUBSET = 100

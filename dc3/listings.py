@@ -4,9 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
-from dc3.files import sha256
-from dc3.folders import LinkLoop, walk
-from dc3.storage import Place, Remote
+from dc3.machine.files import sha256
+from dc3.machine.folders import LinkLoop, walk
+from dc3.machine.storage import Place, Remote
 
 READ = 64 << 20  # bytes: what is no larger is known by its content, which is the same in every clone and copy
 

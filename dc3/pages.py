@@ -10,7 +10,7 @@ from pathlib import Path
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from dc3.files import replacing
+from dc3.machine.files import replacing
 
 QUIET = logging.getLogger("dc3.nbconvert")  # which else warns of pictures without a text for those who cannot see them
 QUIET.setLevel(logging.ERROR)

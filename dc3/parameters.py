@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, Positi
 from pydantic import create_model as create_pydantic_model
 from pydantic_core import ErrorDetails
 
-from dc3.paths import NOTEBOOKS
+from dc3.machine.paths import NOTEBOOKS
 
 Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -107,10 +107,16 @@ def declared(notebook: str, folder: Path = NOTEBOOKS) -> dict[str, Parameter]:
     for node in ast.parse(source).body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value):
             raise ParameterError(f"{notebook}.ipynb, parameters: {ast.unparse(node)!r} is not `name: Type = default`")
-        name, comment = node.target.id, lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+        name, comment = node.target.id, _behind(node.value, lines)
         default = ast.literal_eval(node.value)
         found[name] = Parameter(name, ast.unparse(node.annotation), default, comment.strip(" #"), (notebook,))
     return found
+
+
+def _behind(value: ast.expr, lines: list[str]) -> str:
+    """What stands behind a value on its last line; columns of `ast` count bytes of UTF-8."""
+    assert value.end_lineno and value.end_col_offset is not None
+    return lines[value.end_lineno - 1].encode()[value.end_col_offset :].decode()
 
 
 def _parameters_cell(path: Path) -> str:

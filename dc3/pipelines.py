@@ -5,7 +5,7 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 
-from dc3 import paths
+from dc3.machine import paths
 
 NOISE_SCHEDULE = {  # v and zero terminal SNR (arXiv 2305.08891): usual noise shows the mean of small latents to its end
     "beta_start": 0.00085,

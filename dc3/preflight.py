@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dc3 import paths
+from dc3.machine import paths
 from dc3.parameters import ParameterError
 from dc3.preflight_values import check_rows, check_values
 
@@ -36,7 +36,7 @@ def check_inputs(params: dict[str, Any]) -> None:
 
 
 def _check_engine(params: dict[str, Any]) -> None:
-    from dc3 import engine  # brings torch
+    from dc3.machine import engine  # brings torch
 
     try:
         engine.check(params["engine"], params["ray_address"])

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dc3 import paths
+from dc3.machine import paths
 from dc3.parameters import ParameterError
 from dc3.runs import read_json
 

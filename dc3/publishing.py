@@ -7,10 +7,10 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dc3.condensed import PROVENANCE
-from dc3.files import replacing
-from dc3.folders import walk
-from dc3.progress import tqdm
-from dc3.storage import Place, Remote
+from dc3.machine.files import replacing
+from dc3.machine.folders import walk
+from dc3.machine.progress import tqdm
+from dc3.machine.storage import Place, Remote
 
 
 def publish(folder: Path, target: Place) -> int:

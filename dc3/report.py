@@ -7,7 +7,8 @@ import nbformat
 import pandas as pd
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from dc3 import paths, run_summary
+from dc3 import run_summary
+from dc3.machine import paths
 from dc3.pages import change_text, picture, write_page
 from dc3.run_summary import Manifests, without_machine_paths
 from dc3.runs import executed_copy

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dc3 import paths
+from dc3.machine import paths
 from dc3.parameters import all_declared, notebook_names
 from dc3.runs import read_json, read_manifest
 

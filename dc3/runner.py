@@ -19,7 +19,8 @@ from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from dc3 import gallery, locks, paths
+from dc3 import gallery
+from dc3.machine import locks, paths
 from dc3.notebooks import strip_noise
 from dc3.parameters import Parameter, ParameterError, all_declared, check, notebook_names
 from dc3.preflight import check_inputs

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dc3 import gallery, locks, paths
+from dc3 import gallery
 from dc3.code_fingerprint import notebook_fingerprint
-from dc3.files import replacing, sha256
 from dc3.listings import is_as_listed, listing
+from dc3.machine import locks, paths
+from dc3.machine.files import replacing, sha256
+from dc3.machine.storage import Place
 from dc3.parameters import check, decisive, declared
-from dc3.storage import Place
 
 MANIFEST = "manifest.json"
 LOCKS = ".locks"
@@ -84,7 +85,7 @@ class Stage:
         return location
 
     def output(self, name: str) -> Path:
-        """The path for one of the stage's own files; write it through `dc3.files.replacing`."""
+        """The path for one of the stage's own files; write it through `dc3.machine.files.replacing`."""
         return self.folder / name
 
     def finish(self, **facts: Any) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from dc3 import data, devices, paths
+from dc3 import data
 from dc3.image_set import ImageSet
+from dc3.machine import devices, paths
 from dc3.runs import Stage, read_json, write_json
 
 FILE = "settings.json"

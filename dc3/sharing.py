@@ -1,7 +1,7 @@
 """Sharing: a stage that another run has finished with the same parameters, code and inputs is taken over, not redone.
 
 Files are taken over as hard links. That is safe because stages never change a file in place: they write a new one
-beside it and rename (`dc3.files.replacing`).
+beside it and rename (`dc3.machine.files.replacing`).
 """
 
 import os
@@ -9,10 +9,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dc3 import gallery, locks, paths
+from dc3 import gallery
 from dc3.code_fingerprint import notebook_fingerprint
-from dc3.files import flush_to_disk, sha256
 from dc3.listings import is_as_listed
+from dc3.machine import locks, paths
+from dc3.machine.files import flush_to_disk, sha256
 from dc3.parameters import decisive
 from dc3.runs import MANIFEST, at_work, executed_copy, read_manifest, stage_lock, write_json
 

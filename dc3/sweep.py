@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dc3 import locks, paths
-from dc3.files import replacing
 from dc3.grid import Sweep, Values, for_each, read_sweep
+from dc3.machine import locks, paths
+from dc3.machine.files import replacing
 from dc3.parameters import ParameterError, notebook_names
 from dc3.preflight import check_inputs
 from dc3.runner import StageFailed, run_notebooks

@@ -8,7 +8,7 @@ import pandas as pd
 import papermill
 from traitlets.config import Config
 
-from dc3 import paths
+from dc3.machine import paths
 from dc3.notebooks import strip_noise
 from dc3.pages import write_page
 from dc3.runner import kernel_channel

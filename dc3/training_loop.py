@@ -10,8 +10,8 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from dc3.files import replacing
-from dc3.progress import trange
+from dc3.machine.files import replacing
+from dc3.machine.progress import trange
 
 log = logging.getLogger(__name__)
 

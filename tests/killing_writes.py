@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3.files import replacing, sha256
+from dc3.machine.files import replacing, sha256
 
 VALUES = [np.random.default_rng(k).integers(0, 256, (256, 256, 3), dtype=np.uint8) for k in range(2)]
 

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from dc3 import arrays
+from dc3.machine import arrays
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dc3 import data, features, paths, runs
+from dc3 import data, features, runs
 from dc3.autoencoder_training import build_autoencoder
 from dc3.compensation import copy
 from dc3.decoding import UnreadableImage
+from dc3.machine import paths
 from dc3.settings import settle
 
 MANY = 10_000

@@ -15,10 +15,10 @@ from dc3.compensation import Coloring, EditFailed, compensate, compensated, copy
 from dc3.data import image_folder
 from dc3.editor import load_editor
 from dc3.evaluation import image_losses
-from dc3.files import sha256
 from dc3.image_set import in_memory
+from dc3.machine.files import sha256
+from dc3.machine.paths import SHIPPED_EDITOR
 from dc3.networks import create
-from dc3.paths import SHIPPED_EDITOR
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from dc3 import cli, data
 from dc3.data_check import CONDENSED, DATA_SET, counts, look, sizes, teacher_epochs
 from dc3.data_check_text import suggestions, told
+from dc3.machine.paths import REPOSITORY
 from dc3.parameters import all_declared, check, parse_value, read_file
-from dc3.paths import REPOSITORY
 
 COUNTS = {"train": {"cat": 4, "dog": 3}, "val": {"cat": 2, "dog": 2}}
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dc3 import devices
+from dc3.machine import devices
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

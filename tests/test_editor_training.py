@@ -5,12 +5,12 @@ from skimage.color import rgb2lab
 from torch import nn
 
 from dc3 import editor_training
-from dc3.claims import AnotherTraining, claim_or_refuse
 from dc3.editor_training import INSTRUCTION, PairStream, Recipe, train_editor
 from dc3.evaluation import images_digest
 from dc3.grading import GRADES, grade
+from dc3.machine.claims import AnotherTraining, claim_or_refuse
+from dc3.machine.paths import REPOSITORY
 from dc3.parameters import read_file
-from dc3.paths import REPOSITORY
 from dc3.tokenizer import build_tokenizer
 from dc3.training_loop import fit
 

@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 from squares import Squares
 
-from dc3 import condensed, data, engine, factors, features, networks, paths, runs, strategies
+from dc3 import condensed, data, factors, features, networks, runs, strategies
 from dc3.autoencoder_training import build_autoencoder
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.compensation import Coloring, compensate
 from dc3.decoding import UnreadableImage
-from dc3.engine import LOCAL, Engine, EngineFailed, chunks
-from dc3.files import sha256
 from dc3.image_set import in_memory
+from dc3.machine import engine, paths
+from dc3.machine.engine import LOCAL, Engine, EngineFailed, chunks
+from dc3.machine.files import sha256
 from dc3.parameters import ParameterError, all_declared, check
 from dc3.preflight import check_inputs
 

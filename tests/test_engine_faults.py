@@ -11,14 +11,15 @@ from slow_making import BATCH, IMAGES, PICKS, STAMP, Inverted
 from workshop import PARAMETERS, Workshop
 
 from dc3 import condensed
-from dc3.files import sha256
+from dc3.machine.files import sha256
 
 pytestmark = pytest.mark.slow
 PATIENCE = 600  # seconds, on a machine that has other things to do
 
 MAKE = [
     "import os\nfrom pathlib import Path\nfrom slow_making import BATCH, IMAGES, PICKS, STAMP, Inverted\n"
-    "from dc3 import condensed, runs\nfrom dc3.engine import Engine\nfrom dc3.parameters import PositiveInt, RunName",
+    "from dc3 import condensed, runs\nfrom dc3.machine.engine import Engine\n"
+    "from dc3.parameters import PositiveInt, RunName",
     PARAMETERS + "n: PositiveInt = 3  # has no effect",
     'stage = runs.begin("00_make", globals())\n'
     'home, where = Path(os.environ["DC3_HOME"]), Engine("ray", actors=1)\n'

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dc3 import explorer
 from dc3.compensation import Coloring
-from dc3.paths import HEADLESS
+from dc3.machine.paths import HEADLESS
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from dc3 import figure_files, figures, figures_accuracy
-from dc3.files import sha256
+from dc3.machine.files import sha256
 
 # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB
 DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]

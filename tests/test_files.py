@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from dc3 import files
+from dc3.machine import files
 
 
 def test_the_target_appears_whole_and_nothing_else_stays(tmp_path):

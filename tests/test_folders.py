@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dc3 import data, folders
+from dc3 import data
 from dc3.decoding import UnreadableImage, read_image
 from dc3.listings import is_as_listed, listing
+from dc3.machine import folders
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import torch
 
 from dc3.generators import plans_of
 from dc3.image_set import in_memory
+from dc3.machine.paths import SHIPPED_EDITOR
 from dc3.parameters import declared
-from dc3.paths import SHIPPED_EDITOR
 from dc3.settings import Settings
 
 SETTINGS = Settings(5, torch.device("cpu"), "float32", {}, ["cat", "dog", "hen"], {})

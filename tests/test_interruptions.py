@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from workshop import COUNT, TOTAL, Workshop, stages_run
 
-from dc3 import paths, runs
-from dc3.files import sha256
+from dc3 import runs
+from dc3.machine import paths
+from dc3.machine.files import sha256
 
 pytestmark = pytest.mark.slow
 
 SLOW_TOTAL = [
-    "import os\nimport time\nfrom pathlib import Path\n" + TOTAL[0] + "\nfrom dc3.files import replacing",
+    "import os\nimport time\nfrom pathlib import Path\n" + TOTAL[0] + "\nfrom dc3.machine.files import replacing",
     TOTAL[1],
     'stage = runs.begin("01_total", globals())\n'
     'numbers = stage.input("00_count/numbers.txt").read_text().split(",")\n'

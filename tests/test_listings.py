@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from dc3 import listings, locks, paths, runs
+from dc3 import listings, runs
 from dc3.listings import is_as_listed, listing
+from dc3.machine import locks, paths
 from dc3.parameters import declared
 
 STAGE = "01_features"

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from dc3 import locks
+from dc3.machine import locks
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dc3 import locks
+from dc3.machine import locks
 locks.take(Path(sys.argv[1]), "busy")
 print("held", flush=True)
 time.sleep(600)

@@ -3,8 +3,8 @@
 import pytest
 
 from dc3.grid import read_sweep
+from dc3.machine.paths import REPOSITORY
 from dc3.parameters import all_declared, check, read_file
-from dc3.paths import REPOSITORY
 from dc3.published import IPCS, RESNET18
 
 FILES = sorted((REPOSITORY / "params").glob("*.yaml"))

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 import yaml
 
-from dc3.paths import NOTEBOOKS, REPOSITORY, SHIPPED_EDITOR
+from dc3.machine.paths import NOTEBOOKS, REPOSITORY, SHIPPED_EDITOR
 
 MEGABYTE = 1e6
 NOT_IN_THE_DEMO = ("validation_published.png", "validation_published")  # the embedded images have no published numbers

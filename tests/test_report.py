@@ -6,7 +6,8 @@ import pytest
 from finished_runs import FOLDER_OF_THE_MACHINE, make_run
 from typer.testing import CliRunner
 
-from dc3 import cli, paths, run_summary
+from dc3 import cli, run_summary
+from dc3.machine import paths
 
 
 def report(*arguments):

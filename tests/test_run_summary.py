@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from dc3 import compare, paths, report
+from dc3 import compare, report
+from dc3.machine import paths
 
 DEMO = paths.REPOSITORY / "figures" / "demo"
 

@@ -12,8 +12,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from dc3 import checkpoints, features, networks
+from dc3.machine.paths import NOTEBOOKS, REPOSITORY
 from dc3.parameters import ParameterError, parse_value, read_file
-from dc3.paths import NOTEBOOKS, REPOSITORY
 
 SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|USER|HOST|HOME|PATH|PWD|DIR|PROXY|URL")
 LONG_ENOUGH = 6  # a shorter value, such as /root or utf8, may well be a word of the text; paths are looked for beside

@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 
-from dc3.paths import REPOSITORY
+from dc3.machine.paths import REPOSITORY
 
 SCRIPT = REPOSITORY / "benchmarks" / "scale.py"
 

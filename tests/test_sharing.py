@@ -7,7 +7,8 @@ import os
 import pytest
 from workshop import Workshop, stages_run
 
-from dc3 import paths, runs, sharing
+from dc3 import runs, sharing
+from dc3.machine import paths
 
 STAGE = "01_total"
 PARAMS = {"factor": 2}

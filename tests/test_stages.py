@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from dc3 import locks, runs
+from dc3 import runs
+from dc3.machine import locks
 from dc3.parameters import declared
 
 STAGE = "04_compensation"

@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from dc3 import checkpoints, evaluation, networks, teacher
-from dc3.claims import AnotherTraining
 from dc3.image_set import ImageSet, in_memory
+from dc3.machine.claims import AnotherTraining
 
 CLASSES = ["red", "green", "blue"]
 SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "device": "cpu", "seed": 3}

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from dc3 import progress
+from dc3.machine import progress
 
 Columns = dict[str, Any]  # name → one value a row: an array (b, …), or a list of text
 Work = Callable[[np.ndarray], Columns]  # holds the models and images that it needs, and travels with them

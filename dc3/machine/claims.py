@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dc3.files import replacing
+from dc3.machine.files import replacing
 
 KEY = "key.json"  # in a folder: what its content was made with
 

@@ -6,12 +6,13 @@ Two environment variables move them: DC3_HOME what runs write (runs/, figures/),
 import os
 from pathlib import Path
 
-from dc3.storage import Place, is_url, place
+from dc3.machine.storage import Place, is_url, place
 
 HEADLESS = "DC3_HEADLESS"  # 1: nobody looks at a screen; set by the runner and by `make test`
-REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[1]
+REPOSITORY = PACKAGE.parent
 NOTEBOOKS = Path(os.environ.get("DC3_NOTEBOOKS", REPOSITORY / "notebooks")).resolve()
-SHIPPED_EDITOR = Path(__file__).resolve().parent / "tiny-instruct-pix2pix"
+SHIPPED_EDITOR = PACKAGE / "tiny-instruct-pix2pix"
 HOME = Path(os.environ.get("DC3_HOME", REPOSITORY)).resolve()
 RUNS = HOME / "runs"  # one folder a run, one folder in it a stage
 FEATURES = RUNS / ".features"  # features of image sets, by what they are made of; may be deleted at any time
