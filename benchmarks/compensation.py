@@ -17,10 +17,11 @@ import torch
 import typer
 from PIL import Image
 
-from dc3 import condensed, data, parameters
+from dc3 import condensed, parameters
 from dc3.compensation import Coloring, compensate, draw
 from dc3.editor import Editor, load_editor
-from dc3.image_set import ImageSet
+from dc3.images import datasets
+from dc3.images.image_set import ImageSet
 from dc3.machine import devices
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
@@ -86,7 +87,7 @@ def main(
     precision: str = DEFAULTS["edit_precision"],
 ) -> None:
     """Print both tables."""
-    train = data.load("scenes10", "train", images_per_class=-(-images // 10))
+    train = datasets.load("scenes10", "train", images_per_class=-(-images // 10))
     index = np.arange(images) * len(train) // images
     picks = pd.DataFrame({"index": index, "label": train.labels[index], "bin": 0})
     picks["rank"] = picks.groupby("label").cumcount()

@@ -26,13 +26,14 @@ from torch import nn
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from dc3 import checkpoints, color, data, parameters
+from dc3 import checkpoints, color, parameters
 from dc3 import teacher as teacher_training
 from dc3.blending import blend
 from dc3.compensation import to_uint8
 from dc3.editor import Editor, load_editor
 from dc3.evaluation import accuracy
-from dc3.image_set import ImageSet
+from dc3.images import datasets
+from dc3.images.image_set import ImageSet
 from dc3.machine import devices, paths
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
@@ -145,7 +146,7 @@ def main(
 ) -> None:
     """Print the tables."""
     dataset, folder = ("imagefolder", str(paths.resolve(data_dir))) if data_dir else ("scenes10", None)
-    test = data.load(dataset, "test", data_dir=folder, image_size=size)
+    test = datasets.load(dataset, "test", data_dir=folder, image_size=size)
     chosen = np.linspace(0, len(test) - 1, min(images, len(test))).astype(int)
     sources, labels = test.images(chosen), test.labels[chosen]
     tool = load_editor(
@@ -170,7 +171,7 @@ def main(
     told |= summary(sources, edits, shifts, ssim)
     judges = {"teacher": checkpoints.load(paths.resolve(teacher)).model} if teacher else {}
     if jittered_judge_:
-        train = data.load(dataset, "train", data_dir=folder, image_size=size)
+        train = datasets.load(dataset, "train", data_dir=folder, image_size=size)
         judges["jittered judge"] = jittered_judge(train, seed)
     for name, judge in judges.items():
         told[f"{name}'s accuracy, sources"] = f"{accuracy(judge, sources, labels):.1%}"

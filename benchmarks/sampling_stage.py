@@ -22,8 +22,9 @@ import torch
 import typer
 from torch import nn
 
-from dc3 import binning, checkpoints, class_strategies, data, networks, sampling, strategies
-from dc3.image_set import ImageSet
+from dc3 import binning, checkpoints, class_strategies, networks, sampling, strategies
+from dc3.images import datasets
+from dc3.images.image_set import ImageSet
 from dc3.machine import paths
 
 IMAGE_SIZE, IPC, BINS = 32, 10, 10
@@ -101,7 +102,9 @@ def main(
     print(f"torch {torch.__version__}, threads: {threads}, load average {os.getloadavg()[0]:.1f} at the start")
     watch = Stopwatch()
     folder = str(paths.resolve(data_dir))
-    files = data.load("imagefolder", "train", data_dir=folder, image_size=IMAGE_SIZE, images_per_class=images_per_class)
+    files = datasets.load(
+        "imagefolder", "train", data_dir=folder, image_size=IMAGE_SIZE, images_per_class=images_per_class
+    )
     images = watch.timed("decode", files.cached)()
     model = obtain_teacher(teacher, len(images.classes))
     logit_grad, embedding = watch.timed("forward", sampling.gradient_factors)(model, images.batches(), images.labels)

@@ -26,7 +26,7 @@ import torch
 import typer
 
 from dc3 import binning, factors, features, networks, strategies
-from dc3.image_set import ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.machine import paths
 
 SEED = 0

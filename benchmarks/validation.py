@@ -31,10 +31,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from dc3 import augmentation, data, networks, validation
+from dc3 import augmentation, networks, validation
 from dc3 import teacher as teachers
 from dc3.evaluation import labels_tensor, on_device
-from dc3.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from dc3.images import datasets
+from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from dc3.protocol import Protocol, lr_factor, parameter_groups
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
@@ -149,7 +150,7 @@ class Ours:
 
 
 def scenes(ipc: int) -> ImageSet:
-    return data.load("scenes10", "train", image_size=IMAGE_SIZE, images_per_class=ipc)
+    return datasets.load("scenes10", "train", image_size=IMAGE_SIZE, images_per_class=ipc)
 
 
 def brief_teacher(network: str, width: int) -> nn.Module:

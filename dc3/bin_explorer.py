@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from dc3.figures import MUTED
-from dc3.image_set import ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.panels import has_screen, png, telling
 
 MAP, PREVIEW, MARGIN = 440, 200, 12  # pixels

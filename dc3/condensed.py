@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, PngImagePlugin
 
-from dc3.data import image_folder
-from dc3.decoding import size_of
-from dc3.image_set import ImageSet
+from dc3.images.datasets import image_folder
+from dc3.images.decoding import size_of
+from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Columns, Engine
 from dc3.machine.files import replacing, sha256
 from dc3.machine.folders import printable

@@ -1,6 +1,6 @@
 """What a run would see in a folder of images, before it spends an hour on them: `dc3 data check`.
 
-Listing and decoding are those of a run (`dc3.data`, `dc3.decoding`), so that what is said here is what a run does;
+Listing and decoding are those of a run (`dc3.images`), so that what is said here is what a run does;
 `dc3.data_check_text` tells it.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dc3 import data
 from dc3.condensed import PROVENANCE
-from dc3.decoding import UnreadableImage, header_of, read_image
-from dc3.image_set import DECODERS, ImageSet
+from dc3.images import datasets
+from dc3.images.decoding import UnreadableImage, header_of, read_image
+from dc3.images.image_set import DECODERS, ImageSet
 from dc3.machine.folders import printable, walk
 from dc3.machine.progress import tqdm
 from dc3.parameters import declared
@@ -97,7 +97,7 @@ def _layout(folder: Path) -> str:
     if not folder.is_dir():
         raise FileNotFoundError(f"{printable(folder)} is not a folder")
     folders = {entry.name for entry in folder.iterdir() if entry.is_dir()}
-    if folders & {name for names in data.SPLIT_FOLDERS.values() for name in names}:
+    if folders & {name for names in datasets.SPLIT_FOLDERS.values() for name in names}:
         return DATA_SET
     if not folders:
         held = ", ".join(sorted(printable(entry.name) for entry in folder.iterdir())[:5]) or "nothing"
@@ -111,9 +111,9 @@ def _layout(folder: Path) -> str:
 def _data_set(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
     """The splits that can be listed, and what `data.load`, which the run asks, says against them."""
     found, refused = {}, []
-    for split in data.SPLIT_FOLDERS:
+    for split in datasets.SPLIT_FOLDERS:
         try:
-            found[split] = data.load("imagefolder", split, data_dir=folder, image_size=ANY_SIZE)
+            found[split] = datasets.load("imagefolder", split, data_dir=folder, image_size=ANY_SIZE)
         except (ValueError, OSError) as error:
             refused.append(str(error))
             if listed := _listed(folder, split):
@@ -124,7 +124,9 @@ def _data_set(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
 def _listed(folder: Path, split: str) -> ImageSet | None:
     """A split by itself, where it is refused only for not being like the other."""
     try:
-        return data.image_folder(data.split_folder(folder, split), name="imagefolder", split=split, image_size=ANY_SIZE)
+        return datasets.image_folder(
+            datasets.split_folder(folder, split), name="imagefolder", split=split, image_size=ANY_SIZE
+        )
     except (ValueError, OSError):
         return None
 
@@ -132,7 +134,7 @@ def _listed(folder: Path, split: str) -> ImageSet | None:
 def _condensed(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
     name = "condensed"
     try:
-        found = data.image_folder(folder, name=name, split=name, image_size=ANY_SIZE, parameter="condensed_dir")
+        found = datasets.image_folder(folder, name=name, split=name, image_size=ANY_SIZE, parameter="condensed_dir")
     except (ValueError, OSError) as error:
         return {}, [str(error)]
     return {name: found}, []

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from dc3 import scenes
+from dc3.images import scenes
 from dc3.machine import paths
 
 FILL_IN = "**Fill this in before you publish the set.**"

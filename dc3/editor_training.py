@@ -26,10 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dc3 import data
 from dc3.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
 from dc3.evaluation import images_digest
 from dc3.grading import GRADES, grade
+from dc3.images import datasets
 from dc3.machine import devices, paths
 from dc3.machine.claims import claim_or_refuse
 from dc3.pipelines import NOISE_SCHEDULE
@@ -76,7 +76,7 @@ class PairStream:
         self.recipe = recipe
         self.pools: dict[int, np.ndarray] = {}
         for source in recipe.sources:
-            images = data.load(
+            images = datasets.load(
                 source.dataset,
                 "train",
                 data_dir=source.data_dir and str(paths.resolve(source.data_dir)),

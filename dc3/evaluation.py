@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3.image_set import normalise
+from dc3.images.image_set import normalise
 from dc3.machine.devices import autocast
 
 DIGESTED_A_BATCH = 1024  # images

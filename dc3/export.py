@@ -19,7 +19,7 @@ from PIL import Image
 from dc3 import checkpoints, condensed, protocol, run_summary
 from dc3.dataset_card import card
 from dc3.evaluation import predict
-from dc3.image_set import ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.machine import paths
 from dc3.machine.files import new_folder, sha256
 from dc3.methods import METHODS

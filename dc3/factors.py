@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dc3.image_set import ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.machine.arrays import RowFile
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks
 from dc3.machine.files import replacing

@@ -14,7 +14,7 @@ from dc3.code_fingerprint import module_fingerprint
 from dc3.evaluation import images_digest
 from dc3.feature_networks import FeatureNetwork
 from dc3.fidelity import Embedded, embed
-from dc3.image_set import ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.machine.files import replacing
 
 log = logging.getLogger(__name__)

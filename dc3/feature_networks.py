@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchmetrics.image.fid import NoTrainInceptionV3
 
-from dc3.image_set import normalise
+from dc3.images.image_set import normalise
 from dc3.networks import last_linear
 from dc3.pipelines import first_line
 

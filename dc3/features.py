@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dc3.image_set import ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.machine.arrays import RowFile
 from dc3.machine.devices import autocast
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks

@@ -13,7 +13,7 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from dc3.feature_networks import FeatureNetwork
-from dc3.image_set import ImageSet, image_slice
+from dc3.images.image_set import ImageSet, image_slice
 from dc3.machine.progress import tqdm
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dc3 import features
 from dc3.editor import resized, resized_back
-from dc3.image_set import ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.machine import progress
 from dc3.machine.claims import claim
 from dc3.machine.devices import autocast

@@ -13,7 +13,7 @@ from dc3 import evaluation, fidelity
 from dc3.checkpoints import Teacher
 from dc3.feature_networks import FeatureNetwork
 from dc3.finetuning import Generator, Recipe, encode, generate, train
-from dc3.image_set import ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.machine.claims import claim
 from dc3.machine.files import replacing
 

@@ -4,7 +4,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from dc3.image_set import ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.panels import has_screen, png, telling
 from dc3.sampling import gradient_kernel
 

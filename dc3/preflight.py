@@ -138,18 +138,18 @@ def _is_cached(model: str, file: str, revision: str) -> bool:
 
 
 def _check_image_set(params: dict[str, Any]) -> None:
-    from dc3 import data  # brings torch, which a run of other notebooks need not wait for
+    from dc3.images import datasets  # brings torch, which a run of other notebooks need not wait for
 
     try:
         for split in ("test", "train"):
-            images = data.load(
+            images = datasets.load(
                 params["dataset"],
                 split,
                 data_dir=params["data_dir"] and str(paths.located(params["data_dir"])),
                 image_size=params["image_size"],
                 images_per_class=params["images_per_class"] if split == "train" else 0,
             )
-        data.check_ipc(images, params["ipc"])
+        datasets.check_ipc(images, params["ipc"])
         _check_condensed_out(params, len(images.classes))
         _check_sure(params, int(images.counts().min()))
         _check_crops(params, int(images.counts().min()))

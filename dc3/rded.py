@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from dc3.image_set import ImageSet, normalise
+from dc3.images.image_set import ImageSet, normalise
 from dc3.machine.devices import autocast
 from dc3.machine.progress import tqdm
 from dc3.networks import check_takes

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dc3.greedy import Array, Selection, accumulator, allocate_budget, as_tensor, positions, select
-from dc3.image_set import normalise
+from dc3.images.image_set import normalise
 from dc3.machine.devices import autocast
 from dc3.machine.progress import tqdm
 from dc3.networks import last_linear

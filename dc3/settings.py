@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from dc3 import data
-from dc3.image_set import ImageSet
+from dc3.images import datasets
+from dc3.images.image_set import ImageSet
 from dc3.machine import devices, paths
 from dc3.runs import Stage, read_json, write_json
 
@@ -71,7 +71,7 @@ def settle(stage: Stage, seed: int, device: str, precision: str, **load: Any) ->
 
 def load_split(split: str, load: dict[str, Any]) -> ImageSet:
     """One split of the image set; `images_per_class` thins out the training images only."""
-    return data.load(split=split, **load | ({} if split == "train" else {"images_per_class": 0}))
+    return datasets.load(split=split, **load | ({} if split == "train" else {"images_per_class": 0}))
 
 
 def settings(stage: Stage) -> Settings:

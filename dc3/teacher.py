@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dc3 import checkpoints, networks
 from dc3.augmentation import epoch_generator, mix_seed, pad_crop_flip
 from dc3.evaluation import Images, accuracy, batches, images_digest, labels_tensor, on_device
-from dc3.image_set import ImageSet, normalise
+from dc3.images.image_set import ImageSet, normalise
 from dc3.machine import devices, paths
 from dc3.machine.claims import AnotherTraining, check_same
 from dc3.machine.files import replacing

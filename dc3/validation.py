@@ -24,7 +24,7 @@ from dc3.evaluation import (
     on_device,
     weights_digest,
 )
-from dc3.image_set import normalise
+from dc3.images.image_set import normalise
 from dc3.machine import devices
 from dc3.machine.files import replacing
 from dc3.machine.progress import trange

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dc3 import checkpoints, figures, networks, runs
 from dc3.compensation import copy
-from dc3.image_set import in_memory
+from dc3.images.image_set import in_memory
 from dc3.machine import paths
 from dc3.parameters import declared
 from dc3.settings import settle

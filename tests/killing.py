@@ -22,7 +22,7 @@ import torch
 
 from dc3.compensation import Coloring, compensate
 from dc3.editor import load_editor
-from dc3.image_set import in_memory
+from dc3.images.image_set import in_memory
 from dc3.machine.files import sha256
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")

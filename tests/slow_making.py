@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dc3.condensed import Made
-from dc3.image_set import in_memory
+from dc3.images.image_set import in_memory
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 IMAGES = in_memory("noise", "train", ["a", "b"], np.repeat([0, 1], 6), PIXELS)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dc3 import data, features, runs
+from dc3 import features, runs
 from dc3.autoencoder_training import build_autoencoder
 from dc3.compensation import copy
-from dc3.decoding import UnreadableImage
+from dc3.images import datasets
+from dc3.images.decoding import UnreadableImage
 from dc3.machine import paths
 from dc3.settings import settle
 
@@ -38,7 +39,7 @@ def test_a_corrupt_image_in_the_middle_of_ten_thousand(many, tmp_path):
     vae = build_autoencoder().eval()
 
     def encode(name):
-        images = data.load("imagefolder", "train", data_dir=many, image_size=SIZE)
+        images = datasets.load("imagefolder", "train", data_dir=many, image_size=SIZE)
         return features.encode(vae, images, tmp_path / name, size=SIZE, batch_size=250, dtype=np.float32)
 
     broken = many / "train/a/04998.png"
@@ -72,7 +73,7 @@ def settled(tmp_path, monkeypatch):
 def test_a_file_name_that_is_not_utf8_comes_through_to_the_provenance(settled, tmp_path):
     settings, images = settled
     os.rename(images / "train/dog/1.png", os.fsencode(images / "train/dog") + b"/1\xe9.png")
-    train = data.load("imagefolder", "train", data_dir=images, image_size=SIZE)
+    train = datasets.load("imagefolder", "train", data_dir=images, image_size=SIZE)
     picks = pd.DataFrame({"index": [3, 0], "label": [1, 0], "bin": 0, "rank": 0})
     copy(train, picks, tmp_path / "condensed")
     table = pd.read_parquet(tmp_path / "condensed/provenance.parquet")

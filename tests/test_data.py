@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from dc3 import data, scenes
-from dc3.decoding import UnreadableImage, read_image
-from dc3.image_set import IMAGENET_MEAN, IMAGENET_STD, in_memory, normalise
+from dc3.images import datasets, scenes
+from dc3.images.decoding import UnreadableImage, read_image
+from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, in_memory, normalise
 
 SHARED_CIFAR = Path(__file__).parents[1].parent / "shared" / "data" / "cifar10.zip"
 
@@ -55,7 +55,7 @@ def test_normalise_is_torchvisions():
 
 
 def test_imagefolder_has_the_order_of_torchvision(folder):
-    ours = data.load("imagefolder", "train", data_dir=folder, image_size=16)
+    ours = datasets.load("imagefolder", "train", data_dir=folder, image_size=16)
     theirs = torchvision.datasets.ImageFolder(folder / "train")
     assert [str(folder / source) for source in ours.sources] == [path for path, _ in theirs.samples]
     assert ours.labels.tolist() == theirs.targets
@@ -67,7 +67,7 @@ def test_imagefolder_has_the_order_of_torchvision(folder):
 
 
 def test_images_come_in_the_order_asked_for(folder):
-    image_set = data.load("imagefolder", "train", data_dir=folder, image_size=16)
+    image_set = datasets.load("imagefolder", "train", data_dir=folder, image_size=16)
     everything = image_set.images()
     for indices in ([4, 0, 4], np.array([2]), 3, np.array([True, False, False, True, False])):
         np.testing.assert_array_equal(image_set.images(indices), everything[np.atleast_1d(np.arange(5)[indices])])
@@ -80,11 +80,11 @@ def test_images_come_in_the_order_asked_for(folder):
 
 
 def test_images_per_class_keeps_the_first(folder):
-    everything = data.load("imagefolder", "train", data_dir=folder)
-    assert data.load("imagefolder", "train", data_dir=folder, images_per_class=2).sources == [
+    everything = datasets.load("imagefolder", "train", data_dir=folder)
+    assert datasets.load("imagefolder", "train", data_dir=folder, images_per_class=2).sources == [
         everything.source(i) for i in (0, 1, 3, 4)
     ]
-    one = data.load("imagefolder", "train", data_dir=folder, images_per_class=1)
+    one = datasets.load("imagefolder", "train", data_dir=folder, images_per_class=1)
     assert one.counts().tolist() == [1, 1]
     mixed = in_memory("mixed", "train", "ab", np.array([1, 0, 1, 0, 1]), np.zeros((5, 2, 2, 3), np.uint8))
     assert mixed.first_per_class(2).labels.tolist() == [1, 0, 1, 0]
@@ -92,7 +92,7 @@ def test_images_per_class_keeps_the_first(folder):
 
 def test_fingerprint_follows_the_files(folder):
     def fingerprint(**options):
-        return data.load("imagefolder", "train", data_dir=folder, **options).fingerprint()
+        return datasets.load("imagefolder", "train", data_dir=folder, **options).fingerprint()
 
     first = fingerprint()
     assert fingerprint() == first
@@ -190,7 +190,7 @@ def test_unreadable_images_are_named(tmp_path, monkeypatch):
 
 def test_an_unreadable_image_in_a_batch_is_named(folder):
     (folder / "train" / "cat" / "2.png").write_text("broken")
-    image_set = data.load("imagefolder", "train", data_dir=folder)
+    image_set = datasets.load("imagefolder", "train", data_dir=folder)
     with pytest.raises(UnreadableImage, match=r"2\.png"):
         image_set.images()
     assert image_set.images([0, 2]).shape == (2, 32, 32, 3)
@@ -199,7 +199,7 @@ def test_an_unreadable_image_in_a_batch_is_named(folder):
 def test_bad_folders_are_refused(folder, tmp_path):
     def message(split="train", **options):
         with pytest.raises((ValueError, FileNotFoundError)) as caught:
-            data.load("imagefolder", split, **options)
+            datasets.load("imagefolder", split, **options)
         return str(caught.value)
 
     assert "data_dir is not set" in message()
@@ -226,22 +226,22 @@ def test_bad_parameters_are_refused(folder):
     ):
         arguments = {"dataset": "imagefolder", "split": "train", "data_dir": folder} | options
         with pytest.raises(ValueError, match=named):
-            data.load(**arguments)
+            datasets.load(**arguments)
 
 
 def test_cifar_without_data_names_the_parameter(tmp_path):
     with pytest.raises(ValueError, match="data_dir is not set"):
-        data.load("cifar10", "train")
+        datasets.load("cifar10", "train")
     with pytest.raises(FileNotFoundError, match=r"data_dir=.*cifar-100-python\.tar\.gz"):
-        data.load("cifar100", "test", data_dir=tmp_path, download=False)
+        datasets.load("cifar100", "test", data_dir=tmp_path, download=False)
 
 
 def test_check_ipc_names_the_smallest_class(folder):
-    image_set = data.load("imagefolder", "train", data_dir=folder)
-    data.check_ipc(image_set, 2)
+    image_set = datasets.load("imagefolder", "train", data_dir=folder)
+    datasets.check_ipc(image_set, 2)
     for ipc in (0, 3):
         with pytest.raises(ValueError, match=f"ipc={ipc}: expected 1 to 2, .*'dog'"):
-            data.check_ipc(image_set, ipc)
+            datasets.check_ipc(image_set, ipc)
 
 
 def test_in_memory_refuses_what_does_not_fit():
@@ -252,7 +252,7 @@ def test_in_memory_refuses_what_does_not_fit():
 
 
 def test_scenes_has_the_promised_size_and_names():
-    train, test = (data.load("scenes10", split) for split in ("train", "test"))
+    train, test = (datasets.load("scenes10", split) for split in ("train", "test"))
     assert train.images().shape == (2500, 32, 32, 3)
     assert test.images().shape == (1000, 32, 32, 3)
     assert train.counts().tolist() == [250] * 10
@@ -262,11 +262,11 @@ def test_scenes_has_the_promised_size_and_names():
 
 
 def test_scenes_are_deterministic_and_a_prefix_of_more():
-    few = data.load("scenes10", "train", images_per_class=3)
-    many = data.load("scenes10", "train", images_per_class=7)
+    few = datasets.load("scenes10", "train", images_per_class=3)
+    many = datasets.load("scenes10", "train", images_per_class=7)
     np.testing.assert_array_equal(few.images(), many.first_per_class(3).images())
-    assert few.fingerprint() == data.load("scenes10", "train", images_per_class=3).fingerprint()
-    other = data.load("scenes10", "train", images_per_class=3, seed=1)
+    assert few.fingerprint() == datasets.load("scenes10", "train", images_per_class=3).fingerprint()
+    other = datasets.load("scenes10", "train", images_per_class=3, seed=1)
     assert (other.images() != few.images()).any()
     assert other.source(0) != few.source(0)
 
@@ -310,6 +310,6 @@ def test_real_cifar10_loads(tmp_path):
         names = [name for name in archive.namelist() if name.endswith(("0001.jpg", "0002.jpg"))]
         archive.extractall(tmp_path, names)
     root = next(path.parent for path in tmp_path.rglob("train"))
-    image_set = data.load("imagefolder", "train", data_dir=root)
+    image_set = datasets.load("imagefolder", "train", data_dir=root)
     assert len(image_set.classes) == 10
     assert image_set.images().shape[1:] == (32, 32, 3)

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from dc3 import cli, data
+from dc3 import cli
 from dc3.data_check import CONDENSED, DATA_SET, counts, look, sizes, teacher_epochs
 from dc3.data_check_text import suggestions, told
+from dc3.images import datasets
 from dc3.machine.paths import REPOSITORY
 from dc3.parameters import all_declared, check, parse_value, read_file
 
@@ -47,7 +48,7 @@ def test_counts_sizes_and_modes_are_those_of_the_run(folder):
     draw(folder / "train/dog/grey.jpg", (64, 64), "L")
     (folder / "train/dog/notes.txt").write_text("not an image")
     seen = look(folder)
-    train = data.load("imagefolder", "train", data_dir=folder)
+    train = datasets.load("imagefolder", "train", data_dir=folder)
     assert seen.layout == DATA_SET and seen.fit and seen.decoded
     assert seen.splits["train"].files["source"].tolist() == list(train.sources)
     assert counts(seen).to_numpy().tolist() == [["cat", 4, 2], ["dog", 4, 2]]
@@ -70,8 +71,10 @@ def test_the_lines_it_suggests_are_ones_that_a_run_takes(tmp_path, size, chosen)
         values = {key: parse_value(value) for key, value in zip(words[4::3], words[5::3], strict=True)}
         checked = check(read_file(REPOSITORY / words[2]) | values, all_declared())
         assert checked["run"] == "my_pets" and checked["ipc"] == 1 and checked["image_size"] == image_size
-        train = data.load(checked["dataset"], "train", data_dir=checked["data_dir"], image_size=checked["image_size"])
-        data.check_ipc(train, checked["ipc"])
+        train = datasets.load(
+            checked["dataset"], "train", data_dir=checked["data_dir"], image_size=checked["image_size"]
+        )
+        datasets.check_ipc(train, checked["ipc"])
 
 
 def test_a_damaged_file_is_named_with_its_reason_and_the_exit_code_says_so(folder):
@@ -116,7 +119,7 @@ def test_what_a_run_refuses_is_told_in_its_words(folder, spoil, told_of):
     assert not seen.fit
     with pytest.raises((ValueError, OSError), match=told_of) as refusal:
         for split in ("train", "test"):
-            data.load("imagefolder", split, data_dir=folder)
+            datasets.load("imagefolder", split, data_dir=folder)
     assert str(refusal.value) in "\n".join(seen.refused)
     assert "a run would refuse this folder" in told(seen)
 

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from squares import Squares
 
-from dc3 import condensed, data, factors, features, networks, runs, strategies
+from dc3 import condensed, factors, features, networks, runs, strategies
 from dc3.autoencoder_training import build_autoencoder
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.compensation import Coloring, compensate
-from dc3.decoding import UnreadableImage
-from dc3.image_set import in_memory
+from dc3.images import datasets
+from dc3.images.decoding import UnreadableImage
+from dc3.images.image_set import in_memory
 from dc3.machine import engine, paths
 from dc3.machine.engine import LOCAL, Engine, EngineFailed, chunks
 from dc3.machine.files import sha256
@@ -139,7 +140,7 @@ def test_a_corrupt_image_is_named_and_no_latents_are_left(on_ray, tmp_path):
         Image.new("RGB", (32, 32), "teal").save(tmp_path / "in" / "train" / label / f"{number}.png")
     broken = tmp_path / "in/train/b/2.png"
     broken.write_bytes(broken.read_bytes()[:50])
-    images = data.load("imagefolder", "train", data_dir=tmp_path / "in")
+    images = datasets.load("imagefolder", "train", data_dir=tmp_path / "in")
     one = replace(on_ray, actors=1)
     with pytest.raises(UnreadableImage, match=rf"^cannot read image {broken} \(.*\): replace or remove the file, then"):
         features.encode(build_autoencoder(), images, tmp_path / "out" / "x.npy", size=32, batch_size=1, engine=one)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dc3 import bin_explorer, pick_explorer, sampling
-from dc3.image_set import in_memory
+from dc3.images.image_set import in_memory
 from dc3.machine.paths import HEADLESS
 
 PER_CLASS, SIZE = 6, 16

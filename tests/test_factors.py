@@ -7,7 +7,7 @@ import torch
 
 from dc3 import factors, networks, sampling
 from dc3.evaluation import image_losses
-from dc3.image_set import ImageSet, in_memory
+from dc3.images.image_set import ImageSet, in_memory
 
 
 @pytest.fixture(scope="module")

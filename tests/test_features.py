@@ -9,9 +9,10 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from dc3 import data, features
-from dc3.decoding import UnreadableImage
-from dc3.image_set import ImageSet
+from dc3 import features
+from dc3.images import datasets
+from dc3.images.decoding import UnreadableImage
+from dc3.images.image_set import ImageSet
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_image_sets_are_decoded_as_they_are_encoded(vae, images, tmp_path):
         (tmp_path / "train" / c).mkdir(parents=True)
         for i, image in enumerate(members):
             Image.fromarray(image).save(tmp_path / "train" / c / f"{i}.png")
-    image_set = data.load("imagefolder", "train", data_dir=tmp_path, image_size=16)
+    image_set = datasets.load("imagefolder", "train", data_dir=tmp_path, image_size=16)
     from_files = features.encode(vae, image_set, tmp_path / "files.npy", size=16, batch_size=2)
     np.testing.assert_array_equal(from_files, features.encode(vae, images, tmp_path / "x.npy", size=16, batch_size=2))
 

@@ -11,7 +11,7 @@ from dc3.checkpoints import Teacher
 from dc3.dit import NULL_CLASS, load_dit, new_dit
 from dc3.feature_networks import classifier_network
 from dc3.finetuning import NO_CLASS, DenoisingLoss, Recipe, draw, encode, generate, train
-from dc3.image_set import in_memory
+from dc3.images.image_set import in_memory
 from dc3.lora import load_lora_base
 from dc3.machine import paths
 from dc3.parameters import ParameterError, all_declared, check

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dc3 import data
-from dc3.decoding import UnreadableImage, read_image
+from dc3.images import datasets
+from dc3.images.decoding import UnreadableImage, read_image
 from dc3.listings import is_as_listed, listing
 from dc3.machine import folders
 
@@ -22,7 +22,7 @@ def images(tmp_path):
 
 
 def load(images):
-    return data.load("imagefolder", "train", data_dir=images, image_size=8)
+    return datasets.load("imagefolder", "train", data_dir=images, image_size=8)
 
 
 def test_files_come_in_the_order_of_sorted_paths(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dc3.generators import plans_of
-from dc3.image_set import in_memory
+from dc3.images.image_set import in_memory
 from dc3.machine.paths import SHIPPED_EDITOR
 from dc3.parameters import declared
 from dc3.settings import Settings

@@ -13,7 +13,7 @@ from dc3 import factors, features, fidelity, methods, networks, strategies, teac
 from dc3.autoencoder_training import build_autoencoder
 from dc3.editor import load_editor
 from dc3.feature_networks import classifier_network
-from dc3.image_set import in_memory
+from dc3.images.image_set import in_memory
 
 THERE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "seed": 3}

@@ -9,7 +9,6 @@ from dc3 import (
     blending,
     class_strategies,
     compensation,
-    data,
     editor,
     greedy,
     methods,
@@ -18,6 +17,7 @@ from dc3 import (
     sampling,
     settings,
 )
+from dc3.images import datasets
 from dc3.parameters import (
     TYPES,
     ParameterError,
@@ -144,7 +144,7 @@ def test_the_projects_notebooks_declare_every_parameter_with_a_known_type_and_a_
     ("choices", "table"),
     [
         ("Network", networks.NETWORKS),
-        ("Dataset", data.DATASETS),
+        ("Dataset", datasets.DATASETS),
         ("Selection", class_strategies.STRATEGIES),
         ("Function", greedy.FUNCTIONS),
         ("Greedy", greedy.DRAWS_A_SAMPLE),

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
-from dc3.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, in_memory
+from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, in_memory
 from dc3.networks import create
 from dc3.rded import choose, condensed_image, crop_losses, draw
 

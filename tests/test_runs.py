@@ -92,7 +92,9 @@ COSTLY = TOTAL[2].replace(
 
 
 def test_what_is_asked_for_takes_over_nothing_and_goes_on_after_a_kill(workshop):
-    write_notebook(workshop.notebooks, "01_total", ["import os\nfrom dc3.machine import paths\n" + TOTAL[0], TOTAL[1], COSTLY])
+    write_notebook(
+        workshop.notebooks, "01_total", ["import os\nfrom dc3.machine import paths\n" + TOTAL[0], TOTAL[1], COSTLY]
+    )
     assert stages_run(workshop.run()) == ["01_total"] and workshop.read("01_total/steps.txt") == "x"
     (workshop.root / "die").touch()
     assert workshop.run("--from", "01").returncode == 1 and workshop.read("01_total/steps.txt") == "x"

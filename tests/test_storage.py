@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dc3 import condensed, data, publishing, runs
+from dc3 import condensed, publishing, runs
 from dc3.compensation import copy
-from dc3.decoding import UnreadableImage
+from dc3.images import datasets
+from dc3.images.decoding import UnreadableImage
 from dc3.listings import is_as_listed
 from dc3.machine import paths
 from dc3.machine.files import sha256
@@ -48,7 +49,7 @@ def memory(folder):
 
 
 def load(data_dir, split="train"):
-    return data.load(split=split, data_dir=data_dir, **LOAD)
+    return datasets.load(split=split, data_dir=data_dir, **LOAD)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

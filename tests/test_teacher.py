@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from dc3 import checkpoints, evaluation, networks, teacher
-from dc3.image_set import ImageSet, in_memory
+from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.claims import AnotherTraining
 
 CLASSES = ["red", "green", "blue"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from dc3 import networks, protocol, teacher, validation
 from dc3.augmentation import cutmix, epoch_generator, mix_seed
-from dc3.image_set import in_memory
+from dc3.images.image_set import in_memory
 from dc3.protocol import Protocol
 from dc3.validation import StudentResult, train_student, validate
 
@@ -118,7 +118,7 @@ def test_augmentation_with_factor_1_only_flips():
 
 def naive_training(images, labels, teacher, epochs, seed, soft):
     """The protocol written out for one full batch with CutMix at factor 1: each step from its formula."""
-    from dc3.image_set import normalise
+    from dc3.images.image_set import normalise
 
     student = networks.create("conv3", CLASSES, 32, 16, seed=mix_seed(seed, "student"))
     decaying = [p for p in student.parameters() if p.ndim > 1]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dc3.decoding import read_image
+from dc3.images.decoding import read_image
 from dc3.machine.storage import Place, Remote
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -10,9 +10,9 @@ import torchvision.datasets
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
-from dc3 import scenes
-from dc3.decoding import square
-from dc3.image_set import ImageSet, in_memory
+from dc3.images import scenes
+from dc3.images.decoding import square
+from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.folders import is_utf8, printable, walk
 from dc3.machine.storage import Place, Remote, place
 

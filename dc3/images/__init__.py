@@ -1,0 +1,1 @@
+"""Image sets and files: numpy and PIL alone, never torch."""
