@@ -26,15 +26,16 @@ from torch import nn
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from dc3 import checkpoints, color, parameters
+from dc3 import color, parameters
 from dc3 import teacher as teacher_training
 from dc3.blending import blend
 from dc3.compensation import to_uint8
-from dc3.editor import Editor, load_editor
-from dc3.evaluation import accuracy
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.machine import devices, paths
+from dc3.models import checkpoints
+from dc3.models.editor import Editor, load_editor
+from dc3.models.evaluation import accuracy
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
 WARM, COLD = DEFAULTS["warm_prompts"], DEFAULTS["cold_prompts"]

@@ -22,10 +22,11 @@ import torch
 import typer
 from torch import nn
 
-from dc3 import binning, checkpoints, class_strategies, networks, sampling, strategies
+from dc3 import binning, class_strategies, sampling, strategies
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
+from dc3.models import checkpoints, networks
 
 IMAGE_SIZE, IPC, BINS = 32, 10, 10
 GRID = 8  # pixels a side that the bins are made of

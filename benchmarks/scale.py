@@ -25,9 +25,10 @@ import pandas as pd
 import torch
 import typer
 
-from dc3 import binning, factors, features, networks, strategies
+from dc3 import binning, factors, features, strategies
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
+from dc3.models import networks
 
 SEED = 0
 SIDE, CLASS_SIZE, OUTPUTS, WIDTH = 32, 100, 1000, 32

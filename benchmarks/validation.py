@@ -31,11 +31,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from dc3 import augmentation, networks, validation
 from dc3 import teacher as teachers
-from dc3.evaluation import labels_tensor, on_device
+from dc3 import validation
 from dc3.images import datasets
 from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from dc3.models import augmentation, networks
+from dc3.models.evaluation import labels_tensor, on_device
 from dc3.protocol import Protocol, lr_factor, parameter_groups
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
@@ -230,7 +231,9 @@ def table(rows: pd.DataFrame) -> str:
 
 
 def main(
-    network: Annotated[str, typer.Option(help="of teacher and student, a name of dc3.networks.NETWORKS")] = "conv3",
+    network: Annotated[
+        str, typer.Option(help="of teacher and student, a name of dc3.models.networks.NETWORKS")
+    ] = "conv3",
     width: Annotated[int, typer.Option(help="of conv3 … conv6")] = 128,
     ipc: Annotated[list[int], typer.Option(help="images per class; may be repeated")] = [10, 50],  # noqa: B006
     factor: Annotated[list[int], typer.Option(help="patches a side; may be repeated")] = [1, 2],  # noqa: B006

@@ -15,11 +15,11 @@ from torch import nn
 
 from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
-from dc3.editor import Editor, weights_hash
-from dc3.evaluation import image_losses, weights_digest
 from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Engine
 from dc3.machine.folders import printable
+from dc3.models.editor import Editor, weights_hash
+from dc3.models.evaluation import image_losses, weights_digest
 
 ATTEMPTS = 2
 SOURCE_MODE = "none"  # no edit: the pick itself, for ablation

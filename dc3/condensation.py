@@ -11,10 +11,10 @@ from torch import nn
 
 from dc3 import condensed
 from dc3.compensation import Coloring, compensate, copy
-from dc3.editor import Editor, load_editor
 from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Engine
 from dc3.methods import METHODS, RDED, mosaic
+from dc3.models.editor import Editor, load_editor
 
 TILED_A_BATCH = 64
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dc3.finetuning import seeded
 from dc3.machine import paths
-from dc3.pipelines import NOISE_SCHEDULE, first_line, quiet_loading
+from dc3.models.pipelines import NOISE_SCHEDULE, first_line, quiet_loading
 
 NULL_CLASS = 1000  # DiTPipeline guides away from row 1000 of the class embeddings, whatever the number of classes
 

@@ -27,12 +27,12 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dc3.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
-from dc3.evaluation import images_digest
 from dc3.grading import GRADES, grade
 from dc3.images import datasets
 from dc3.machine import devices, paths
 from dc3.machine.claims import claim_or_refuse
-from dc3.pipelines import NOISE_SCHEDULE
+from dc3.models.evaluation import images_digest
+from dc3.models.pipelines import NOISE_SCHEDULE
 from dc3.tokenizer import build_tokenizer
 from dc3.training_loop import fit
 

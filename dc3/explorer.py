@@ -7,9 +7,9 @@ import numpy as np
 
 from dc3.blending import IMAGES_NEEDED
 from dc3.compensation import Coloring, Draw, compensated, edit_pairs, to_uint8
-from dc3.editor import Editor
+from dc3.models.editor import Editor
+from dc3.models.pipelines import first_line
 from dc3.panels import has_screen, png
-from dc3.pipelines import first_line
 
 
 def edit_panel(images: np.ndarray, coloring: Coloring, editor: Editor) -> widgets.Widget | None:

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3 import checkpoints, condensed, protocol, run_summary
+from dc3 import condensed, protocol, run_summary
 from dc3.dataset_card import card
-from dc3.evaluation import predict
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
 from dc3.machine.files import new_folder, sha256
 from dc3.methods import METHODS
+from dc3.models import checkpoints
+from dc3.models.evaluation import predict
 from dc3.parameters import declared
 from dc3.runs import StageMissing
 

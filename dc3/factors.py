@@ -12,7 +12,7 @@ from dc3.images.image_set import ImageSet
 from dc3.machine.arrays import RowFile
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks
 from dc3.machine.files import replacing
-from dc3.networks import last_linear
+from dc3.models.networks import last_linear
 from dc3.sampling import checked_labels, factor_batches
 
 ROWS = 4096  # of the embedding that are in memory at a time

@@ -12,9 +12,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from dc3.feature_networks import FeatureNetwork
 from dc3.images.image_set import ImageSet, image_slice
 from dc3.machine.progress import tqdm
+from dc3.models.feature_networks import FeatureNetwork
 
 log = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler
 from torch import Tensor, nn
 
 from dc3 import features
-from dc3.editor import resized, resized_back
 from dc3.images.image_set import ImageSet
 from dc3.machine import progress
 from dc3.machine.claims import claim
 from dc3.machine.devices import autocast
 from dc3.machine.files import replacing
+from dc3.models.editor import resized, resized_back
 from dc3.training_loop import fit
 
 NO_CLASS = -1  # a dropped condition: what classifier-free guidance guides away from

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dc3 import evaluation, fidelity
-from dc3.checkpoints import Teacher
-from dc3.feature_networks import FeatureNetwork
+from dc3 import fidelity
 from dc3.finetuning import Generator, Recipe, encode, generate, train
 from dc3.images.image_set import ImageSet
 from dc3.machine.claims import claim
 from dc3.machine.files import replacing
+from dc3.models import evaluation
+from dc3.models.checkpoints import Teacher
+from dc3.models.feature_networks import FeatureNetwork
 
 REAL = "real images"  # the row of training images under the same scores: what no generator can be expected to beat
 KID_SUBSET = 100

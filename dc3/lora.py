@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from dc3.finetuning import seeded
-from dc3.pipelines import first_line, load_pipeline
+from dc3.models.pipelines import first_line, load_pipeline
 
 ADAPTER = "default"
 PLACE = "{class}"  # of the class name in the prompt template

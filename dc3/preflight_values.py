@@ -92,7 +92,7 @@ def _refusal(network: str, image_size: int, width: int) -> str:
     """Why a network does not take images of a size, or "". On torch's meta device, which has shapes and no numbers."""
     import torch
 
-    from dc3 import networks
+    from dc3.models import networks
 
     try:
         with torch.device("meta"):

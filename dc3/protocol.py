@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3 import augmentation, networks
+from dc3.models import augmentation, networks
 
 TEMPERATURE = {"cutmix": 20.0, "mixup": 4.0, "none": 20.0}  # published; "none" is ours
 

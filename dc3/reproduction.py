@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3 import checkpoints, condensation, condensed, methods
+from dc3 import condensation, condensed, methods
 from dc3.machine import paths
+from dc3.models import checkpoints
 from dc3.runs import StageMissing, read_manifest
 from dc3.settings import of_run
 

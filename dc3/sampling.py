@@ -12,7 +12,7 @@ from dc3.greedy import Array, Selection, accumulator, allocate_budget, as_tensor
 from dc3.images.image_set import normalise
 from dc3.machine.devices import autocast
 from dc3.machine.progress import tqdm
-from dc3.networks import last_linear
+from dc3.models.networks import last_linear
 
 __all__ = [
     "Selection",

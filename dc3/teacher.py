@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3 import checkpoints, networks
-from dc3.augmentation import epoch_generator, mix_seed, pad_crop_flip
-from dc3.evaluation import Images, accuracy, batches, images_digest, labels_tensor, on_device
 from dc3.images.image_set import ImageSet, normalise
 from dc3.machine import devices, paths
 from dc3.machine.claims import AnotherTraining, check_same
 from dc3.machine.files import replacing
 from dc3.machine.progress import trange
+from dc3.models import checkpoints, networks
+from dc3.models.augmentation import epoch_generator, mix_seed, pad_crop_flip
+from dc3.models.evaluation import Images, accuracy, batches, images_digest, labels_tensor, on_device
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dc3 import augmentation, networks
-from dc3.evaluation import (
+from dc3.images.image_set import normalise
+from dc3.machine import devices
+from dc3.machine.files import replacing
+from dc3.machine.progress import trange
+from dc3.models import augmentation, networks
+from dc3.models.evaluation import (
     Evaluation,
     Images,
     batches,
@@ -24,10 +28,6 @@ from dc3.evaluation import (
     on_device,
     weights_digest,
 )
-from dc3.images.image_set import normalise
-from dc3.machine import devices
-from dc3.machine.files import replacing
-from dc3.machine.progress import trange
 from dc3.protocol import Protocol, Resolved, augment, check_labels, distillation_loss, lr_factor, mix, parameter_groups
 from dc3.scores import ars, hlr, ior, lrs
 

@@ -4,10 +4,10 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from dc3.autoencoder_training import build_autoencoder
-from dc3.editor import load_editor
 from dc3.editor_training import INSTRUCTION, TEXT_LENGTH, TEXT_WIDTH, assemble, build_text_encoder
 from dc3.grading import GRADES
 from dc3.machine import paths
+from dc3.models.editor import load_editor
 from dc3.tokenizer import build_tokenizer
 
 

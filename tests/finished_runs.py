@@ -9,10 +9,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from nbformat.v4 import writes as notebook_text
 from PIL import Image
 
-from dc3 import checkpoints, figures, networks, runs
+from dc3 import figures, runs
 from dc3.compensation import copy
 from dc3.images.image_set import in_memory
 from dc3.machine import paths
+from dc3.models import checkpoints, networks
 from dc3.parameters import declared
 from dc3.settings import settle
 

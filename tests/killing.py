@@ -21,9 +21,9 @@ import pandas as pd
 import torch
 
 from dc3.compensation import Coloring, compensate
-from dc3.editor import load_editor
 from dc3.images.image_set import in_memory
 from dc3.machine.files import sha256
+from dc3.models.editor import load_editor
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 PICKS = pd.DataFrame({"index": np.arange(14), "label": np.arange(14) // 7, "bin": 0, "rank": np.arange(14) % 7})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dc3.augmentation import (
+from dc3.models.augmentation import (
     crop_boxes,
     cutmix,
     epoch_generator,

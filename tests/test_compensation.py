@@ -12,13 +12,13 @@ from PIL import Image
 
 from dc3 import condensed
 from dc3.compensation import Coloring, EditFailed, compensate, compensated, copy, draw, edit_pairs, pairs_of
-from dc3.editor import load_editor
-from dc3.evaluation import image_losses
 from dc3.images.datasets import image_folder
 from dc3.images.image_set import in_memory
 from dc3.machine.files import sha256
 from dc3.machine.paths import SHIPPED_EDITOR
-from dc3.networks import create
+from dc3.models.editor import load_editor
+from dc3.models.evaluation import image_losses
+from dc3.models.networks import create
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 

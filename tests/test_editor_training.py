@@ -6,10 +6,10 @@ from torch import nn
 
 from dc3 import editor_training
 from dc3.editor_training import INSTRUCTION, PairStream, Recipe, train_editor
-from dc3.evaluation import images_digest
 from dc3.grading import GRADES, grade
 from dc3.machine.claims import AnotherTraining, claim_or_refuse
 from dc3.machine.paths import REPOSITORY
+from dc3.models.evaluation import images_digest
 from dc3.parameters import read_file
 from dc3.tokenizer import build_tokenizer
 from dc3.training_loop import fit
@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 def test_training_writes_a_pipeline_that_loads_and_resumes_from_its_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(editor_training, "build_unet", lambda channels: small_unet(channels))
     train_editor(Recipe(**TINY), tmp_path / "work", tmp_path / "editor", device="cpu")
-    from dc3.editor import load_editor, weights_hash
+    from dc3.models.editor import load_editor, weights_hash
 
     options = {"size": 32, "steps": 1, "guidance_scale": 2, "image_guidance_scale": 1.2, "batch_size": 1}
     editor = load_editor(str(tmp_path / "editor"), **options)

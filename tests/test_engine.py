@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from squares import Squares
 
-from dc3 import condensed, factors, features, networks, runs, strategies
+from dc3 import condensed, factors, features, runs, strategies
 from dc3.autoencoder_training import build_autoencoder
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.compensation import Coloring, compensate
@@ -23,6 +23,7 @@ from dc3.images.image_set import in_memory
 from dc3.machine import engine, paths
 from dc3.machine.engine import LOCAL, Engine, EngineFailed, chunks
 from dc3.machine.files import sha256
+from dc3.models import networks
 from dc3.parameters import ParameterError, all_declared, check
 from dc3.preflight import check_inputs
 

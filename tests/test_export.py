@@ -10,9 +10,10 @@ from finished_runs import CLASSES, FOLDER_OF_THE_MACHINE, IPC, SIZE, image_set, 
 from PIL import Image
 from typer.testing import CliRunner
 
-from dc3 import checkpoints, cli, condensation, condensed, dataset_card, evaluation, methods
+from dc3 import cli, condensation, condensed, dataset_card, methods
 from dc3.condensed import history
 from dc3.machine import files
+from dc3.models import checkpoints, evaluation
 
 N = len(CLASSES) * IPC
 LABELS = np.repeat(np.arange(len(CLASSES)), IPC)

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from dc3 import factors, networks, sampling
-from dc3.evaluation import image_losses
+from dc3 import factors, sampling
 from dc3.images.image_set import ImageSet, in_memory
+from dc3.models import networks
+from dc3.models.evaluation import image_losses
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from dc3.feature_cache import cached_embed
-from dc3.feature_networks import FeatureNetwork, classifier_network
 from dc3.fidelity import embed
 from dc3.images.image_set import in_memory
+from dc3.models.feature_networks import FeatureNetwork, classifier_network
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 

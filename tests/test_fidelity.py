@@ -9,9 +9,9 @@ import torchvision
 from scipy.linalg import sqrtm
 from torch import nn
 
-from dc3.feature_networks import FeatureNetwork, classifier_network, feature_network
 from dc3.fidelity import embed, embedded_batches, fid, inception_score, kid, to_read
 from dc3.images.image_set import in_memory, normalise
+from dc3.models.feature_networks import FeatureNetwork, classifier_network, feature_network
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), dtype=np.uint8)
 

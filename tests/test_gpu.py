@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from dc3 import factors, features, fidelity, methods, networks, strategies, teacher, training_loop, validation
+from dc3 import factors, features, fidelity, methods, strategies, teacher, training_loop, validation
 from dc3.autoencoder_training import build_autoencoder
-from dc3.editor import load_editor
-from dc3.feature_networks import classifier_network
 from dc3.images.image_set import in_memory
+from dc3.models import networks
+from dc3.models.editor import load_editor
+from dc3.models.feature_networks import classifier_network
 
 THERE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "seed": 3}

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dc3 import condensation, condensed, methods, networks, parameters
+from dc3 import condensation, condensed, methods, parameters
 from dc3.compensation import Coloring
 from dc3.images.image_set import in_memory
+from dc3.models import networks
 from dc3.preflight import check_inputs
 
 COLORING = Coloring(0, ["sunny"], ["rainy"], "Adjust the color hue to be {p}", "gradient")

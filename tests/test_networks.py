@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from dc3 import feature_networks, networks
+from dc3.models import feature_networks, networks
 
 HEAVY = {"vit_b_16", "swin_v2_t", "resnet101", "resnet101_modified"}  # created once, in the test of all networks
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dc3 import networks
 from dc3.machine import paths
+from dc3.models import networks
 from dc3.parameters import ParameterError, all_declared, check, read_file
 from dc3.preflight import check_inputs
 from dc3.preflight_values import check_values

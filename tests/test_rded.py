@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
 from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, in_memory
-from dc3.networks import create
+from dc3.models.networks import create
 from dc3.rded import choose, condensed_image, crop_losses, draw
 
 CLASSES = ("ant", "bee", "cat")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from dc3 import checkpoints, features, networks
+from dc3 import features
 from dc3.machine.paths import NOTEBOOKS, REPOSITORY
+from dc3.models import checkpoints, networks
 from dc3.parameters import ParameterError, parse_value, read_file
 
 SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|USER|HOST|HOME|PATH|PWD|DIR|PROXY|URL")

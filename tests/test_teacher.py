@@ -9,9 +9,10 @@ import torch
 import torchvision
 from torch import nn
 
-from dc3 import checkpoints, evaluation, networks, teacher
+from dc3 import teacher
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.claims import AnotherTraining
+from dc3.models import checkpoints, evaluation, networks
 
 CLASSES = ["red", "green", "blue"]
 SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "device": "cpu", "seed": 3}

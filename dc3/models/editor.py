@@ -14,8 +14,8 @@ from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionInstructPi
 from PIL import Image
 from torch import Tensor
 
-from dc3.evaluation import weights_digest
-from dc3.pipelines import load_pipeline
+from dc3.models.evaluation import weights_digest
+from dc3.models.pipelines import load_pipeline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

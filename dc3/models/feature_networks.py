@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from dc3.images.image_set import normalise
-from dc3.networks import last_linear
-from dc3.pipelines import first_line
+from dc3.models.networks import last_linear
+from dc3.models.pipelines import first_line
 
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (b, H, W, 3) -> features (b, d), logits (b, C)
 UNLOADABLE = (OSError, RuntimeError, UnpicklingError)

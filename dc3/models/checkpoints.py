@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dc3 import networks
 from dc3.machine.files import replacing
+from dc3.models import networks
 
 METADATA = "dc3.teacher"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")

@@ -1,0 +1,1 @@
+"""Networks and pipelines: what is loaded, trained and asked."""
