@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dc3 import figures, figures_generation, settings
-from dc3.generation_study import IMAGES, summary
+from dc3.generators.study import IMAGES, summary
 from dc3.machine import paths
 
 RUNS = {10: "cifar10_finetuning_ipc10", 50: "cifar10_finetuning_ipc50"}

@@ -196,12 +196,12 @@ def train_editor(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
 ) -> None:
     """Train the editor that the package ships; killed and started again, it goes on from its last checkpoint."""
-    from dc3 import editor_training
+    from dc3.generators import tiny_editor
     from dc3.machine.claims import AnotherTraining
 
-    recipe = editor_training.Recipe.model_validate(read_file(recipe_file))
+    recipe = tiny_editor.Recipe.model_validate(read_file(recipe_file))
     try:
-        editor_training.train_editor(recipe, work, out, device)
+        tiny_editor.train_editor(recipe, work, out, device)
     except AnotherTraining as error:
         stop(str(error), REFUSED)
 

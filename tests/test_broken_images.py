@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from dc3 import features, runs
-from dc3.autoencoder_training import build_autoencoder
 from dc3.compensation import copy
+from dc3.generators.autoencoder_training import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.machine import paths

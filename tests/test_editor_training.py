@@ -4,15 +4,15 @@ import torch
 from skimage.color import rgb2lab
 from torch import nn
 
-from dc3 import editor_training
-from dc3.editor_training import INSTRUCTION, PairStream, Recipe, train_editor
-from dc3.grading import GRADES, grade
+from dc3.generators import tiny_editor
+from dc3.generators.grading import GRADES, grade
+from dc3.generators.tiny_editor import INSTRUCTION, PairStream, Recipe, train_editor
+from dc3.generators.tokenizer import build_tokenizer
+from dc3.generators.training_loop import fit
 from dc3.machine.claims import AnotherTraining, claim_or_refuse
 from dc3.machine.paths import REPOSITORY
 from dc3.models.evaluation import images_digest
 from dc3.parameters import read_file
-from dc3.tokenizer import build_tokenizer
-from dc3.training_loop import fit
 
 TINY = {
     "sources": [{"dataset": "scenes10", "image_size": 32, "images_per_class": 4}],
@@ -97,7 +97,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 
 
 def test_training_writes_a_pipeline_that_loads_and_resumes_from_its_checkpoints(tmp_path, monkeypatch):
-    monkeypatch.setattr(editor_training, "build_unet", lambda channels: small_unet(channels))
+    monkeypatch.setattr(tiny_editor, "build_unet", lambda channels: small_unet(channels))
     train_editor(Recipe(**TINY), tmp_path / "work", tmp_path / "editor", device="cpu")
     from dc3.models.editor import load_editor, weights_hash
 
@@ -140,7 +140,7 @@ def small_unet(channels):
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=editor_training.TEXT_WIDTH,
+        cross_attention_dim=tiny_editor.TEXT_WIDTH,
         attention_head_dim=4,
         norm_num_groups=8,
     )

@@ -14,9 +14,9 @@ from PIL import Image
 from squares import Squares
 
 from dc3 import condensed, factors, features, runs, strategies
-from dc3.autoencoder_training import build_autoencoder
 from dc3.code_fingerprint import notebook_fingerprint
 from dc3.compensation import Coloring, compensate
+from dc3.generators.autoencoder_training import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.images.image_set import in_memory

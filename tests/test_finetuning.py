@@ -6,17 +6,18 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, StableDiffusion
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dc3 import finetuning, generation_study
-from dc3.dit import NULL_CLASS, load_dit, new_dit
-from dc3.finetuning import NO_CLASS, DenoisingLoss, Recipe, draw, encode, generate, train
+from dc3.generators import finetuning
+from dc3.generators import study as generation_study
+from dc3.generators.dit import NULL_CLASS, load_dit, new_dit
+from dc3.generators.finetuning import NO_CLASS, DenoisingLoss, Recipe, draw, encode, generate, train
+from dc3.generators.lora import load_lora_base
+from dc3.generators.tokenizer import build_tokenizer
 from dc3.images.image_set import in_memory
-from dc3.lora import load_lora_base
 from dc3.machine import paths
 from dc3.models.checkpoints import Teacher
 from dc3.models.feature_networks import classifier_network
 from dc3.parameters import ParameterError, all_declared, check
 from dc3.preflight import check_inputs
-from dc3.tokenizer import build_tokenizer
 
 CPU = torch.device("cpu")
 CLASSES = ("red", "green", "blue")

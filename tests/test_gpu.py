@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dc3 import factors, features, fidelity, methods, strategies, teacher, training_loop, validation
-from dc3.autoencoder_training import build_autoencoder
+from dc3 import factors, features, fidelity, methods, strategies, teacher, validation
+from dc3.generators import training_loop
+from dc3.generators.autoencoder_training import build_autoencoder
 from dc3.images.image_set import in_memory
 from dc3.models import networks
 from dc3.models.editor import load_editor

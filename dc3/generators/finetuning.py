@@ -1,7 +1,7 @@
 """Fine-tuning of generative models: equal steps on every image set, then images of every class.
 
-What a set teaches is asked of two generators that share this code: a class-conditional DiT (`dc3.dit`) and a
-text-to-image U-Net by LoRA (`dc3.lora`). Both denoise latents of an AutoencoderKL. All that is drawn comes from
+What a set teaches is asked of two generators that share this code: a class-conditional DiT (`dc3.generators.dit`) and a
+text-to-image U-Net by LoRA (`dc3.generators.lora`). Both denoise latents of an AutoencoderKL. All that is drawn comes from
 (seed, step) in training and (seed, class, number) in generation, so sets of any size see the same noise at the same
 step, a killed run goes on to the same weights, and an image does not depend on its batch.
 """
@@ -19,13 +19,13 @@ from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler
 from torch import Tensor, nn
 
 from dc3 import features
+from dc3.generators.training_loop import fit
 from dc3.images.image_set import ImageSet
 from dc3.machine import progress
 from dc3.machine.claims import claim
 from dc3.machine.devices import autocast
 from dc3.machine.files import replacing
 from dc3.models.editor import resized, resized_back
-from dc3.training_loop import fit
 
 NO_CLASS = -1  # a dropped condition: what classifier-free guidance guides away from
 LOSSES, CHECKPOINT = "losses.npy", "checkpoint.pt"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dc3 import fidelity
-from dc3.finetuning import Generator, Recipe, encode, generate, train
+from dc3.generators.finetuning import Generator, Recipe, encode, generate, train
 from dc3.images.image_set import ImageSet
 from dc3.machine.claims import claim
 from dc3.machine.files import replacing
@@ -25,7 +25,7 @@ IMAGES = "images.npy"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are made of a trained generator: `dc3.finetuning.generate`."""
+    """How images are made of a trained generator: `dc3.generators.finetuning.generate`."""
 
     per_class: int
     steps: int

@@ -2,7 +2,7 @@
 
 The recipe is InstructPix2Pix's (arXiv 2211.09800): a U-Net denoises the latents of the edited image, given those of the
 source beside them and the instruction through cross-attention; source and instruction are dropped now and then so that
-both can be guided. Here the edits are colour grades (`dc3.grading`), and because at 16×16 latents the usual noise
+both can be guided. Here the edits are colour grades (`dc3.generators.grading`), and because at 16×16 latents the usual noise
 schedule still shows the mean colour at its last step, the schedule ends in pure noise and the U-Net predicts v
 (arXiv 2305.08891).
 
@@ -26,15 +26,15 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dc3.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
-from dc3.grading import GRADES, grade
+from dc3.generators.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
+from dc3.generators.grading import GRADES, grade
+from dc3.generators.tokenizer import build_tokenizer
+from dc3.generators.training_loop import fit
 from dc3.images import datasets
 from dc3.machine import devices, paths
 from dc3.machine.claims import claim_or_refuse
 from dc3.models.evaluation import images_digest
 from dc3.models.pipelines import NOISE_SCHEDULE
-from dc3.tokenizer import build_tokenizer
-from dc3.training_loop import fit
 
 log = logging.getLogger(__name__)
 

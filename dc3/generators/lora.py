@@ -16,7 +16,7 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from dc3.finetuning import seeded
+from dc3.generators.finetuning import seeded
 from dc3.models.pipelines import first_line, load_pipeline
 
 ADAPTER = "default"
@@ -25,7 +25,7 @@ KINDS = (StableDiffusionPipeline, StableDiffusionInstructPix2PixPipeline)
 
 
 class LoRA:
-    """A `dc3.finetuning.Generator`: a text-to-image pipeline of which a LoRA of the U-Net is trained."""
+    """A `dc3.generators.finetuning.Generator`: a text-to-image pipeline of which a LoRA of the U-Net is trained."""
 
     name = "LoRA"
 

@@ -14,7 +14,7 @@ SCALING_BATCHES = 8
 
 
 class Stream(Protocol):
-    """The batches that `dc3.editor_training.PairStream` draws."""
+    """The batches that `dc3.generators.tiny_editor.PairStream` draws."""
 
     def batch(self, step: int, stage: str) -> tuple[Tensor, Tensor, list[str], np.random.Generator]:
         """Source and target, float32 (b, 3, S, S) in −1…1, b prompts, and a generator for the step's other draws."""

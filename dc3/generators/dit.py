@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor, nn
 
-from dc3.finetuning import seeded
+from dc3.generators.finetuning import seeded
 from dc3.machine import paths
 from dc3.models.pipelines import NOISE_SCHEDULE, first_line, quiet_loading
 
@@ -19,7 +19,7 @@ NULL_CLASS = 1000  # DiTPipeline guides away from row 1000 of the class embeddin
 
 
 class DiT:
-    """A `dc3.finetuning.Generator`: the whole transformer is trained; class k of the data is its class `rows[k]`."""
+    """A `dc3.generators.finetuning.Generator`: the whole transformer is trained; class k of the data is its class `rows[k]`."""
 
     name = "DiT"
 

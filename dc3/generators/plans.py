@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from dc3 import dit, features, lora
-from dc3.finetuning import Generator, Recipe
-from dc3.generation_study import Plan, Sampling
+from dc3 import features
+from dc3.generators import dit, lora
+from dc3.generators.finetuning import Generator, Recipe
+from dc3.generators.study import Plan, Sampling
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
 from dc3.settings import AMP, Settings
