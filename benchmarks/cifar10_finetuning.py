@@ -8,7 +8,8 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from dc3 import figures, figures_generation, settings
+from dc3 import figures, settings
+from dc3.figures import generation
 from dc3.generators.study import IMAGES, summary
 from dc3.machine import paths
 
@@ -25,7 +26,7 @@ def main() -> None:
     panels = [column for column in table if column.startswith(("FID", "IS"))] + ["taken for its class"]
     figures.save_table(summary(table), out / "finetuning")
     figures.save_table(table, out / "finetuning_by_seed")
-    figures.save(figures_generation.score_points(table, panels), out / "finetuning.png")
+    figures.save(generation.score_points(table, panels), out / "finetuning.png")
     for ipc, run in RUNS.items():
         figures.save(samples(ipc, run), out / f"finetuning_samples_ipc{ipc}.png")
 
@@ -45,7 +46,7 @@ def samples(ipc: int, run: str) -> figures.Figure:
     for name, folder in GENERATED.items():
         images = np.load(paths.RUNS / run / "07_finetuning" / folder / "generated" / IMAGES, mmap_mode="r")
         rows[name] = images, np.repeat(np.arange(len(test.classes)), len(images) // len(test.classes))
-    return figures_generation.sample_rows(rows, test.classes, title=f"DiT, IPC {ipc}")
+    return generation.sample_rows(rows, test.classes, title=f"DiT, IPC {ipc}")
 
 
 if __name__ == "__main__":

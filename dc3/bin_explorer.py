@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3.figures import MUTED
+from dc3.figures.images import MUTED
 from dc3.images.image_set import ImageSet
 from dc3.panels import has_screen, png, telling
 

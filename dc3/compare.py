@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dc3 import run_summary
-from dc3.figure_files import save, save_table
+from dc3.figures.style import save, save_table
 from dc3.machine import paths
 from dc3.run_summary import Manifests
 
@@ -68,7 +68,7 @@ def compare(first: str, second: str) -> Comparison:
 
 def write(compared: Comparison) -> Path:
     """Writes tables (.csv, .md) and the figure (.png, .pdf) to figures/compare-A-B/; returns that folder."""
-    from dc3.figures_compare import differences
+    from dc3.figures.comparison import differences
 
     folder = paths.FIGURES / f"compare-{compared.first}-{compared.second}"
     for name, table in compared.tables.items():

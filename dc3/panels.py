@@ -8,7 +8,7 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
-from dc3.figures import mosaic
+from dc3.figures.images import mosaic
 from dc3.machine.paths import HEADLESS
 
 SHOWN_PIXELS = 160  # a side of an image in a panel

@@ -6,9 +6,10 @@ import pytest
 from finished_runs import make_run
 from typer.testing import CliRunner
 
-from dc3 import cli, figures_compare
+from dc3 import cli
 from dc3.compare import compare
 from dc3.compare_text import told
+from dc3.figures import comparison
 
 
 def command(*arguments):
@@ -106,5 +107,5 @@ def test_many_classes_are_cut_in_the_text_and_the_figure(home):
     compared.picks = pd.DataFrame({"class": names, "a": 10, "b": 10, "in common": 5, "Jaccard": np.arange(100) / 100})
     text = told(compared)
     assert "class000" in text and "class099" in text and "class050" not in text
-    figure = figures_compare.differences(compared.tables, "a", "b")
+    figure = comparison.differences(compared.tables, "a", "b")
     assert len(figure.axes[0].get_yticks()) == 25

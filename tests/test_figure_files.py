@@ -12,7 +12,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from skimage.color import rgb2lab
 
-from dc3 import figure_files, figures, figures_accuracy
+from dc3 import figures
+from dc3.figures import accuracy
+from dc3.figures import style as figure_files
 from dc3.machine.files import sha256
 
 # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB
@@ -62,7 +64,7 @@ def test_photographs_are_reduced_until_they_fit_and_the_log_says_so(tmp_path, ca
     figure = figures.image_rows(rows)
     before = figure.axes[0].images[0].get_array().copy()
     monkeypatch.setattr(figure_files, "LIMIT", 150_000)
-    with caplog.at_level(logging.INFO, "dc3.figure_files"):
+    with caplog.at_level(logging.INFO, "dc3.figures.style"):
         figures.save(figure, tmp_path / "noise.png")
     for suffix in (".png", ".pdf"):
         assert (tmp_path / f"noise{suffix}").stat().st_size <= 150_000
@@ -71,7 +73,7 @@ def test_photographs_are_reduced_until_they_fit_and_the_log_says_so(tmp_path, ca
 
 
 def test_what_fits_is_not_reduced(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "dc3.figure_files"):
+    with caplog.at_level(logging.INFO, "dc3.figures.style"):
         figures.save(figures.image_rows({"a": photographs(3)}), tmp_path / "few.png")
     assert caplog.text == ""
 
@@ -156,11 +158,11 @@ def _of_every_kind():
         "bins": figures.bin_maps(spots, classes, picks=[1, 2]),
         "similarity": figures.similarity_matrix(np.eye(6), np.arange(6) // 2, "cat"),
         "coverage": figures.coverage_bars(pd.DataFrame({"selection": ["a"], "bins": [0.5], "similarity": [0.7]})),
-        "students": figures_accuracy.student_curves(students, 0.1),
-        "networks": figures_accuracy.network_heatmap(means),
-        "classes": figures_accuracy.class_accuracy(by_class),
-        "many classes": figures_accuracy.class_accuracy(many),
-        "ipc": figures_accuracy.methods_by_ipc(means),
+        "students": accuracy.student_curves(students, 0.1),
+        "networks": accuracy.network_heatmap(means),
+        "classes": accuracy.class_accuracy(by_class),
+        "many classes": accuracy.class_accuracy(many),
+        "ipc": accuracy.methods_by_ipc(means),
         "violins": figures.colorfulness_violins({"a": rng.random(9), "b": rng.random(9)}),
         "rows": figures.image_rows({"a": photographs(3)}, ["golden hour, underwater", "immunohistochemistry", "x"]),
         "gains": curves(),

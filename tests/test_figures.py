@@ -3,8 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dc3 import figures, figures_accuracy
-from dc3.set_colors import colors_of
+from dc3 import figures
+from dc3.figures import accuracy
+from dc3.figures.set_colors import colors_of
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def test_student_curves_draw_a_line_a_method_in_percent():
         [(m, s, e, e / 10) for m in ("DC3", "random") for s in (0, 1) for e in (1, 2, 3)],
         columns=["method", "seed", "epoch", "top1"],
     )
-    ax = figures_accuracy.student_curves(runs, chance=0.1).axes[0]
+    ax = accuracy.student_curves(runs, chance=0.1).axes[0]
     assert ax.get_lines()[0].get_ydata().max() == pytest.approx(30)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["DC3", "random"]
 
@@ -53,9 +54,9 @@ def test_rows_of_different_lengths_and_many_classes_fit():
 
 def test_classes_without_room_for_their_names_are_lines():
     table = pd.DataFrame({"method": "DC3", "class": [f"c{k}" for k in range(40)], "accuracy": np.linspace(1, 0, 40)})
-    ax = figures_accuracy.class_accuracy(table).axes[0]
+    ax = accuracy.class_accuracy(table).axes[0]
     assert (np.diff(ax.get_lines()[0].get_ydata()) > 0).all()
-    few = figures_accuracy.class_accuracy(table.head(3)).axes[0]
+    few = accuracy.class_accuracy(table.head(3)).axes[0]
     assert [label.get_text() for label in few.get_yticklabels()] == ["c0", "c1", "c2"]
 
 

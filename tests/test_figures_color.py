@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from matplotlib.text import Annotation
 
-from dc3 import figures, figures_color
+from dc3 import figures
+from dc3.figures import color
 
 SETS = ["full set", "random", "DC3 picks, plain", "DC3", "beside: distilled"]
 
@@ -16,23 +17,23 @@ def closed_figures():
 
 
 def roses():
-    return figures_color.hue_roses({name: np.array([4.0, 1.0, 0.0, 0.0]) for name in SETS})
+    return color.hue_roses({name: np.array([4.0, 1.0, 0.0, 0.0]) for name in SETS})
 
 
 def moves():
     table = pd.DataFrame({"label": [0, 0, 1, 1], "bin": [0, 1, 0, 0], "x": [0.0, 1, 2, 3], "y": [0.0, 1, 2, 3]})
-    return figures_color.move_maps(table.assign(to_x=[5, np.nan, 6, 7], to_y=[5, np.nan, 6, 7]), ["cat", "dog"])
+    return color.move_maps(table.assign(to_x=[5, np.nan, 6, 7], to_y=[5, np.nan, 6, 7]), ["cat", "dog"])
 
 
 def test_the_area_of_a_petal_is_its_share():
     radii = [bar.get_height() for bar in roses().axes[0].patches if hasattr(bar, "get_height")][:4]
     assert np.square(radii) == pytest.approx([0.8, 0.2, 0, 0])
-    figures_color.hue_roses({"grey": np.zeros(4)})
+    color.hue_roses({"grey": np.zeros(4)})
 
 
 def test_a_palette_fills_its_bar_with_its_own_colors():
     colors = np.array([[200, 0, 0], [0, 0, 200]], np.uint8)
-    bars = figures_color.palettes({"one": (colors, np.array([0.7, 0.3])), "two": (colors, np.array([0.5, 0.5]))})
+    bars = color.palettes({"one": (colors, np.array([0.7, 0.3])), "two": (colors, np.array([0.5, 0.5]))})
     first = bars.axes[0].patches[:2]
     assert [bar.get_width() for bar in first] == pytest.approx([70, 30])
     assert [bar.get_x() for bar in first] == pytest.approx([0, 70])
@@ -51,9 +52,9 @@ def test_every_figure_is_as_wide_as_a_text_column_with_text_of_seven_points():
     drawn = {
         "roses": roses(),
         "moves": moves(),
-        "curves": figures_color.rgb_curves({name: (grid, np.ones((3, 5))) for name in SETS}),
-        "one curve": figures_color.rgb_curves({"full set": (grid, np.ones((3, 5)))}),
-        "palettes": figures_color.palettes({"one": (np.zeros((1, 3), np.uint8), np.ones(1))}),
+        "curves": color.rgb_curves({name: (grid, np.ones((3, 5))) for name in SETS}),
+        "one curve": color.rgb_curves({"full set": (grid, np.ones((3, 5)))}),
+        "palettes": color.palettes({"one": (np.zeros((1, 3), np.uint8), np.ones(1))}),
     }
     for name, figure in drawn.items():
         assert figure.get_figwidth() <= figures.WIDTH, name

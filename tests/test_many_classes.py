@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from dc3.figure_files import LIMIT
+from dc3.figures.style import LIMIT
 
 pytestmark = pytest.mark.slow
 

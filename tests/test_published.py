@@ -1,8 +1,9 @@
 import pandas as pd
 import pytest
 
-from dc3 import figures_accuracy, published
-from dc3.set_colors import BLUE
+from dc3 import published
+from dc3.figures import accuracy
+from dc3.figures.set_colors import BLUE
 
 
 def test_the_numbers_are_fractions_with_gaps_left_out():
@@ -21,7 +22,7 @@ def test_ours_stand_first_and_the_others_are_marked_as_published():
     table = published.beside(ours, "CIFAR-10")
     assert table.iloc[0].tolist() == ["DC3, conv3, here", 10, 0.4, 0.01]
     assert table["method"][1:].str.endswith("published").all() and table["top1_std"][1:].isna().all()
-    axes = figures_accuracy.beside_published(table).axes
+    axes = accuracy.beside_published(table).axes
     assert [ax.get_title() for ax in axes] == ["IPC 1", "IPC 10", "IPC 50"]
     assert [label.get_text() for label in axes[0].get_yticklabels()][-1] == "DC3, conv3, here"
     ours = [line for ax in axes for line in ax.get_lines() if line.get_color() == BLUE]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from skimage.color import lab2rgb
 
-from dc3.figures import WIDTH, class_panels, scatter_bins
+from dc3.figures.images import WIDTH, class_panels, scatter_bins
 
 CHANNELS = {"red": ("#D55E00", "-"), "green": ("#009E73", "--"), "blue": ("#0072B2", "-.")}
 PER_ROW = 4  # sets side by side

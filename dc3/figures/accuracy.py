@@ -6,8 +6,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from dc3.figures import MAX_NAMES, WIDTH
-from dc3.set_colors import BLACK, BLUE, colors_of
+from dc3.figures.images import MAX_NAMES, WIDTH
+from dc3.figures.set_colors import BLACK, BLUE, colors_of
 
 ROW = 0.2  # inches a row of a dot plot
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from dc3.figures import WIDTH, mosaic, scatter_bins
+from dc3.figures.images import WIDTH, mosaic, scatter_bins
 
 CROWD = 25  # images of the class that are shown, a square of them
 HEADINGS = (

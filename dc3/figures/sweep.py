@@ -8,9 +8,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from dc3.figures import WIDTH
-from dc3.figures_accuracy import ROW
-from dc3.set_colors import colors_of
+from dc3.figures.accuracy import ROW
+from dc3.figures.images import WIDTH
+from dc3.figures.set_colors import colors_of
 
 
 def settings_dots(settings: pd.DataFrame, axes: Sequence[str]) -> Figure:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from matplotlib import rcParams
 
-from dc3 import figure_files  # noqa: F401 - its style has the colours
+from dc3.figures import style  # noqa: F401 - its style has the colours
 
 CYCLE: list[str] = rcParams["axes.prop_cycle"].by_key()["color"]
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, YELLOW = CYCLE  # Okabe and Ito's

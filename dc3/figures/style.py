@@ -19,7 +19,7 @@ from dc3.machine.files import replacing
 
 log = logging.getLogger(__name__)
 
-STYLE = Path(__file__).with_name("figure_files.mplstyle")
+STYLE = Path(__file__).with_name("style.mplstyle")
 LIMIT = 300_000  # bytes a file: pages with a dozen figures still load, and a repository can keep them
 PALETTE = 256  # colours, where photographs have to be reduced: PNG and PDF store them in one byte a pixel
 REDUCTIONS = [  # dots an inch, colours, whether marks become rasters

@@ -1,7 +1,7 @@
 """The figures of the stages. Each function takes arrays or tables and returns a matplotlib Figure.
 
-How they look stands in figure_files.mplstyle, how they are written in dc3.figure_files; those of accuracies
-are in dc3.figures_accuracy, those of 06 alone in dc3.figures_color.
+How they look stands in style.mplstyle, how they are written in dc3.figures.style; those of accuracies
+are in dc3.figures.accuracy, those of 06 alone in dc3.figures.color.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dc3.figure_files import save as save
-from dc3.figure_files import save_table as save_table
-from dc3.set_colors import colors_of
+from dc3.figures.set_colors import colors_of
+from dc3.figures.style import save as save
+from dc3.figures.style import save_table as save_table
 
 WIDTH = 6.5  # inches: the text column of a page (TMLR's), for which the style's font sizes are made
 MAX_CLASSES = 10  # shown in figures that have a panel or row a class

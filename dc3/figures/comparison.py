@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dc3.figures import MAX_NAMES, WIDTH
+from dc3.figures.images import MAX_NAMES, WIDTH
 
 ROW = 0.21  # inches
 FRAME = 0.75  # inches of a panel without its rows
