@@ -8,10 +8,11 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from dc3 import figures, settings
+from dc3 import figures
 from dc3.figures import generation
 from dc3.generators.study import IMAGES, summary
 from dc3.machine import paths
+from dc3.runs import settings
 
 RUNS = {10: "cifar10_finetuning_ipc10", 50: "cifar10_finetuning_ipc50"}
 GENERATED = {"full set": "DiT-full_set-0", "random": "DiT-random-0", "DC3": "DiT-dc3-0"}

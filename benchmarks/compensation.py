@@ -17,12 +17,13 @@ import torch
 import typer
 from PIL import Image
 
-from dc3 import condensed, parameters
+from dc3 import condensed
 from dc3.compensation import Coloring, compensate, draw
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.machine import devices
 from dc3.models.editor import Editor, load_editor
+from dc3.runs import parameters
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
 

@@ -26,7 +26,7 @@ from torch import nn
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from dc3 import color, parameters
+from dc3 import color
 from dc3 import teacher as teacher_training
 from dc3.blending import blend
 from dc3.compensation import to_uint8
@@ -36,6 +36,7 @@ from dc3.machine import devices, paths
 from dc3.models import checkpoints
 from dc3.models.editor import Editor, load_editor
 from dc3.models.evaluation import accuracy
+from dc3.runs import parameters
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
 WARM, COLD = DEFAULTS["warm_prompts"], DEFAULTS["cold_prompts"]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dc3.machine import paths
-from dc3.parameters import ParameterError, all_declared, parse_value, read_file
+from dc3.runs.parameters import ParameterError, all_declared, parse_value, read_file
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Look at folders of images.")
@@ -34,7 +34,7 @@ def run(
 ) -> None:
     """Execute the notebooks of a run in order; stages that are up to date are skipped."""
     from dc3.machine.locks import Busy
-    from dc3.runner import StageFailed, run_notebooks
+    from dc3.runs.runner import StageFailed, run_notebooks
 
     try:
         given = dict(pair.split("=", 1) for pair in p)
@@ -55,8 +55,8 @@ def reproduce(
     index: Annotated[int, typer.Argument(help="of the source in the training set: column index of provenance.parquet")],
 ) -> None:
     """Make one condensed image of a run again, and say whether the bytes agree."""
-    from dc3.reproduction import reproduce as make_again
-    from dc3.runs import StageMissing
+    from dc3.runs.reproduction import reproduce as make_again
+    from dc3.runs.stage import StageMissing
 
     try:
         found = make_again(run_name, index)
@@ -81,8 +81,8 @@ def sweep(
     report: Annotated[bool, typer.Option(help="write a page over all runs that are finished")] = True,
 ) -> None:
     """Execute the runs of a grid, sharing the stages they have in common, and collect their results in one table."""
-    from dc3.sweep import run_sweep
-    from dc3.sweep_report import write_report
+    from dc3.runs.sweep import run_sweep
+    from dc3.runs.sweep_report import write_report
 
     try:
         failures, table = run_sweep(sweep_file, part, force)
@@ -104,8 +104,8 @@ def data_check(
     ] = None,
 ) -> None:
     """Say what a run would see in a folder: classes, counts, sizes, unreadable files; 1 when it would be refused."""
-    from dc3.data_check import look
-    from dc3.data_check_text import told
+    from dc3.runs.data_check import look
+    from dc3.runs.data_check_text import told
 
     try:
         seen = look(folder, decode)
@@ -123,7 +123,7 @@ def report(
     code: Annotated[bool, typer.Option("--code", help="show the notebooks' code too")] = False,
 ) -> None:
     """Write what a run came to, and its notebooks, as one HTML file that can be mailed."""
-    from dc3.report import write_report
+    from dc3.runs.report import write_report
 
     try:
         page = write_report(run_name, out, code)
@@ -138,8 +138,8 @@ def compare_runs(
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another; differences are RUN_B less RUN_A")],
 ) -> None:
     """Lay two runs side by side: parameters, accuracy, colour, FID, picks in common, time; as tables and a figure."""
-    from dc3.compare import compare, write
-    from dc3.compare_text import told
+    from dc3.runs.compare import compare, write
+    from dc3.runs.compare_text import told
 
     try:
         compared = compare(run_a, run_b)
@@ -158,8 +158,8 @@ def export_set(
     soft_labels: Annotated[bool, typer.Option("--soft-labels", help="with the teacher's logits of each image")] = False,
 ) -> None:
     """Write a run's condensed set for use elsewhere, with its dataset card and provenance."""
-    from dc3.export import export
-    from dc3.runs import StageMissing
+    from dc3.runs.export import export
+    from dc3.runs.stage import StageMissing
 
     try:
         folder = export(run_name, to, out, soft_labels)
@@ -180,9 +180,9 @@ def params() -> None:
 @app.command()
 def keep_outputs(run_name: Annotated[str, typer.Argument(metavar="RUN")] = "demo") -> None:
     """Put a run's outputs into the committed notebooks (the run must have the notebooks' defaults)."""
-    from dc3.notebooks import take_outputs
-    from dc3.parameters import notebook_names
-    from dc3.runner import executed_copy
+    from dc3.runs.notebooks import take_outputs
+    from dc3.runs.parameters import notebook_names
+    from dc3.runs.runner import executed_copy
 
     for name in notebook_names():
         take_outputs(executed_copy(run_name, name), paths.NOTEBOOKS / f"{name}.ipynb")

@@ -10,12 +10,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from dc3.code_fingerprint import module_fingerprint
 from dc3.fidelity import Embedded, embed
 from dc3.images.image_set import ImageSet
 from dc3.machine.files import replacing
 from dc3.models.evaluation import images_digest
 from dc3.models.feature_networks import FeatureNetwork
+from dc3.runs.fingerprints import module_fingerprint
 
 log = logging.getLogger(__name__)
 

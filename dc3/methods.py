@@ -15,7 +15,7 @@ from dc3 import rded, strategies
 from dc3.condensed import PROVENANCE
 from dc3.images.image_set import ImageSet
 from dc3.machine.storage import Place
-from dc3.runs import Stage
+from dc3.runs.stage import Stage
 
 RDED = "rded"
 

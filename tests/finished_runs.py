@@ -9,13 +9,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from nbformat.v4 import writes as notebook_text
 from PIL import Image
 
-from dc3 import figures, runs
+from dc3 import figures
 from dc3.compensation import copy
 from dc3.images.image_set import in_memory
 from dc3.machine import paths
 from dc3.models import checkpoints, networks
-from dc3.parameters import declared
-from dc3.settings import settle
+from dc3.runs import stage as runs
+from dc3.runs.parameters import declared
+from dc3.runs.settings import settle
 
 CLASSES = ("cat", "dog", "owl")
 SIZE, IPC, PER_CLASS = 16, 2, 8

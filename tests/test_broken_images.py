@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dc3 import features, runs
+from dc3 import features
 from dc3.compensation import copy
 from dc3.generators.autoencoder_training import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.machine import paths
-from dc3.settings import settle
+from dc3.runs import stage as runs
+from dc3.runs.settings import settle
 
 MANY = 10_000
 SIZE = 8

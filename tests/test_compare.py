@@ -7,9 +7,9 @@ from finished_runs import make_run
 from typer.testing import CliRunner
 
 from dc3 import cli
-from dc3.compare import compare
-from dc3.compare_text import told
 from dc3.figures import comparison
+from dc3.runs.compare import compare
+from dc3.runs.compare_text import told
 
 
 def command(*arguments):

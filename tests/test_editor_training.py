@@ -12,7 +12,7 @@ from dc3.generators.training_loop import fit
 from dc3.machine.claims import AnotherTraining, claim_or_refuse
 from dc3.machine.paths import REPOSITORY
 from dc3.models.evaluation import images_digest
-from dc3.parameters import read_file
+from dc3.runs.parameters import read_file
 
 TINY = {
     "sources": [{"dataset": "scenes10", "image_size": 32, "images_per_class": 4}],

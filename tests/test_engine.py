@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from squares import Squares
 
-from dc3 import condensed, factors, features, runs, strategies
-from dc3.code_fingerprint import notebook_fingerprint
+from dc3 import condensed, factors, features, strategies
 from dc3.compensation import Coloring, compensate
 from dc3.generators.autoencoder_training import build_autoencoder
 from dc3.images import datasets
@@ -24,8 +23,10 @@ from dc3.machine import engine, paths
 from dc3.machine.engine import LOCAL, Engine, EngineFailed, chunks
 from dc3.machine.files import sha256
 from dc3.models import networks
-from dc3.parameters import ParameterError, all_declared, check
-from dc3.preflight import check_inputs
+from dc3.runs import stage as runs
+from dc3.runs.checks import check_inputs
+from dc3.runs.fingerprints import notebook_fingerprint
+from dc3.runs.parameters import ParameterError, all_declared, check
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 PICKS = pd.DataFrame({"index": [4, 1, 17, 20, 16], "label": [0, 0, 1, 1, 1], "bin": 0, "rank": [0, 1, 0, 1, 2]})

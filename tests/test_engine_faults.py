@@ -19,7 +19,7 @@ PATIENCE = 600  # seconds, on a machine that has other things to do
 MAKE = [
     "import os\nfrom pathlib import Path\nfrom slow_making import BATCH, IMAGES, PICKS, STAMP, Inverted\n"
     "from dc3 import condensed, runs\nfrom dc3.machine.engine import Engine\n"
-    "from dc3.parameters import PositiveInt, RunName",
+    "from dc3.runs.parameters import PositiveInt, RunName",
     PARAMETERS + "n: PositiveInt = 3  # has no effect",
     'stage = runs.begin("00_make", globals())\n'
     'home, where = Path(os.environ["DC3_HOME"]), Engine("ray", actors=1)\n'

@@ -10,10 +10,11 @@ from finished_runs import CLASSES, FOLDER_OF_THE_MACHINE, IPC, SIZE, image_set, 
 from PIL import Image
 from typer.testing import CliRunner
 
-from dc3 import cli, condensation, condensed, dataset_card, methods
+from dc3 import cli, condensation, condensed, methods
 from dc3.condensed import history
 from dc3.machine import files
 from dc3.models import checkpoints, evaluation
+from dc3.runs import dataset_card
 
 N = len(CLASSES) * IPC
 LABELS = np.repeat(np.arange(len(CLASSES)), IPC)
@@ -110,7 +111,7 @@ def test_npz_holds_arrays_names_and_provenance_without_pickles(run, pixels):
 def test_webdataset_reads_shards_that_mix_the_classes(run, pixels, monkeypatch):
     import webdataset
 
-    monkeypatch.setattr("dc3.export.SHARD_IMAGES", 4)
+    monkeypatch.setattr("dc3.runs.export.SHARD_IMAGES", 4)
     exported("toy", "--to", "webdataset")
     shards = sorted(str(path) for path in (run / "export-webdataset").glob("*.tar"))
     assert len(shards) == 2
@@ -178,7 +179,7 @@ def test_an_export_is_complete_or_absent_and_replaces_nobodys_folder(run, monkey
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dc3.export.card", full)
+        patch.setattr("dc3.runs.export.card", full)
         result = export("toy", "--to", "hf")
     assert result.exit_code == 2 and "No space left" in result.output
     assert not [path for path in run.iterdir() if "export" in path.name]

@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 from workshop import stages_run
 
-from dc3.parameters import notebook_names
+from dc3.runs.parameters import notebook_names
 
 pytestmark = pytest.mark.slow
 

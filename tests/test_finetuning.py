@@ -16,8 +16,8 @@ from dc3.images.image_set import in_memory
 from dc3.machine import paths
 from dc3.models.checkpoints import Teacher
 from dc3.models.feature_networks import classifier_network
-from dc3.parameters import ParameterError, all_declared, check
-from dc3.preflight import check_inputs
+from dc3.runs.checks import check_inputs
+from dc3.runs.parameters import ParameterError, all_declared, check
 
 CPU = torch.device("cpu")
 CLASSES = ("red", "green", "blue")

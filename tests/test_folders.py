@@ -8,8 +8,8 @@ from PIL import Image
 
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage, read_image
-from dc3.listings import is_as_listed, listing
 from dc3.machine import folders
+from dc3.runs.listings import is_as_listed, listing
 
 
 @pytest.fixture

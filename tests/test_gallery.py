@@ -1,4 +1,4 @@
-from dc3 import gallery, runner
+from dc3.runs import gallery, runner
 
 
 def test_pictures_and_tables_stand_under_their_stage_in_the_order_of_the_stages(tmp_path):

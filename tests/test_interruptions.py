@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from workshop import COUNT, TOTAL, Workshop, stages_run
 
-from dc3 import runs
 from dc3.machine import paths
 from dc3.machine.files import sha256
+from dc3.runs import stage as runs
 
 pytestmark = pytest.mark.slow
 

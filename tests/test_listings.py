@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
-from dc3 import listings, runs
-from dc3.listings import is_as_listed, listing
 from dc3.machine import locks, paths
-from dc3.parameters import declared
+from dc3.runs import listings
+from dc3.runs import stage as runs
+from dc3.runs.listings import is_as_listed, listing
+from dc3.runs.parameters import declared
 
 STAGE = "01_features"
 

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dc3 import condensation, condensed, methods, parameters
+from dc3 import condensation, condensed, methods
 from dc3.compensation import Coloring
 from dc3.images.image_set import in_memory
 from dc3.models import networks
-from dc3.preflight import check_inputs
+from dc3.runs import parameters
+from dc3.runs.checks import check_inputs
 
 COLORING = Coloring(0, ["sunny"], ["rainy"], "Adjust the color hue to be {p}", "gradient")
 

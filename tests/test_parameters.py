@@ -4,10 +4,11 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dc3 import binning, blending, class_strategies, compensation, greedy, methods, protocol, sampling, settings
+from dc3 import binning, blending, class_strategies, compensation, greedy, methods, protocol, sampling
 from dc3.images import datasets
 from dc3.models import editor, networks
-from dc3.parameters import (
+from dc3.runs import settings
+from dc3.runs.parameters import (
     TYPES,
     ParameterError,
     all_declared,

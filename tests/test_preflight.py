@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dc3.parameters import ParameterError, all_declared, check
-from dc3.preflight import check_inputs
+from dc3.runs.checks import check_inputs
+from dc3.runs.parameters import ParameterError, all_declared, check
 
 
 @pytest.fixture

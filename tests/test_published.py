@@ -1,9 +1,9 @@
 import pandas as pd
 import pytest
 
-from dc3 import published
 from dc3.figures import accuracy
 from dc3.figures.set_colors import BLUE
+from dc3.runs import published
 
 
 def test_the_numbers_are_fractions_with_gaps_left_out():

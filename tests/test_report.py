@@ -6,8 +6,9 @@ import pytest
 from finished_runs import FOLDER_OF_THE_MACHINE, make_run
 from typer.testing import CliRunner
 
-from dc3 import cli, run_summary
+from dc3 import cli
 from dc3.machine import paths
+from dc3.runs import run_summary
 
 
 def report(*arguments):

@@ -1,9 +1,9 @@
-"""dc3.run_summary, report and compare count on tables and figures by name: the committed demo has them so."""
+"""dc3.runs.run_summary, report and compare count on tables and figures by name: the committed demo has them so."""
 
 import pandas as pd
 
-from dc3 import compare, report
 from dc3.machine import paths
+from dc3.runs import compare, report
 
 DEMO = paths.REPOSITORY / "figures" / "demo"
 

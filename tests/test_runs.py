@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from workshop import TOTAL, Workshop, stages_run, write_notebook
 
-from dc3 import code_fingerprint
+from dc3.runs import fingerprints
 
 pytestmark = pytest.mark.slow
 
@@ -152,5 +152,5 @@ def test_the_code_of_a_stage_includes_the_modules_it_imports_at_second_hand(tmp_
     (tmp_path / "near.py").write_text("from dc3 import far\n")
     (tmp_path / "far.py").write_text("x = 1\n")
     (tmp_path / "other.py").write_text("y = 1\n")
-    found = code_fingerprint.imported_files("from dc3.near import f", tmp_path)
+    found = fingerprints.imported_files("from dc3.near import f", tmp_path)
     assert found == {tmp_path / "near.py", tmp_path / "far.py"}

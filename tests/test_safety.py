@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from dc3 import features
 from dc3.machine.paths import NOTEBOOKS, REPOSITORY
 from dc3.models import checkpoints, networks
-from dc3.parameters import ParameterError, parse_value, read_file
+from dc3.runs.parameters import ParameterError, parse_value, read_file
 
 SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|USER|HOST|HOME|PATH|PWD|DIR|PROXY|URL")
 LONG_ENOUGH = 6  # a shorter value, such as /root or utf8, may well be a word of the text; paths are looked for beside

@@ -7,8 +7,9 @@ import os
 import pytest
 from workshop import Workshop, stages_run
 
-from dc3 import runs, sharing
 from dc3.machine import paths
+from dc3.runs import sharing
+from dc3.runs import stage as runs
 
 STAGE = "01_total"
 PARAMS = {"factor": 2}

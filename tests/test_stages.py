@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from dc3 import runs
 from dc3.machine import locks
-from dc3.parameters import declared
+from dc3.runs import stage as runs
+from dc3.runs.parameters import declared
 
 STAGE = "04_compensation"
 

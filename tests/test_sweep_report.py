@@ -1,10 +1,10 @@
-"""dc3.sweep_report: what a sweep's table is turned into, and the page."""
+"""dc3.runs.sweep_report: what a sweep's table is turned into, and the page."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dc3 import sweep_report
+from dc3.runs import sweep_report
 
 
 def results():

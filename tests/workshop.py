@@ -10,14 +10,14 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 PARAMETERS = 'run: RunName = "tiny"  # name of the run\n'
 COUNT = [
-    "from pathlib import Path\nfrom dc3 import runs\nfrom dc3.parameters import PositiveInt, RunName",
+    "from pathlib import Path\nfrom dc3 import runs\nfrom dc3.runs.parameters import PositiveInt, RunName",
     PARAMETERS + "n: PositiveInt = 3  # how far to count\nshift: int = 0  # has no effect on the output",
     'stage = runs.begin("00_count", globals())\n'
     'stage.output("numbers.txt").write_text(",".join(map(str, range(n))))\n'
     "stage.finish(count=n)",
 ]
 TOTAL = [
-    "from dc3 import runs\nfrom dc3.parameters import PositiveInt, RunName",
+    "from dc3 import runs\nfrom dc3.runs.parameters import PositiveInt, RunName",
     PARAMETERS + "factor: PositiveInt = 2  # what the total is multiplied with",
     'stage = runs.begin("01_total", globals())\n'
     'numbers = stage.input("00_count/numbers.txt").read_text().split(",")\n'
@@ -28,7 +28,8 @@ TOTAL = [
 
 
 VALIDATION = [
-    "import os\nimport pandas as pd\nfrom dc3 import runs\nfrom dc3.parameters import PositiveInt, RunName, SeedList",
+    "import os\nimport pandas as pd\nfrom dc3 import runs\n"
+    "from dc3.runs.parameters import PositiveInt, RunName, SeedList",
     PARAMETERS
     + "student_epochs: PositiveInt = 2  # epochs; 13 raises, 14 dies\n"
     + "student_seeds: SeedList = [0, 1]  # one student a seed\n"

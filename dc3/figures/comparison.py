@@ -1,4 +1,4 @@
-"""The figure of `dc3 compare`; tables are those of `dc3.compare.Comparison`."""
+"""The figure of `dc3 compare`; tables are those of `dc3.runs.compare.Comparison`."""
 
 from collections.abc import Callable, Mapping
 

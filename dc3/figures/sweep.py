@@ -1,4 +1,4 @@
-"""Figures of a sweep's report (notebooks/sweep_report.ipynb); tables are those of `dc3.sweep_report`."""
+"""Figures of a sweep's report (notebooks/sweep_report.ipynb); tables are those of `dc3.runs.sweep_report`."""
 
 from collections.abc import Sequence
 
@@ -44,7 +44,7 @@ def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
 
 
 def compensation_dots(table: pd.DataFrame) -> Figure:
-    """What compensation adds to the accuracy of the same picks, in points; table: of `dc3.sweep_report.compensation`.
+    """What compensation adds to the accuracy of the same picks, in points; table: of `sweep_report.compensation`.
 
     A row a setting, sorted by the difference; bars of one standard deviation where there are several students.
     """

@@ -19,7 +19,7 @@ NULL_CLASS = 1000  # DiTPipeline guides away from row 1000 of the class embeddin
 
 
 class DiT:
-    """A `dc3.generators.finetuning.Generator`: the whole transformer is trained; class k of the data is its class `rows[k]`."""
+    """A generator of `finetuning`: the whole transformer is trained; class k of the data is its class `rows[k]`."""
 
     name = "DiT"
 

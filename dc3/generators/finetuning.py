@@ -1,7 +1,7 @@
 """Fine-tuning of generative models: equal steps on every image set, then images of every class.
 
-What a set teaches is asked of two generators that share this code: a class-conditional DiT (`dc3.generators.dit`) and a
-text-to-image U-Net by LoRA (`dc3.generators.lora`). Both denoise latents of an AutoencoderKL. All that is drawn comes from
+What a set teaches is asked of two generators that share this code: a class-conditional DiT and a
+text-to-image U-Net by LoRA. Both denoise latents of an AutoencoderKL. All that is drawn comes from
 (seed, step) in training and (seed, class, number) in generation, so sets of any size see the same noise at the same
 step, a killed run goes on to the same weights, and an image does not depend on its batch.
 """

@@ -11,7 +11,7 @@ from dc3.generators.finetuning import Generator, Recipe
 from dc3.generators.study import Plan, Sampling
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
-from dc3.settings import AMP, Settings
+from dc3.runs.settings import AMP, Settings
 
 Maker = Callable[[int], Generator]  # of a seed
 

@@ -2,7 +2,7 @@
 
 The recipe is InstructPix2Pix's (arXiv 2211.09800): a U-Net denoises the latents of the edited image, given those of the
 source beside them and the instruction through cross-attention; source and instruction are dropped now and then so that
-both can be guided. Here the edits are colour grades (`dc3.generators.grading`), and because at 16×16 latents the usual noise
+both can be guided. Here the edits are colour grades (`grading`), and because at 16×16 latents the usual noise
 schedule still shows the mean colour at its last step, the schedule ends in pure noise and the U-Net predicts v
 (arXiv 2305.08891).
 

@@ -1,7 +1,7 @@
 """What a run would see in a folder of images, before it spends an hour on them: `dc3 data check`.
 
 Listing and decoding are those of a run (`dc3.images`), so that what is said here is what a run does;
-`dc3.data_check_text` tells it.
+`dc3.runs.data_check_text` tells it.
 """
 
 import math
@@ -20,7 +20,7 @@ from dc3.images.decoding import UnreadableImage, header_of, read_image
 from dc3.images.image_set import DECODERS, ImageSet
 from dc3.machine.folders import printable, walk
 from dc3.machine.progress import tqdm
-from dc3.parameters import declared
+from dc3.runs.parameters import declared
 
 DECODED_BY_DEFAULT = 20_000  # images: a minute or two where they are photographs
 IMAGE_SIZES = (32, 64, 128, 224)  # the published ones

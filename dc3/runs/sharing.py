@@ -9,13 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dc3 import gallery
-from dc3.code_fingerprint import notebook_fingerprint
-from dc3.listings import is_as_listed
 from dc3.machine import locks, paths
 from dc3.machine.files import flush_to_disk, sha256
-from dc3.parameters import decisive
-from dc3.runs import MANIFEST, at_work, executed_copy, read_manifest, stage_lock, write_json
+from dc3.runs import gallery
+from dc3.runs.fingerprints import notebook_fingerprint
+from dc3.runs.listings import is_as_listed
+from dc3.runs.parameters import decisive
+from dc3.runs.stage import MANIFEST, at_work, executed_copy, read_manifest, stage_lock, write_json
 
 
 def adopt(run: str, name: str, params: dict[str, Any]) -> str | None:

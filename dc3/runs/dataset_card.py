@@ -35,7 +35,7 @@ SOFT_PLACES = {
 
 
 def card(facts: dict[str, Any], to: str) -> str:
-    """The card of a set with these facts (`dc3.export`) in a format of READING, with the YAML header of the hub."""
+    """The card of a set with these facts in a format of READING, with the YAML header of the hub."""
     parts = [
         f"---\n{yaml.safe_dump(_header(facts, to), sort_keys=False, allow_unicode=True)}---",
         f"# {_title(facts)}\n\n{_introduction(facts)}",

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from dc3.machine import paths
-from dc3.parameters import ParameterError
-from dc3.preflight_values import check_rows, check_values
+from dc3.runs.parameters import ParameterError
+from dc3.runs.preflight_values import check_rows, check_values
 
 DIFFUSION_MODELS = {"vae": "vae_revision", "editor": "editor_revision"}  # parameter → the one with its revision
 HUB_SECONDS = 10

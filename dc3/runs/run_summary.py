@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from dc3.machine import paths
-from dc3.parameters import all_declared, notebook_names
-from dc3.runs import read_json, read_manifest
+from dc3.runs.parameters import all_declared, notebook_names
+from dc3.runs.stage import read_json, read_manifest
 
 VALIDATION = "05_validation"
 ONE_RUN_ALONE = ("run",)  # parameters that say nothing of what was computed

@@ -7,12 +7,12 @@ import nbformat
 import pandas as pd
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from dc3 import run_summary
 from dc3.machine import paths
-from dc3.pages import change_text, picture, write_page
-from dc3.run_summary import Manifests, without_machine_paths
-from dc3.runs import executed_copy
-from dc3.sweep_report import accuracy
+from dc3.runs import run_summary
+from dc3.runs.pages import change_text, picture, write_page
+from dc3.runs.run_summary import Manifests, without_machine_paths
+from dc3.runs.stage import executed_copy
+from dc3.runs.sweep_report import accuracy
 
 PICTURES = [  # stage, heading, figure, what it shows
     ("04_compensation", "From pick to condensed image", "compensation_strips", "picks, warm and cold edits, blends"),

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dc3 import gallery
-from dc3.code_fingerprint import notebook_fingerprint
-from dc3.listings import is_as_listed, listing
 from dc3.machine import locks, paths
 from dc3.machine.files import replacing, sha256
 from dc3.machine.storage import Place
-from dc3.parameters import check, decisive, declared
+from dc3.runs import gallery
+from dc3.runs.fingerprints import notebook_fingerprint
+from dc3.runs.listings import is_as_listed, listing
+from dc3.runs.parameters import check, decisive, declared
 
 MANIFEST = "manifest.json"
 LOCKS = ".locks"

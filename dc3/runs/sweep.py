@@ -1,6 +1,6 @@
-"""Sweeps: the runs of a grid (`dc3.grid`) one after another, and one table of what their students came to.
+"""Sweeps: the runs of a grid one after another, and one table of what their students came to.
 
-Runs take over from each other what they have in common (`dc3.sharing`). A sweep that is started again goes on where it
+Runs take over from each other what they have in common. A sweep that is started again goes on where it
 was, because each of its runs does.
 """
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from dc3.grid import Sweep, Values, for_each, read_sweep
 from dc3.machine import locks, paths
 from dc3.machine.files import replacing
-from dc3.parameters import ParameterError, notebook_names
-from dc3.preflight import check_inputs
-from dc3.runner import StageFailed, run_notebooks
-from dc3.runs import read_manifest
+from dc3.runs.checks import check_inputs
+from dc3.runs.grid import Sweep, Values, for_each, read_sweep
+from dc3.runs.parameters import ParameterError, notebook_names
+from dc3.runs.runner import StageFailed, run_notebooks
+from dc3.runs.stage import read_manifest
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dc3 import run_summary
 from dc3.figures.style import save, save_table
 from dc3.machine import paths
-from dc3.run_summary import Manifests
+from dc3.runs import run_summary
+from dc3.runs.run_summary import Manifests
 
 COLORS, DISTANCES, SAMPLING = "color_and_fid_colors", "color_and_fid_distances", "03_sampling"
 COLOR_STAGE = "06_color_and_fid"

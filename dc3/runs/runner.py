@@ -19,13 +19,13 @@ from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from dc3 import gallery
 from dc3.machine import locks, paths
-from dc3.notebooks import strip_noise
-from dc3.parameters import Parameter, ParameterError, all_declared, check, notebook_names
-from dc3.preflight import check_inputs
-from dc3.runs import discard, executed_copy, read_manifest, run_lock, why_not_current
-from dc3.sharing import adopt
+from dc3.runs import gallery
+from dc3.runs.checks import check_inputs
+from dc3.runs.notebooks import strip_noise
+from dc3.runs.parameters import Parameter, ParameterError, all_declared, check, notebook_names
+from dc3.runs.sharing import adopt
+from dc3.runs.stage import discard, executed_copy, read_manifest, run_lock, why_not_current
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
-"""What `dc3 compare` prints (`dc3.compare`)."""
+"""What `dc3 compare` prints (`dc3.runs.compare`)."""
 
 from collections.abc import Iterator
 
 import pandas as pd
 
-from dc3.compare import Comparison
+from dc3.runs.compare import Comparison
 
 CLASSES_SHOWN = 20
 HEADINGS = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dc3.parameters import ParameterError, all_declared, check, read_file
+from dc3.runs.parameters import ParameterError, all_declared, check, read_file
 
 Values = dict[str, Any]
 Block = dict[str, list]

@@ -9,10 +9,10 @@ import papermill
 from traitlets.config import Config
 
 from dc3.machine import paths
-from dc3.notebooks import strip_noise
-from dc3.pages import write_page
-from dc3.runner import kernel_channel
-from dc3.runs import read_manifest
+from dc3.runs.notebooks import strip_noise
+from dc3.runs.pages import write_page
+from dc3.runs.runner import kernel_channel
+from dc3.runs.stage import read_manifest
 
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
 MEASURED = ["top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds"]
@@ -24,7 +24,7 @@ OF_EDITS = ["guidance_scale", "image_guidance_scale", "edit_steps", "edit_streng
 
 
 def read(path: Path | str) -> pd.DataFrame:
-    """A sweep's results, .parquet or .csv, as `dc3.sweep.results` gives them. ValueError when it has no rows."""
+    """A sweep's results, .parquet or .csv, as `dc3.runs.sweep.results` gives them. ValueError when it has no rows."""
     path = paths.resolve(str(path))
     table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     if table.empty:

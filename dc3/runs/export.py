@@ -1,6 +1,6 @@
 """The condensed set of a run for use elsewhere: `dc3 export`, as a Hugging Face folder, an .npz or WebDataset shards.
 
-Every format lies in a folder of its own with README.md, the dataset card (`dc3.dataset_card`), and provenance.json.
+Every format lies in a folder of its own with README.md, the dataset card, and provenance.json.
 """
 
 import importlib.metadata
@@ -16,16 +16,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3 import condensed, protocol, run_summary
-from dc3.dataset_card import card
+from dc3 import condensed, protocol
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
 from dc3.machine.files import new_folder, sha256
 from dc3.methods import METHODS
 from dc3.models import checkpoints
 from dc3.models.evaluation import predict
-from dc3.parameters import declared
-from dc3.runs import StageMissing
+from dc3.runs import run_summary
+from dc3.runs.dataset_card import card
+from dc3.runs.parameters import declared
+from dc3.runs.stage import StageMissing
 
 STAGE, VALIDATION = "04_compensation", "05_validation"
 TEACHER = "00_teacher/teacher.safetensors"

@@ -1,11 +1,11 @@
-"""What `dc3 data check` prints of what it saw (`dc3.data_check`)."""
+"""What `dc3 data check` prints of what it saw (`dc3.runs.data_check`)."""
 
 import shlex
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from dc3.data_check import (
+from dc3.runs.data_check import (
     CONDENSED,
     Check,
     Split,

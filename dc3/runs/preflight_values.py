@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dc3.machine import paths
-from dc3.parameters import ParameterError
-from dc3.runs import read_json
+from dc3.runs.parameters import ParameterError
+from dc3.runs.stage import read_json
 
 Values = dict[str, Any]
 Problems = Iterator[str]
@@ -71,7 +71,7 @@ def _students(params: Values) -> Problems:
         names = params[parameter] if isinstance(params[parameter], list) else [params[parameter]]
         yield from _networks(parameter, names, params, params["student_width"])
     if params["published_as"]:
-        from dc3 import published
+        from dc3.runs import published
 
         try:
             published.table(params["published_as"])

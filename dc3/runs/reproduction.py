@@ -11,8 +11,8 @@ from PIL import Image
 from dc3 import condensation, condensed, methods
 from dc3.machine import paths
 from dc3.models import checkpoints
-from dc3.runs import StageMissing, read_manifest
-from dc3.settings import of_run
+from dc3.runs.settings import of_run
+from dc3.runs.stage import StageMissing, read_manifest
 
 STAGE = "04_compensation"
 

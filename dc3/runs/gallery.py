@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dc3.machine.files import replacing
-from dc3.parameters import notebook_names
+from dc3.runs.parameters import notebook_names
 
 NAME = "README.md"
 

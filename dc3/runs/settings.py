@@ -9,7 +9,7 @@ import torch
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.machine import devices, paths
-from dc3.runs import Stage, read_json, write_json
+from dc3.runs.stage import Stage, read_json, write_json
 
 FILE = "settings.json"
 SPLITS = ("train", "test")
