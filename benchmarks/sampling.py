@@ -29,8 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dc3.greedy import DRAWS_A_SAMPLE, FUNCTIONS, LOG_DETERMINANT_RIDGE
-from dc3.sampling import gradient_kernel, select
+from dc3.sampling import DRAWS_A_SAMPLE, FUNCTIONS, LOG_DETERMINANT_RIDGE, gradient_kernel, select
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
 CASES = [(500, 10, 512), (1300, 1000, 512), (5000, 10, 512)]

@@ -22,7 +22,7 @@ import torch
 import typer
 from torch import nn
 
-from dc3 import binning, class_strategies, sampling, strategies
+from dc3 import binning, class_strategies, gradients, strategies
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
@@ -108,7 +108,7 @@ def main(
     )
     images = watch.timed("decode", files.cached)()
     model = obtain_teacher(teacher, len(images.classes))
-    logit_grad, embedding = watch.timed("forward", sampling.gradient_factors)(model, images.batches(), images.labels)
+    logit_grad, embedding = watch.timed("forward", gradients.gradient_factors)(model, images.batches(), images.labels)
     candidates = {"labels": images.labels, "bins": pixel_bins(images), "logit_grad": logit_grad, "embedding": embedding}
     steps = {strategy: strategy_seconds(strategy, candidates) for strategy in STRATEGIES}
 

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 import typer
 
-from dc3 import binning, factors, features, strategies
+from dc3 import binning, features, gradients, strategies
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
 from dc3.models import networks
@@ -101,9 +101,9 @@ def of_images(count: int, folder: Path) -> dict[str, float]:
         bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
     with watch.step("gradients"):
         files = folder / "logit_grad.npy", folder / "embedding.npy"
-        gradients = factors.to_disk(*files, teacher, images, labels)
+        written = gradients.to_disk(*files, teacher, images, labels)
     with watch.step("selection"):
-        picks = select(labels, bins, *gradients)
+        picks = select(labels, bins, *written)
     return row(count, watch, picks, sum(path.stat().st_size for path in folder.iterdir()))
 
 
@@ -117,7 +117,7 @@ def of_latents(classes: int, class_size: int) -> dict[str, float]:
         bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
     with watch.step("selection"):
         gradients = ByClass(1, count, class_size, OUTPUTS), ByClass(2, count, class_size, EMBEDDING)
-        picks = select(labels, bins, *gradients)
+        picks = select(labels, bins, *written)
     return row(count, watch, picks, 0)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dc3.greedy import accumulator
+from dc3.machine.devices import accumulator
 from dc3.sampling import Selection, allocate_budget, gradient_kernel, select
 
 DQ_BINS = 10  # Dataset Quantization's N

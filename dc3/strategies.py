@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dc3.class_strategies import STRATEGIES, ClassImages
-from dc3.greedy import Array, as_tensor, check_count, check_options
 from dc3.machine.arrays import OnDisk, groups, portable, read_rows
+from dc3.machine.devices import Array, as_tensor
 from dc3.machine.engine import LOCAL, Columns, Engine
-from dc3.sampling import gradient_kernel
+from dc3.sampling import check_count, check_options, gradient_kernel
 
 NO_BIN = -1
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from squares import Squares
 
-from dc3 import condensed, factors, features, strategies
+from dc3 import condensed, features, gradients, strategies
 from dc3.compensation import Coloring, compensate
 from dc3.generators.autoencoder_training import build_autoencoder
 from dc3.images import datasets
@@ -155,7 +155,7 @@ def test_gradients_and_picks_are_the_same(on_ray, images, tmp_path):
     tables = {}
     for name, where in (("local", LOCAL), ("ray", on_ray)):
         files = [tmp_path / f"{kind}_{name}.npy" for kind in ("logit_grad", "embedding")]
-        found = factors.to_disk(*files, teacher, images, images.labels, batch_size=5, engine=where)
+        found = gradients.to_disk(*files, teacher, images, images.labels, batch_size=5, engine=where)
         candidates = dict(zip(("logit_grad", "embedding"), found, strict=True)) | {"bins": np.arange(24) % 3}
         choose = partial(strategies.choose, labels=images.labels, ipc=4, seed=1, engine=where, **candidates)
         tables[name] = [choose(selection) for selection in ("dc3", "random")]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dc3 import factors, features, fidelity, methods, strategies, teacher, validation
+from dc3 import features, fidelity, gradients, methods, strategies, teacher, validation
 from dc3.generators import training_loop
 from dc3.generators.autoencoder_training import build_autoencoder
 from dc3.images.image_set import in_memory
@@ -46,13 +46,13 @@ def model(device):
 def test_factors_losses_and_picks(device, model, images, amp, tmp_path):
     """In float32 (TF32, on new GPUs) those of the CPU, in half precision near them."""
     on_cpu = copy.deepcopy(model).cpu()
-    expected = factors.to_disk(tmp_path / "g.npy", tmp_path / "h.npy", on_cpu, images, images.labels)
-    found = factors.to_disk(tmp_path / "a.npy", tmp_path / "b.npy", model, images, images.labels, amp=amp)
+    expected = gradients.to_disk(tmp_path / "g.npy", tmp_path / "h.npy", on_cpu, images, images.labels)
+    found = gradients.to_disk(tmp_path / "a.npy", tmp_path / "b.npy", model, images, images.labels, amp=amp)
     tolerance = 1e-2 if amp is False else 0.1
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
-    losses = factors.class_losses(model, found[1], images.labels)
-    assert np.abs(losses - factors.class_losses(on_cpu, expected[1], images.labels)).max() < 0.1
+    losses = gradients.class_losses(model, found[1], images.labels)
+    assert np.abs(losses - gradients.class_losses(on_cpu, expected[1], images.labels)).max() < 0.1
     candidates = {"bins": images.labels, "logit_grad": found[0], "embedding": found[1], "device": device}
     table = strategies.choose("dc3", labels=images.labels, ipc=2, **candidates)
     assert table["index"].is_unique and len(table) == 6

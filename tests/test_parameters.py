@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dc3 import binning, blending, class_strategies, compensation, greedy, methods, protocol, sampling
+from dc3 import binning, blending, class_strategies, compensation, gradients, methods, protocol, sampling
 from dc3.images import datasets
 from dc3.models import editor, networks
 from dc3.runs import settings
@@ -136,10 +136,10 @@ def test_the_projects_notebooks_declare_every_parameter_with_a_known_type_and_a_
         ("Network", networks.NETWORKS),
         ("Dataset", datasets.DATASETS),
         ("Selection", class_strategies.STRATEGIES),
-        ("Function", greedy.FUNCTIONS),
-        ("Greedy", greedy.DRAWS_A_SAMPLE),
-        ("Allocation", greedy.ALLOCATIONS),
-        ("GradientLoss", sampling.LOSSES),
+        ("Function", sampling.FUNCTIONS),
+        ("Greedy", sampling.DRAWS_A_SAMPLE),
+        ("Allocation", sampling.ALLOCATIONS),
+        ("GradientLoss", gradients.LOSSES),
         ("BlendMode", [*blending.IMAGES_NEEDED, compensation.SOURCE_MODE]),
         ("Mix", protocol.TEMPERATURE),
         ("Precision", settings.AMP),

@@ -13,15 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dc3.greedy import LOG_DETERMINANT_RIDGE
-from dc3.sampling import (
-    allocate_budget,
-    gradient_factors,
-    gradient_kernel,
-    logit_gradient,
-    represented_by,
-    select,
-)
+from dc3.gradients import gradient_factors, logit_gradient
+from dc3.sampling import LOG_DETERMINANT_RIDGE, allocate_budget, gradient_kernel, represented_by, select
 
 FUNCTIONS = ["GraphCut", "FacilityLocation", "LogDeterminant", "DisparitySum", "DisparityMin"]
 GREEDY = ["NaiveGreedy", "LazyGreedy", "StochasticGreedy", "LazierThanLazyGreedy"]

@@ -1,8 +1,12 @@
-"""Which device to compute on, and in which precision: mixed on GPUs that have a half precision of their own."""
+"""Which device to compute on and in which precision, mixed on GPUs with a half precision; arrays as tensors."""
 
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
+from torch import Tensor
+
+Array = np.ndarray | Tensor
 
 
 def device(name: str = "auto") -> torch.device:
@@ -37,3 +41,13 @@ def autocast(
 def has_bfloat16() -> bool:
     """Whether the current GPU computes in bfloat16 itself."""
     return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def as_tensor(array: Array) -> Tensor:
+    """The array as a tensor that shares its memory, or a copy where it is read-only (a memory map)."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def accumulator(device: torch.device) -> torch.dtype:
+    """float64, in which sums of float32 similarities are exact enough for ties; float32 where float64 is missing."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from dc3 import factors, sampling
+from dc3 import gradients
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.models import networks
 from dc3.models.evaluation import image_losses
@@ -31,8 +31,8 @@ def images(pixels):
 
 def test_the_files_have_the_bytes_of_the_factors_in_memory(teacher, images, tmp_path):
     paths = tmp_path / "logit_grad.npy", tmp_path / "embedding.npy"
-    mapped = factors.to_disk(*paths, teacher, images, LABELS, batch_size=4)
-    held = sampling.gradient_factors(teacher, images.batches(4), LABELS)
+    mapped = gradients.to_disk(*paths, teacher, images, LABELS, batch_size=4)
+    held = gradients.gradient_factors(teacher, images.batches(4), LABELS)
     for path, on_disk, array in zip(paths, mapped, held, strict=True):
         np.save(tmp_path / "expected.npy", array)
         assert path.read_bytes() == (tmp_path / "expected.npy").read_bytes()
@@ -42,16 +42,16 @@ def test_the_files_have_the_bytes_of_the_factors_in_memory(teacher, images, tmp_
 def test_the_files_are_of_the_precision_that_is_asked_for(teacher, images, tmp_path):
     paths = tmp_path / "logit_grad.npy", tmp_path / "embedding.npy"
     for amp in (False, True):
-        mapped = factors.to_disk(*paths, teacher, images, LABELS, batch_size=11, amp=amp)
-        held = sampling.gradient_factors(teacher, images.pixels, LABELS, amp=amp)
+        mapped = gradients.to_disk(*paths, teacher, images, LABELS, batch_size=11, amp=amp)
+        held = gradients.gradient_factors(teacher, images.pixels, LABELS, amp=amp)
         for on_disk, array in zip(mapped, held, strict=True):
             assert (on_disk == array).all()
-    assert (mapped[1] != sampling.gradient_factors(teacher, images.pixels, LABELS)[1]).any()
+    assert (mapped[1] != gradients.gradient_factors(teacher, images.pixels, LABELS)[1]).any()
 
 
 def test_images_that_run_out_leave_no_file(teacher, images, tmp_path):
     with pytest.raises(ValueError, match="images: 4 given for 11 labels"):
-        factors.to_disk(tmp_path / "a.npy", tmp_path / "b.npy", teacher, images.take(range(4)), LABELS)
+        gradients.to_disk(tmp_path / "a.npy", tmp_path / "b.npy", teacher, images.take(range(4)), LABELS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -63,7 +63,7 @@ def test_a_full_disk_is_said_before_the_first_batch(teacher, images, tmp_path, m
     monkeypatch.setattr(os, "posix_fallocate", full)
     monkeypatch.setattr(ImageSet, "images", lambda *_: pytest.fail("it computed"))
     with pytest.raises(OSError, match=r"no room for .* GB of gradients"):
-        factors.to_disk(tmp_path / "a.npy", tmp_path / "b.npy", teacher, images, LABELS)
+        gradients.to_disk(tmp_path / "a.npy", tmp_path / "b.npy", teacher, images, LABELS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,7 +74,7 @@ def test_images_are_ranked_in_float32_whatever_the_precision_around(teacher, pix
 
 
 def test_the_losses_are_those_of_the_teacher_without_another_look_at_the_images(teacher, pixels, monkeypatch):
-    monkeypatch.setattr(factors, "ROWS", 4)
-    _, embedding = sampling.gradient_factors(teacher, pixels, LABELS)
-    losses = factors.class_losses(teacher, embedding, LABELS)
+    monkeypatch.setattr(gradients, "ROWS", 4)
+    _, embedding = gradients.gradient_factors(teacher, pixels, LABELS)
+    losses = gradients.class_losses(teacher, embedding, LABELS)
     assert np.abs(losses - image_losses(teacher, pixels, LABELS)).max() < 1e-5
