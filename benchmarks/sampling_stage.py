@@ -22,7 +22,8 @@ import torch
 import typer
 from torch import nn
 
-from dc3 import binning, class_strategies, gradients, strategies
+from dc3 import binning, gradients, strategies
+from dc3 import strategies as class_strategies
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths

@@ -117,7 +117,7 @@ def of_latents(classes: int, class_size: int) -> dict[str, float]:
         bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
     with watch.step("selection"):
         gradients = ByClass(1, count, class_size, OUTPUTS), ByClass(2, count, class_size, EMBEDDING)
-        picks = select(labels, bins, *written)
+        picks = select(labels, bins, *gradients)
     return row(count, watch, picks, 0)
 
 

@@ -37,7 +37,7 @@ from dc3.images import datasets
 from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from dc3.models import augmentation, networks
 from dc3.models.evaluation import labels_tensor, on_device
-from dc3.protocol import Protocol, lr_factor, parameter_groups
+from dc3.students import Protocol, lr_factor, parameter_groups
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
 CPU = torch.device("cpu")

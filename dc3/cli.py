@@ -33,7 +33,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="redo every stage")] = False,
 ) -> None:
     """Execute the notebooks of a run in order; stages that are up to date are skipped."""
-    from dc3.machine.locks import Busy
+    from dc3.machine.files import Busy
     from dc3.runs.runner import StageFailed, run_notebooks
 
     try:
@@ -104,8 +104,7 @@ def data_check(
     ] = None,
 ) -> None:
     """Say what a run would see in a folder: classes, counts, sizes, unreadable files; 1 when it would be refused."""
-    from dc3.runs.data_check import look
-    from dc3.runs.data_check_text import told
+    from dc3.runs.data_check import look, told
 
     try:
         seen = look(folder, decode)
@@ -138,8 +137,7 @@ def compare_runs(
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another; differences are RUN_B less RUN_A")],
 ) -> None:
     """Lay two runs side by side: parameters, accuracy, colour, FID, picks in common, time; as tables and a figure."""
-    from dc3.runs.compare import compare, write
-    from dc3.runs.compare_text import told
+    from dc3.runs.compare import compare, told, write
 
     try:
         compared = compare(run_a, run_b)
@@ -197,7 +195,7 @@ def train_editor(
 ) -> None:
     """Train the editor that the package ships; killed and started again, it goes on from its last checkpoint."""
     from dc3.generators import tiny_editor
-    from dc3.machine.claims import AnotherTraining
+    from dc3.machine.files import AnotherTraining
 
     recipe = tiny_editor.Recipe.model_validate(read_file(recipe_file))
     try:

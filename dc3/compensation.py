@@ -6,20 +6,23 @@ image comes out the same alone or in any company, today or after a kill.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
 from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Engine
-from dc3.machine.folders import printable
-from dc3.models.editor import Editor, weights_hash
+from dc3.machine.files import printable
+from dc3.models.editor import Editor, load_editor, weights_hash
 from dc3.models.evaluation import image_losses, weights_digest
+from dc3.strategies import METHODS, RDED, mosaic
 
 ATTEMPTS = 2
 SOURCE_MODE = "none"  # no edit: the pick itself, for ablation
@@ -221,3 +224,65 @@ class _Compensator:
         if len(candidates) == 1 or self.teacher is None:
             return 0
         return int(image_losses(self.teacher, np.stack([one.image for one in candidates]), int(label)).argmin())
+
+
+TILED_A_BATCH = 64
+
+
+def editor_of(params: dict[str, Any], device: torch.device) -> Editor:
+    """The editor that the parameters of 04_compensation name."""
+    return load_editor(
+        params["editor"],
+        size=params["edit_size"],
+        steps=params["edit_steps"],
+        guidance_scale=params["guidance_scale"],
+        image_guidance_scale=params["image_guidance_scale"],
+        batch_size=params["edit_batch_size"],
+        revision=params["editor_revision"],
+        device=device,
+        precision=params["edit_precision"],
+        compile_unet=params["edit_compile"],
+    )
+
+
+def coloring_of(params: dict[str, Any], seed: int) -> Coloring:
+    """The colouring that the parameters of 04_compensation name."""
+    names = ["warm_prompts", "cold_prompts", "instruction", "blend_mode", "ramp", "cell"]
+    names += ["edit_strength", "edit_candidates"]
+    return Coloring(seed, **{name: params[name] for name in names})
+
+
+def condense(
+    method: str,
+    images: ImageSet,
+    picks: pd.DataFrame,
+    coloring: Coloring,
+    editor: Editor | None,
+    folder: Path,
+    teacher: nn.Module | None = None,
+    engine: Engine = LOCAL,
+) -> pd.DataFrame:
+    """Writes the condensed set of `picks` to `folder`; returns its provenance.
+
+    Without edits `editor` may be None; `teacher` chooses where there are several candidates; `engine`: where is edited.
+    """
+    if "tile" in picks:
+        return tile(images, picks, folder)
+    if METHODS[method].edits:
+        return compensate(images, picks, coloring, editor, folder, teacher, engine)
+    return copy(images, picks, folder)
+
+
+def tile(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Writes RDED's mosaics of crops to `folder`: `picks` of `rded.choose`."""
+    parts = {key: part.sort_values("tile") for key, part in picks.groupby(["label", "rank"])}
+
+    def make(rows: pd.DataFrame) -> Iterator[condensed.Made]:
+        for row in rows.itertuples():
+            part = parts[row.label, row.rank]
+            boxes = part[["index", "top", "left", "side"]].to_dict("list")
+            yield condensed.Made(row.Index, mosaic(images, part), {"tiles": boxes})
+
+    crops = sha256(pd.util.hash_pandas_object(picks, index=False).to_numpy()).hexdigest()
+    stamp = {"method": RDED, "crops": crops}
+    return condensed.fill(folder, images, picks[picks["tile"] == 0], stamp, make, TILED_A_BATCH)

@@ -6,6 +6,7 @@ stands beside the class folders and is written last: a folder that has one is co
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image, PngImagePlugin
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dc3.images.datasets import image_folder
 from dc3.images.decoding import size_of
 from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Columns, Engine
-from dc3.machine.files import replacing, sha256
-from dc3.machine.folders import printable
+from dc3.machine.files import printable, replacing, sha256, walk
+from dc3.machine.paths import Place, Remote
 from dc3.machine.progress import tqdm
-from dc3.machine.storage import Remote
 
 CHUNK_KEY = "dc3"  # of the PNG text chunk
 PROVENANCE = "provenance.parquet"
@@ -224,3 +225,45 @@ def _check_sizes(told: str, found: ImageSet) -> None:
                 f"{told}: {printable(source)} is {width}×{height} px, the data set's images are "
                 f"{found.image_size}×{found.image_size} px"
             )
+
+
+def publish(folder: Path, target: Place) -> int:
+    """Copies the condensed set in `folder`, of `condensed.fill`, to `target`; returns the number of images.
+
+    Every file is there whole or not at all, and provenance.parquet, with the SHA-256 of each image, comes last: where
+    it is, the set is complete. ValueError as `check_room_for`, OSError where the target cannot be written.
+    """
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*.png"))]
+    check_room_for(names, target)
+    (target / PROVENANCE).unlink(missing_ok=True)
+    for name in tqdm([*names, PROVENANCE], desc="published", unit="file"):
+        _copy(folder / name, target / name)
+    return len(names)
+
+
+def image_names(classes: int, ipc: int) -> Iterable[str]:
+    """The files of a condensed set, as `condensed.fill` names them."""
+    return (f"{label:05d}/{rank:05d}.png" for label in range(classes) for rank in range(ipc))
+
+
+def check_room_for(names: Iterable[str], target: Place) -> None:
+    """ValueError when `target` holds images that are not among `names`: whoever loads it would get both."""
+    held = target.files() if isinstance(target, Remote) else _files(target)
+    strangers = sorted({name for name in held if name.lower().endswith(IMG_EXTENSIONS)} - set(names))
+    if strangers:
+        some = ", ".join(strangers[:3]) + " …" * (len(strangers) > 3)
+        raise ValueError(
+            f"condensed_out = {str(target)!r} holds other images ({some}): empty it, or give another place"
+        )
+
+
+def _files(folder: Path) -> list[str]:
+    return [Path(path).relative_to(folder).as_posix() for path in walk(folder)] if folder.is_dir() else []
+
+
+def _copy(source: Path, target: Place) -> None:
+    if isinstance(target, Remote):
+        target.write_bytes(source.read_bytes())
+        return
+    with replacing(target) as partial:
+        shutil.copyfile(source, partial)

@@ -1,9 +1,12 @@
 """FID, KID and Inception Score through torchmetrics, on features that are computed once and kept per set."""
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,7 +16,10 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from dc3.images.image_set import ImageSet, image_slice
+from dc3.machine.files import replacing
+from dc3.machine.fingerprints import module_fingerprint
 from dc3.machine.progress import tqdm
+from dc3.models.evaluation import images_digest
 from dc3.models.feature_networks import FeatureNetwork
 
 log = logging.getLogger(__name__)
@@ -179,3 +185,84 @@ def _seeded(metric: KernelInceptionDistance | InceptionScore, seed: int) -> Scor
         torch.manual_seed(seed)
         mean, std = metric.compute()
     return Score(float(mean), float(std))
+
+
+ROWS = 1024  # of a distance matrix held at a time
+
+
+class Neighbourhoods(NamedTuple):
+    """Shares 0 … 1, but density, which is 1 for equal distributions and can exceed it."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def neighbourhoods(real: np.ndarray, fake: np.ndarray, neighbours: int = 5) -> Neighbourhoods:
+    """Precision and recall (Kynkäänniemi 2019), density and coverage (Naeem 2020) of features (n, d) and (m, d).
+
+    The ball of an image reaches to its k-th neighbour in its own set. Precision: the share of fake images in a ball of
+    a real one; density: in how many, over k; recall: the share of real images in a ball of a fake one; coverage: the
+    share of real balls with a fake image. k is `neighbours`, or all others in a smaller set. The balls of a small fake
+    set are wide: compare recall between sets of one size only; coverage, unlike FID, is meaningful for a handful.
+    Raises as `fidelity.fid`, and ValueError for neighbours below 1.
+    """
+    x, y = (torch.cat(list(feature_rows(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
+    require_width(x.shape[1], y.shape[1])
+    if neighbours < 1:
+        raise ValueError(f"neighbours={neighbours}: expected at least 1")
+    for side, features in (("real", x), ("fake", y)):
+        if len(features) < 2:
+            raise ValueError(f"{side}: expected at least 2 images, one has no neighbour, got {len(features)}")
+    real_radius, fake_radius = _radii(x, neighbours), _radii(y, neighbours)
+    reached, recalled = (torch.zeros(len(x), dtype=torch.bool) for _ in range(2))
+    inside = precise = 0
+    for rows, radius in zip(y.split(ROWS), fake_radius.split(ROWS), strict=True):
+        distance = torch.cdist(rows, x)
+        in_real = distance <= real_radius
+        inside, precise = inside + int(in_real.sum()), precise + int(in_real.any(dim=1).sum())
+        reached |= in_real.any(dim=0)
+        recalled |= (distance <= radius[:, None]).any(dim=0)
+    share = min(neighbours, len(x) - 1) * len(y)
+    return Neighbourhoods(
+        precise / len(y), float(recalled.double().mean()), inside / share, float(reached.double().mean())
+    )
+
+
+def _radii(features: Tensor, neighbours: int) -> Tensor:
+    kth = min(neighbours, len(features) - 1) + 1  # the first is the image itself
+    return torch.cat([torch.cdist(rows, features).kthvalue(kth, dim=1).values for rows in features.split(ROWS)])
+
+
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
+
+
+def cached_embed(
+    images: ImageSet | np.ndarray, network: FeatureNetwork, folder: Path, batch_size: int = 128
+) -> Embedded:
+    """`fidelity.embed`, read from `folder` where the same images went through the same network before.
+
+    Same: pixels (of an image set: its fingerprint), weights, kind of device, and the code that embeds. A file that
+    cannot be read is made again. Raises as `embed`, and ValueError for a network whose weights are not known.
+    """
+    path = folder / f"{_key(images, network)}.npz"
+    try:
+        with np.load(path) as kept:
+            return Embedded(kept["features"], kept["logits"])
+    except FileNotFoundError:
+        pass
+    except UNREADABLE as error:
+        log.warning("%s cannot be read (%s) and is made again", path, type(error).__name__)
+    embedded = embed(images, network, batch_size)
+    with replacing(path) as partial:
+        np.savez(partial, **embedded._asdict())
+    return embedded
+
+
+def _key(images: ImageSet | np.ndarray, network: FeatureNetwork) -> str:
+    if not network.fingerprint:
+        raise ValueError(f"feature_network={network.name!r} has no fingerprint: its features cannot be kept, use embed")
+    device = str(getattr(network.device, "type", network.device))
+    parts = (images_digest(images), network.name, network.fingerprint, device, module_fingerprint("fidelity"))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,15 +1,24 @@
 """What the panels for JupyterLab share. Without a screen (papermill, nbval) there is none to show."""
 
+import base64
 import io
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import ipywidgets as widgets
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from dc3.figures.images import mosaic
+from dc3.blending import IMAGES_NEEDED
+from dc3.compensation import Coloring, Draw, compensated, edit_pairs, to_uint8
+from dc3.figures.images import MUTED, mosaic
+from dc3.images.image_set import ImageSet
 from dc3.machine.paths import HEADLESS
+from dc3.models.editor import Editor
+from dc3.models.pipelines import first_line
+from dc3.sampling import gradient_kernel
 
 SHOWN_PIXELS = 160  # a side of an image in a panel
 
@@ -38,3 +47,228 @@ def telling(label: widgets.Label, action: Callable[[], None]) -> Callable[[objec
             label.value = f"{type(error).__name__}: {error}"
 
     return handler
+
+
+def edit_panel(images: np.ndarray, coloring: Coloring, editor: Editor) -> widgets.Widget | None:
+    """A panel to edit one of uint8 (n, S, S, 3): source, warm, cold, blended; None without a screen.
+
+    Prompts, guidance scales, seed and blend can be chosen; `coloring` and `editor` give the rest and the first values.
+    """
+    return EditPanel(images, coloring, editor).view if has_screen() else None
+
+
+class EditPanel:
+    """The controls, and what they show; `edit` makes the picture of their present values."""
+
+    def __init__(self, images: np.ndarray, coloring: Coloring, editor: Editor):
+        self.images, self.coloring, self.editor = images, coloring, editor
+        self.image = widgets.IntSlider(0, 0, len(images) - 1, description="image")
+        self.warm = widgets.Dropdown(options=list(coloring.warm_prompts), description="warm")
+        self.cold = widgets.Dropdown(options=list(coloring.cold_prompts), description="cold")
+        self.guidance = widgets.FloatSlider(
+            editor.guidance_scale, min=1.05, max=max(8, editor.guidance_scale), step=0.05, description="guidance"
+        )
+        self.keeping = widgets.FloatSlider(
+            editor.image_guidance_scale,
+            min=1,
+            max=max(3, editor.image_guidance_scale),
+            step=0.1,
+            description="image g.",
+        )
+        pairs = [mode for mode, needed in IMAGES_NEEDED.items() if needed == 2]
+        self.blend = widgets.Dropdown(options=pairs, value="gradient", description="blend")
+        self.seed = widgets.BoundedIntText(0, min=0, max=2**31, description="seed ≥ 0")
+        self.button = widgets.Button(description="edit", button_style="primary")
+        self.button.on_click(lambda _: self.pressed())
+        self.picture, self.caption = widgets.Image(format="png"), widgets.Label("source, warm, cold, blended")
+        choices = [self.image, self.warm, self.cold, self.guidance, self.keeping, self.blend, self.seed, self.button]
+        self.view = widgets.HBox([widgets.VBox(choices), widgets.VBox([self.picture, self.caption])])
+        self.edit()
+
+    def pressed(self) -> None:
+        """What the button does: it is grey while the edit is made, and an error is told in the caption."""
+        self.button.disabled, self.caption.value = True, "editing …"
+        try:
+            self.edit()
+        except Exception as error:  # the handler of a button: what it raises is seen nowhere else
+            self._failed(f"{type(error).__name__}: {first_line(error)}")
+        finally:
+            self.button.disabled = False
+
+    def _failed(self, why: str) -> None:
+        self.caption.value = f"this edit failed: {why}"
+        self.picture.value = b""
+
+    def edit(self) -> None:
+        """Edits the chosen image and shows it, or says in the caption that the edit failed."""
+        source = self.images[self.image.value]
+        coloring = replace(self.coloring, blend_mode=self.blend.value)
+        seed = self.seed.value
+        drawn = Draw([self.warm.value, self.cold.value], [2 * seed, 2 * seed + 1], seed, 0)
+        editor = replace(
+            self.editor, guidance_scale=self.guidance.value, image_guidance_scale=self.keeping.value, batch_size=2
+        )
+        edits = edit_pairs(source[None], [drawn], coloring, editor)[0]
+        blended = compensated(source, edits, drawn, coloring)
+        if blended is None:
+            self._failed("NaN or black; change the seed or lower the guidance")
+            return
+        self.caption.value = (
+            f"image {self.image.value}: source, {self.warm.value}, {self.cold.value}, {self.blend.value} blend; "
+            f"guidance {self.guidance.value:g} and {self.keeping.value:g}, seed {seed}"
+        )
+        self.picture.value = png([source, *to_uint8(edits), blended])
+
+
+MAP, PREVIEW, MARGIN = 440, 200, 12  # pixels
+THUMBNAIL = 64  # pixels a side at most, of the images that a map holds
+BIN_SHOWN, BIN_COLUMNS = 24, 12  # images of a bin below the map, and how many are beside each other
+SMALL = 48  # pixels a side of these
+EXACT = 32  # pixels a side up to which a PNG is hardly larger than a JPEG
+ALL = "all"
+HINT = "point at an image on the map, or click it to keep it in view until you click elsewhere"
+# No script: a point shows its picture while it is pointed at, and, once clicked, until another is
+STYLE = """<style>
+.dc3-map .p { cursor: pointer; outline: none } .dc3-map .shown { display: none }
+.dc3-map .p:hover .shown, .dc3-map .p:focus .shown { display: inline }
+.dc3-map:has(.p:hover) .p:focus:not(:hover) .shown { display: none }
+.dc3-map .p:hover circle, .dc3-map .p:focus circle { stroke: black; stroke-width: 2 }
+.dc3-map:has(.p:hover, .p:focus) circle { fill-opacity: 0.35 }
+.dc3-map .pale { opacity: 0.15; pointer-events: none }
+.dc3-map image { image-rendering: pixelated } .dc3-map text { font: 12px sans-serif; fill: currentColor }
+</style>"""
+
+
+def bin_panel(images: ImageSet, table: pd.DataFrame) -> widgets.Widget | None:
+    """The panel over a map with the columns index (into `images`), label, bin, x, y; None without a screen."""
+    return BinExplorer(images, table).view if has_screen() else None
+
+
+class BinExplorer:
+    """The controls, and what they show: the map of a class, and images of the chosen bin (or one of each bin)."""
+
+    def __init__(self, images: ImageSet, table: pd.DataFrame):
+        self.images, self.table = images, table
+        labels = [(images.classes[label], int(label)) for label in sorted(table["label"].unique())]
+        self.of_class = widgets.Dropdown(options=labels, description="class")
+        self.bin = widgets.Dropdown(options=[ALL], description="bin")
+        self.map, self.picture = widgets.HTML(), widgets.Image(format="png")
+        self.hint, self.caption = widgets.Label(HINT), widgets.Label()
+        self.of_class.observe(telling(self.hint, self.choose_class), "value")
+        self.bin.observe(telling(self.hint, self.draw), "value")
+        controls = widgets.HBox([self.of_class, self.bin])
+        self.view = widgets.VBox([controls, self.hint, self.map, self.caption, self.picture])
+        self.choose_class()
+
+    @property
+    def part(self) -> pd.DataFrame:
+        """The rows of the chosen class."""
+        return self.table[self.table["label"] == self.of_class.value]
+
+    def choose_class(self) -> None:
+        """Offers the bins of the chosen class, all at first, and draws them."""
+        with self.bin.hold_trait_notifications():
+            self.bin.options = [ALL, *sorted(self.part["bin"].unique().tolist())]
+            self.bin.value = ALL
+        self.draw()
+
+    def draw(self) -> None:
+        """Shows the map of the chosen class, and images of the chosen bin."""
+        part, self.hint.value = self.part, HINT
+        self.map.value = STYLE + _map(part, self.images.images(part["index"].to_numpy()), self.bin.value)
+        if self.bin.value == ALL:
+            first = part.drop_duplicates("bin").sort_values("bin")[:BIN_SHOWN]
+            shown, told = first["index"], f"an image of each bin: {', '.join(map(str, first['bin']))}"
+        else:
+            shown = part.loc[part["bin"] == self.bin.value, "index"]
+            told = f"bin {self.bin.value}: {min(len(shown), BIN_SHOWN)} of its {len(shown)} images"
+        self.caption.value = told
+        self.picture.value = png(self.images.images(shown.to_numpy()[:BIN_SHOWN]), BIN_COLUMNS, SMALL)
+
+
+def _map(part: pd.DataFrame, pixels: np.ndarray, chosen: int | str) -> str:
+    """An SVG of the points; those of bins that are not chosen are pale."""
+    last = np.argsort(part["bin"].to_numpy() == chosen, kind="stable")  # what is drawn last lies on top
+    part, pixels = part.iloc[last], pixels[last]
+    places = part[["x", "y"]].to_numpy(float)
+    low, high = places.min(axis=0), places.max(axis=0)
+    places = MARGIN + (places - low) / np.maximum(high - low, 1e-12) * (MAP - 2 * MARGIN)
+    points = []
+    for (x, y), row, image in zip(places, part.itertuples(index=False), pixels, strict=True):
+        pale = " pale" if chosen not in (ALL, row.bin) else ""
+        points.append(
+            f'<g class="p{pale}" tabindex="0"><circle cx="{x:.1f}" cy="{MAP - y:.1f}" r="3.5" '
+            f'fill="{MUTED[row.bin % len(MUTED)]}"/><g class="shown">'
+            f'<image x="{MAP + MARGIN}" y="{MARGIN}" width="{PREVIEW}" height="{PREVIEW}" href="{_thumbnail(image)}"/>'
+            f'<text x="{MAP + MARGIN}" y="{PREVIEW + 3 * MARGIN}">image {row.index}, bin {row.bin}</text></g></g>'
+        )
+    return f'<svg class="dc3-map" width="{MAP + PREVIEW + 2 * MARGIN}" height="{MAP}">{"".join(points)}</svg>'
+
+
+def _thumbnail(image: np.ndarray) -> str:
+    """A data URL of at most THUMBNAIL pixels a side: small images are exact, others keep all their colour."""
+    stream, small = io.BytesIO(), Image.fromarray(image)
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    kind = "png" if max(small.size) <= EXACT else "jpeg"
+    small.save(stream, format=kind, **({} if kind == "png" else {"quality": 95, "subsampling": 0}))
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+NEAREST, PICK_COLUMNS = 11, 6  # images most like a pick, and how many images are beside each other
+
+
+def pick_panel(
+    images: ImageSet, picks: pd.DataFrame, logit_grad: np.ndarray, embedding: np.ndarray
+) -> widgets.Widget | None:
+    """The panel over picks with the columns index (into `images`), label, bin, rank, gain; None without a screen.
+
+    logit_grad (n, C) and embedding (n, d) are those of all images, by which they are alike.
+    """
+    return PickExplorer(images, picks, logit_grad, embedding).view if has_screen() else None
+
+
+class PickExplorer:
+    """The controls, and what they show: the chosen pick, then the images of its class that are most like it."""
+
+    def __init__(self, images: ImageSet, picks: pd.DataFrame, logit_grad: np.ndarray, embedding: np.ndarray):
+        self.images, self.picks, self.logit_grad, self.embedding = images, picks, logit_grad, embedding
+        labels = [(images.classes[label], int(label)) for label in sorted(picks["label"].unique())]
+        self.of_class = widgets.Dropdown(options=labels, description="class")
+        self.rank = widgets.IntSlider(0, 0, 0, description="pick")
+        self.caption, self.picture = widgets.Label(), widgets.Image(format="png")
+        self.of_class.observe(telling(self.caption, self.choose_class), "value")
+        self.rank.observe(telling(self.caption, self.draw), "value")
+        self.view = widgets.VBox([widgets.HBox([self.of_class, self.rank]), self.caption, self.picture])
+        self.choose_class()
+
+    @property
+    def part(self) -> pd.DataFrame:
+        """The picks of the chosen class, in the order in which they were picked."""
+        return self.picks[self.picks["label"] == self.of_class.value].sort_values("rank")
+
+    def choose_class(self) -> None:
+        """Goes to the first pick of the chosen class, and draws it."""
+        with self.rank.hold_trait_notifications():
+            self.rank.max = len(self.part) - 1
+            self.rank.value = 0
+        self.draw()
+
+    def draw(self) -> None:
+        """Shows the chosen pick, and beside it the images of its class that are most like it."""
+        pick = self.part.iloc[self.rank.value]
+        nearest, similarity = self.nearest(int(pick["index"]))
+        gain = "" if np.isnan(pick["gain"]) else f", gain {pick['gain']:.3g}"
+        alike = f"similarity {similarity[0]:.3f} to {similarity[-1]:.3f}" if len(nearest) else "none"
+        self.caption.value = (
+            f"image {int(pick['index'])}, bin {int(pick['bin'])}{gain}; after it the images most like it: {alike}"
+        )
+        self.picture.value = png(self.images.images([int(pick["index"]), *nearest]), PICK_COLUMNS, side=96)
+
+    def nearest(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Up to NEAREST other images of the class, the most similar to image `index` first, and their similarities."""
+        members = self.images.class_indices(self.of_class.value)
+        place = int(np.searchsorted(members, index))
+        kernel = np.asarray(gradient_kernel(self.logit_grad[members], self.embedding[members], columns=[place]))[:, 0]
+        order = np.argsort(-kernel, kind="stable")
+        order = order[order != place][:NEAREST]
+        return members[order], kernel[order]

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from dc3.images.image_set import ImageSet, normalise
 from dc3.machine import devices, paths
-from dc3.machine.claims import AnotherTraining, check_same
-from dc3.machine.files import replacing
+from dc3.machine.files import AnotherTraining, check_same, replacing
 from dc3.machine.progress import trange
 from dc3.models import checkpoints, networks
 from dc3.models.augmentation import epoch_generator, mix_seed, pad_crop_flip
@@ -63,7 +62,7 @@ def train(
     every `evaluate_every` epochs (None: only after the last) where test images are given, test_accuracy.
     With `checkpoint_path` a killed training goes on after its last checkpoint: on a CPU to the weights of one that was
     not killed, on a GPU close to them, for there kernels are not deterministic.
-    ValueError: labels that do not fit, an unknown network. claims.AnotherTraining, a ValueError: a checkpoint of other
+    ValueError: labels that do not fit, an unknown network. files.AnotherTraining, a ValueError: a checkpoint of other
     settings, labels or images.
     FloatingPointError: the loss is not finite.
     """

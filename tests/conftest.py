@@ -3,10 +3,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from dc3.generators.autoencoder_training import build_autoencoder
-from dc3.generators.grading import GRADES
-from dc3.generators.tiny_editor import INSTRUCTION, TEXT_LENGTH, TEXT_WIDTH, assemble, build_text_encoder
-from dc3.generators.tokenizer import build_tokenizer
+from dc3.generators.tiny_editor import (
+    GRADES,
+    INSTRUCTION,
+    TEXT_LENGTH,
+    TEXT_WIDTH,
+    assemble,
+    build_autoencoder,
+    build_text_encoder,
+    build_tokenizer,
+)
 from dc3.machine import paths
 from dc3.models.editor import load_editor
 

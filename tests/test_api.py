@@ -6,7 +6,7 @@ from types import UnionType
 
 import pytest
 
-from dc3.runs.fingerprints import PACKAGE
+from dc3.machine.fingerprints import PACKAGE
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 DEFINITION = ast.ClassDef | ast.FunctionDef

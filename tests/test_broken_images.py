@@ -11,7 +11,7 @@ from PIL import Image
 
 from dc3 import features
 from dc3.compensation import copy
-from dc3.generators.autoencoder_training import build_autoencoder
+from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.machine import paths

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dc3.runs.fingerprints import PACKAGE, imported_files, module_fingerprint, notebook_fingerprint
+from dc3.machine.fingerprints import PACKAGE, imported_files, module_fingerprint, notebook_fingerprint
 
 CELLS = ["x = 1", "stage.output('a')", "stage.finish(x=x)", "panel"]
 

@@ -7,9 +7,8 @@ from finished_runs import make_run
 from typer.testing import CliRunner
 
 from dc3 import cli
-from dc3.figures import comparison
-from dc3.runs.compare import compare
-from dc3.runs.compare_text import told
+from dc3.figures import accuracy
+from dc3.runs.compare import compare, told
 
 
 def command(*arguments):
@@ -107,5 +106,5 @@ def test_many_classes_are_cut_in_the_text_and_the_figure(home):
     compared.picks = pd.DataFrame({"class": names, "a": 10, "b": 10, "in common": 5, "Jaccard": np.arange(100) / 100})
     text = told(compared)
     assert "class000" in text and "class099" in text and "class050" not in text
-    figure = comparison.differences(compared.tables, "a", "b")
+    figure = accuracy.differences(compared.tables, "a", "b")
     assert len(figure.axes[0].get_yticks()) == 25

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from dc3 import cli
 from dc3.images import datasets
 from dc3.machine.paths import REPOSITORY
-from dc3.runs.data_check import CONDENSED, DATA_SET, counts, look, sizes, teacher_epochs
-from dc3.runs.data_check_text import suggestions, told
+from dc3.runs.data_check import CONDENSED, DATA_SET, counts, look, sizes, suggestions, teacher_epochs, told
 from dc3.runs.parameters import all_declared, check, parse_value, read_file
 
 COUNTS = {"train": {"cat": 4, "dog": 3}, "val": {"cat": 2, "dog": 2}}

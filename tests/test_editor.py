@@ -4,7 +4,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dc3.generators.tokenizer import build_tokenizer
+from dc3.generators.tiny_editor import build_tokenizer
 from dc3.models.editor import load_editor, weights_hash
 
 PROMPTS = ["make it warm", "make it cold", "make it warm", "sepia", "snowy"]

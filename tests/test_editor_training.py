@@ -5,11 +5,9 @@ from skimage.color import rgb2lab
 from torch import nn
 
 from dc3.generators import tiny_editor
-from dc3.generators.grading import GRADES, grade
-from dc3.generators.tiny_editor import INSTRUCTION, PairStream, Recipe, train_editor
-from dc3.generators.tokenizer import build_tokenizer
+from dc3.generators.tiny_editor import GRADES, INSTRUCTION, PairStream, Recipe, build_tokenizer, grade, train_editor
 from dc3.generators.training_loop import fit
-from dc3.machine.claims import AnotherTraining, claim_or_refuse
+from dc3.machine.files import AnotherTraining, claim_or_refuse
 from dc3.machine.paths import REPOSITORY
 from dc3.models.evaluation import images_digest
 from dc3.runs.parameters import read_file

@@ -15,17 +15,17 @@ from squares import Squares
 
 from dc3 import condensed, features, gradients, strategies
 from dc3.compensation import Coloring, compensate
-from dc3.generators.autoencoder_training import build_autoencoder
+from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.images.image_set import in_memory
 from dc3.machine import engine, paths
 from dc3.machine.engine import LOCAL, Engine, EngineFailed, chunks
 from dc3.machine.files import sha256
+from dc3.machine.fingerprints import notebook_fingerprint
 from dc3.models import networks
 from dc3.runs import stage as runs
 from dc3.runs.checks import check_inputs
-from dc3.runs.fingerprints import notebook_fingerprint
 from dc3.runs.parameters import ParameterError, all_declared, check
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")

@@ -10,11 +10,11 @@ from finished_runs import CLASSES, FOLDER_OF_THE_MACHINE, IPC, SIZE, image_set, 
 from PIL import Image
 from typer.testing import CliRunner
 
-from dc3 import cli, condensation, condensed, methods
+from dc3 import cli, compensation, condensed, strategies
 from dc3.condensed import history
 from dc3.machine import files
 from dc3.models import checkpoints, evaluation
-from dc3.runs import dataset_card
+from dc3.runs import export as dataset_card
 
 N = len(CLASSES) * IPC
 LABELS = np.repeat(np.arange(len(CLASSES)), IPC)
@@ -151,8 +151,8 @@ def test_an_editor_from_a_folder_of_the_machine_is_named_without_it_in_the_pngs_
 
 def test_mosaics_of_many_sources_say_which_they_are(run, home, monkeypatch):
     images, model = image_set(), checkpoints.load(run / "00_teacher/teacher.safetensors").model
-    picks = methods.pick("rded", images, model, ipc=IPC, seed=0, crops={"factor": 2, "num_crop": 2, "mipc": 9})
-    condensation.tile(images, picks, run / "04_compensation/condensed")
+    picks = strategies.pick("rded", images, model, ipc=IPC, seed=0, crops={"factor": 2, "num_crop": 2, "mipc": 9})
+    compensation.tile(images, picks, run / "04_compensation/condensed")
     exported("toy", "--to", "hf")
     data = imagefolder(run / "export-hf", home, monkeypatch)
     first = picks[(picks["label"] == 0) & (picks["rank"] == 0)].sort_values("tile")

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dc3.feature_cache import cached_embed
-from dc3.fidelity import embed
+from dc3.fidelity import cached_embed, embed
 from dc3.images.image_set import in_memory
 from dc3.models.feature_networks import FeatureNetwork, classifier_network
 
@@ -66,7 +65,7 @@ def test_a_damaged_file_is_made_again(tmp_path, caplog):
     expected = cached_embed(IMAGES, counted.network, tmp_path)
     file = next(tmp_path.iterdir())
     file.write_bytes(file.read_bytes()[:100])
-    with caplog.at_level(logging.WARNING, "dc3.feature_cache"):
+    with caplog.at_level(logging.WARNING, "dc3.fidelity"):
         np.testing.assert_array_equal(cached_embed(IMAGES, counted.network, tmp_path).features, expected.features)
     assert "is made again" in caplog.text and counted.seen == 12
     cached_embed(IMAGES, counted.network, tmp_path)

@@ -5,7 +5,7 @@ import pytest
 
 from dc3 import figures
 from dc3.figures import accuracy
-from dc3.figures.set_colors import colors_of
+from dc3.figures.style import colors_of
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,10 @@
-"""dc3.figures.method: the picture of the method shows what it was given, step by step."""
+"""dc3.figures.images: the picture of the method shows what it was given, step by step."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dc3.figures import method
+from dc3.figures import images
 
 
 def shades(*values):
@@ -13,10 +13,10 @@ def shades(*values):
 
 def test_the_steps_stand_from_left_to_right_with_the_edits_in_pairs():
     table = pd.DataFrame({"index": [4, 5, 6], "label": 1, "bin": [0, 0, 1], "x": [0, 1, 2], "y": [2, 1, 0]})
-    steps = method.Steps(
+    steps = images.Steps(
         shades(*range(30)), table, pd.Series([6]), shades(1, 2), shades(11, 12), shades(21, 22), shades(31, 32)
     )
-    figure = method.overview(steps)
+    figure = images.overview(steps)
     crowd, bins, picks, edits, condensed = (ax for ax in figure.axes)
     assert crowd.images[0].get_array().shape[:2] == (48, 48), "five by five of the thirty"
     assert bins.collections[-1].get_offsets().tolist() == [[2, 0]], "the star of the pick"

@@ -11,7 +11,7 @@ from dc3.generators import study as generation_study
 from dc3.generators.dit import NULL_CLASS, load_dit, new_dit
 from dc3.generators.finetuning import NO_CLASS, DenoisingLoss, Recipe, draw, encode, generate, train
 from dc3.generators.lora import load_lora_base
-from dc3.generators.tokenizer import build_tokenizer
+from dc3.generators.tiny_editor import build_tokenizer
 from dc3.images.image_set import in_memory
 from dc3.machine import paths
 from dc3.models.checkpoints import Teacher

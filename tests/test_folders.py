@@ -8,8 +8,8 @@ from PIL import Image
 
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage, read_image
-from dc3.machine import folders
-from dc3.runs.listings import is_as_listed, listing
+from dc3.machine import files
+from dc3.machine.fingerprints import is_as_listed, listing
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_files_come_in_the_order_of_sorted_paths(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     expected = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    assert [Path(path) for path in folders.walk(tmp_path)] == expected and len(expected) == 5
+    assert [Path(path) for path in files.walk(tmp_path)] == expected and len(expected) == 5
 
 
 def test_linked_class_folders_are_read_and_belong_to_the_listing(images):
@@ -67,8 +67,8 @@ def test_two_links_that_lead_to_each_other_are_a_loop(tmp_path):
     for one, other in (("a", "b"), ("b", "a")):
         (tmp_path / one).mkdir()
         (tmp_path / one / "link").symlink_to(tmp_path / other)
-    with pytest.raises(folders.LinkLoop, match="a/link/link"):
-        list(folders.walk(tmp_path / "a"))
+    with pytest.raises(files.LinkLoop, match="a/link/link"):
+        list(files.walk(tmp_path / "a"))
 
 
 def test_a_folder_that_came_to_have_a_loop_is_not_what_a_stage_used(images):
@@ -92,7 +92,7 @@ def test_a_file_whose_name_is_not_utf8_is_read_and_named(images):
     path = os.fsdecode(os.fsencode(images / "train/cat") + b"/caf\xe9.png")
     Image.new("RGB", (8, 8), "red").save(path)
     found = load(images)
-    assert folders.printable(found.source(1)) == r"train/cat/caf\xe9.png"
+    assert files.printable(found.source(1)) == r"train/cat/caf\xe9.png"
     assert (found.images([1]) == (255, 0, 0)).all() and len(found.fingerprint()) == 64
     Path(path).write_bytes(b"broken")
     with pytest.raises(UnreadableImage, match=r"caf\\xe9\.png") as caught:

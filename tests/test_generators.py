@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dc3.generators.plans import plans_of
+from dc3.generators.study import plans_of
 from dc3.images.image_set import in_memory
 from dc3.machine.paths import SHIPPED_EDITOR
 from dc3.runs.parameters import declared

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from dc3 import features, fidelity, gradients, methods, strategies, teacher, validation
+from dc3 import features, fidelity, gradients, strategies, teacher, validation
+from dc3 import strategies as methods
 from dc3.generators import training_loop
-from dc3.generators.autoencoder_training import build_autoencoder
+from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images.image_set import in_memory
 from dc3.models import networks
 from dc3.models.editor import load_editor

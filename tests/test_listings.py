@@ -5,10 +5,9 @@ import shutil
 
 import pytest
 
-from dc3.machine import locks, paths
-from dc3.runs import listings
+from dc3.machine import files, fingerprints, paths
+from dc3.machine.fingerprints import is_as_listed, listing
 from dc3.runs import stage as runs
-from dc3.runs.listings import is_as_listed, listing
 from dc3.runs.parameters import declared
 
 STAGE = "01_features"
@@ -41,8 +40,8 @@ def test_a_small_folder_is_known_by_its_content_wherever_it_lies(weights, tmp_pa
 
 
 def test_of_a_large_folder_names_sizes_and_times_are_asked_for(weights, monkeypatch):
-    monkeypatch.setattr(listings, "READ", 50)
-    monkeypatch.setattr(listings, "sha256", None)  # nothing is read
+    monkeypatch.setattr(fingerprints, "READ", 50)
+    monkeypatch.setattr(fingerprints, "sha256", None)  # nothing is read
     known = listing(weights)
     change_unseen(weights / "vae/model.bin")
     assert is_as_listed(weights, known)
@@ -61,7 +60,7 @@ def stage(home, monkeypatch):
     stage = begin()
     stage.output("latents.npy").write_text("half")
     yield stage
-    locks.release(runs.stage_lock("tiny", STAGE))
+    files.release_lock(runs.stage_lock("tiny", STAGE))
 
 
 def test_a_stage_depends_on_a_model_that_lies_here_and_on_no_name_of_a_hub(stage, home, weights, monkeypatch):

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from dc3.machine import locks
+from dc3.machine import files
 
 HOLDER = """
 import sys, time
 from pathlib import Path
 from dc3.machine import locks
-locks.take(Path(sys.argv[1]), "busy")
+files.take_lock(Path(sys.argv[1]), "busy")
 print("held", flush=True)
 time.sleep(600)
 """
@@ -29,22 +29,22 @@ def holder(tmp_path):
 
 
 def test_a_lock_that_another_process_holds_is_refused_until_that_process_is_killed(holder, tmp_path):
-    with pytest.raises(locks.Busy, match="wait for it"):
-        locks.take(tmp_path / "lock", "wait for it")
+    with pytest.raises(files.Busy, match="wait for it"):
+        files.take_lock(tmp_path / "lock", "wait for it")
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    with locks.holding(tmp_path / "lock", "wait for it"):
-        locks.take(tmp_path / "lock", "taken by this process already: nothing happens")
+    with files.locked(tmp_path / "lock", "wait for it"):
+        files.take_lock(tmp_path / "lock", "taken by this process already: nothing happens")
 
 
 def test_what_is_released_can_be_taken_again_and_what_is_not_held_is_left_alone(tmp_path):
     for _ in range(2):
-        locks.take(tmp_path / "deep" / "lock", "busy")
-        locks.release(tmp_path / "deep" / "lock")
-    locks.release(tmp_path / "lock")
+        files.take_lock(tmp_path / "deep" / "lock", "busy")
+        files.release_lock(tmp_path / "deep" / "lock")
+    files.release_lock(tmp_path / "lock")
 
 
 def test_a_place_where_no_lock_can_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(locks.Busy, match=r"the lock .*file/lock cannot be made"):
-        locks.take(tmp_path / "file" / "lock", "busy")
+    with pytest.raises(files.Busy, match=r"the lock .*file/lock cannot be made"):
+        files.take_lock(tmp_path / "file" / "lock", "busy")

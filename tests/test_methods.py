@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dc3 import condensation, condensed, methods
+from dc3 import compensation, condensed, strategies
 from dc3.compensation import Coloring
 from dc3.images.image_set import in_memory
 from dc3.models import networks
@@ -30,22 +30,22 @@ def pick(picked_by, images, teacher, ipc=3):
     factors = {"logit_grad": rng.normal(size=(40, 2)), "embedding": rng.normal(size=(40, 5))}
     factors = {name: array.astype(np.float32) for name, array in factors.items()}
     crops = {"factor": 2, "num_crop": 3, "mipc": 20}
-    return methods.pick(picked_by, images, teacher, ipc=ipc, seed=0, crops=crops, bins=np.arange(40) % 4, **factors)
+    return strategies.pick(picked_by, images, teacher, ipc=ipc, seed=0, crops=crops, bins=np.arange(40) % 4, **factors)
 
 
 def test_the_parameter_names_the_table():
-    assert typing.get_args(parameters.Method) == tuple(methods.METHODS)
-    assert typing.get_args(parameters.Rival) == tuple(m.picked_by for m in methods.METHODS.values() if m.picked_by)
-    assert typing.get_args(parameters.Baseline) == tuple(name for name, m in methods.METHODS.items() if not m.edits)
+    assert typing.get_args(parameters.Method) == tuple(strategies.METHODS)
+    assert typing.get_args(parameters.Rival) == tuple(m.picked_by for m in strategies.METHODS.values() if m.picked_by)
+    assert typing.get_args(parameters.Baseline) == tuple(name for name, m in strategies.METHODS.items() if not m.edits)
 
 
-@pytest.mark.parametrize("method", [name for name, m in methods.METHODS.items() if not m.edits])
+@pytest.mark.parametrize("method", [name for name, m in strategies.METHODS.items() if not m.edits])
 def test_every_baseline_writes_the_same_layout_with_provenance(method, images, teacher, tmp_path):
-    picks = pick(methods.METHODS[method].picked_by or "dc3", images, teacher)
-    provenance = condensation.condense(method, images, picks, COLORING, None, tmp_path)
+    picks = pick(strategies.METHODS[method].picked_by or "dc3", images, teacher)
+    provenance = compensation.condense(method, images, picks, COLORING, None, tmp_path)
     made = condensed.load(tmp_path, images.classes, 16)
     assert made.counts().tolist() == [3, 3]
-    expected, labels = methods.plain_images(images, picks)
+    expected, labels = strategies.plain_images(images, picks)
     assert (made.images() == expected).all() and (made.labels == labels).all()
     assert {"index", "source", "source_sha256", "label", "bin", "rank", "file", "sha256"} <= set(provenance.columns)
     assert (images.labels[provenance["index"]] == provenance["label"]).all()
@@ -53,7 +53,7 @@ def test_every_baseline_writes_the_same_layout_with_provenance(method, images, t
 
 def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
-    provenance = condensation.condense("rded", images, picks, COLORING, None, tmp_path)
+    provenance = compensation.condense("rded", images, picks, COLORING, None, tmp_path)
     assert len(provenance) == 6 and all(len(tiles["index"]) == 4 for tiles in provenance["tiles"])
     assert sorted(np.concatenate([tiles["index"] for tiles in provenance["tiles"]])) == sorted(picks["index"])
 
@@ -61,22 +61,22 @@ def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
 def test_mosaics_of_other_crops_are_made_again(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
     other = picks.assign(side=picks["side"].clip(upper=5))
-    condensation.condense("rded", images, other, COLORING, None, tmp_path)
-    condensation.condense("rded", images, picks, COLORING, None, tmp_path)
-    assert (condensed.load(tmp_path, images.classes, 16).images() == methods.plain_images(images, picks)[0]).all()
+    compensation.condense("rded", images, other, COLORING, None, tmp_path)
+    compensation.condense("rded", images, picks, COLORING, None, tmp_path)
+    assert (condensed.load(tmp_path, images.classes, 16).images() == strategies.plain_images(images, picks)[0]).all()
 
 
 def test_a_source_that_changed_is_condensed_again(images, teacher, tmp_path):
     picks = pick("random", images, teacher)
-    condensation.condense("random", images, picks, COLORING, None, tmp_path)
+    compensation.condense("random", images, picks, COLORING, None, tmp_path)
     inverted = in_memory("noise", "train", ["a", "b"], images.labels, 255 - images.pixels)
-    condensation.condense("random", inverted, picks, COLORING, None, tmp_path)
+    compensation.condense("random", inverted, picks, COLORING, None, tmp_path)
     assert (condensed.load(tmp_path, images.classes, 16).images() == inverted.images(picks["index"])).all()
 
 
 def test_the_picks_of_a_method_lie_where_its_table_says():
-    assert methods.METHODS["dc3"].picks_file == methods.METHODS["dc3_plain"].picks_file == "selection.parquet"
-    assert methods.METHODS["rded"].picks_file == "compared/rded.parquet"
+    assert strategies.METHODS["dc3"].picks_file == strategies.METHODS["dc3_plain"].picks_file == "selection.parquet"
+    assert strategies.METHODS["rded"].picks_file == "compared/rded.parquet"
 
 
 @pytest.mark.parametrize(("key", "value"), [("method", "rded"), ("baselines", ["random", "dq"])])
@@ -98,4 +98,4 @@ def test_selection_tables_survive_parquet(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
     picks.to_parquet(tmp_path / "rded.parquet")
     again = pd.read_parquet(tmp_path / "rded.parquet")
-    assert (methods.plain_images(images, again)[0] == methods.plain_images(images, picks)[0]).all()
+    assert (strategies.plain_images(images, again)[0] == strategies.plain_images(images, picks)[0]).all()

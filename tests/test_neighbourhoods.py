@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dc3 import neighbourhoods as module
-from dc3.neighbourhoods import neighbourhoods
+from dc3 import fidelity
+from dc3.fidelity import neighbourhoods
 
 
 def gaussian(n, d=4, shift=0.0, seed=0):
@@ -25,7 +25,7 @@ def naive(real, fake, k):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_scores_are_their_definitions(k, monkeypatch):
-    monkeypatch.setattr(module, "ROWS", 17)  # several chunks, the last one short
+    monkeypatch.setattr(fidelity, "ROWS", 17)  # several chunks, the last one short
     real, fake = gaussian(60), gaussian(40, shift=0.8, seed=1)
     assert neighbourhoods(real, fake, k) == pytest.approx(naive(real, fake, k), abs=1e-12)
     assert neighbourhoods(fake, real, k).precision == neighbourhoods(real, fake, k).recall

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dc3 import binning, blending, class_strategies, compensation, gradients, methods, protocol, sampling
+from dc3 import binning, blending, compensation, gradients, sampling, strategies, students
 from dc3.images import datasets
 from dc3.models import editor, networks
 from dc3.runs import settings
@@ -135,18 +135,18 @@ def test_the_projects_notebooks_declare_every_parameter_with_a_known_type_and_a_
     [
         ("Network", networks.NETWORKS),
         ("Dataset", datasets.DATASETS),
-        ("Selection", class_strategies.STRATEGIES),
+        ("Selection", strategies.STRATEGIES),
         ("Function", sampling.FUNCTIONS),
         ("Greedy", sampling.DRAWS_A_SAMPLE),
         ("Allocation", sampling.ALLOCATIONS),
         ("GradientLoss", gradients.LOSSES),
         ("BlendMode", [*blending.IMAGES_NEEDED, compensation.SOURCE_MODE]),
-        ("Mix", protocol.TEMPERATURE),
+        ("Mix", students.TEMPERATURE),
         ("Precision", settings.AMP),
         ("EditPrecision", ["auto", *editor.DTYPES]),
-        ("Method", methods.METHODS),
-        ("Baseline", [name for name, method in methods.METHODS.items() if not method.edits]),
-        ("Rival", {method.picked_by for method in methods.METHODS.values()} - {None}),
+        ("Method", strategies.METHODS),
+        ("Baseline", [name for name, method in strategies.METHODS.items() if not method.edits]),
+        ("Rival", {method.picked_by for method in strategies.METHODS.values()} - {None}),
         ("PCASolver", get_args(binning.PCASolver)),
         ("KMeansKind", get_args(binning.KMeansKind)),
     ],

@@ -3,9 +3,9 @@
 import pytest
 
 from dc3.machine.paths import REPOSITORY
-from dc3.runs.grid import read_sweep
 from dc3.runs.parameters import all_declared, check, read_file
 from dc3.runs.published import IPCS, RESNET18
+from dc3.runs.sweep import read_sweep
 
 FILES = sorted((REPOSITORY / "params").glob("*.yaml"))
 CIFAR, IMAGENETS = ["cifar10", "cifar100"], ["imagenette", "imagewoof", "imagenet10", "imagenet100", "imagenet1k"]

@@ -4,9 +4,8 @@ import pytest
 
 from dc3.machine import paths
 from dc3.models import networks
-from dc3.runs.checks import check_inputs
+from dc3.runs.checks import check_inputs, check_values
 from dc3.runs.parameters import ParameterError, all_declared, check, read_file
-from dc3.runs.preflight_values import check_values
 
 FILES = sorted((paths.REPOSITORY / "params").glob("*.yaml"))
 

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from dc3.figures import accuracy
-from dc3.figures.set_colors import BLUE
+from dc3.figures.style import BLUE
 from dc3.runs import published
 
 

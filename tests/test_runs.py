@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from workshop import TOTAL, Workshop, stages_run, write_notebook
 
-from dc3.runs import fingerprints
+from dc3.machine import fingerprints
 
 pytestmark = pytest.mark.slow
 

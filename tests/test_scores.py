@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from dc3.scores import ars, hlr, ior, lrs
+from dc3.validation import ars, hlr, ior, lrs
 
 
 def test_recoveries_are_differences_of_accuracies():

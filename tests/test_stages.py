@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dc3.machine import locks
+from dc3.machine import files
 from dc3.runs import stage as runs
 from dc3.runs.parameters import declared
 
@@ -17,7 +17,7 @@ def begin(home, monkeypatch):
     monkeypatch.setattr(runs, "notebook_fingerprint", lambda name: "the code")
     defaults = {key: p.default for key, p in declared(STAGE).items()} | {"run": "tiny"}
     yield lambda **values: runs.begin(STAGE, defaults | values)
-    locks.release(runs.stage_lock("tiny", STAGE))
+    files.release_lock(runs.stage_lock("tiny", STAGE))
 
 
 def manifest(stage):

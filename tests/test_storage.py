@@ -8,16 +8,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dc3 import condensed, publishing
+from dc3 import condensed
+from dc3 import condensed as publishing
 from dc3.compensation import copy
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.machine import paths
 from dc3.machine.files import sha256
-from dc3.machine.storage import Remote, place
+from dc3.machine.fingerprints import is_as_listed
+from dc3.machine.paths import Remote, place
 from dc3.runs import stage as runs
 from dc3.runs.checks import check_inputs
-from dc3.runs.listings import is_as_listed
 from dc3.runs.parameters import ParameterError, all_declared, check
 from dc3.runs.settings import settle
 

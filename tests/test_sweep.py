@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from workshop import COUNT, VALIDATION, Workshop, stages_run, write_notebook
 
-from dc3.runs import grid, parameters, sweep
+from dc3.runs import parameters, sweep
+from dc3.runs import sweep as grid
 from dc3.runs.parameters import ParameterError
 
 PAIR = "base: {n: 4}\ngrid:\n  - {student_epochs: [2, 3]}\n"

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from dc3 import protocol, teacher, validation
+from dc3 import students as protocol
+from dc3 import teacher, validation
 from dc3.images.image_set import in_memory
 from dc3.models import networks
 from dc3.models.augmentation import cutmix, epoch_generator, mix_seed
-from dc3.protocol import Protocol
+from dc3.students import Protocol
 from dc3.validation import StudentResult, train_student, validate
 
 CLASSES = 4

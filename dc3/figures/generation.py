@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dc3.figures.images import GAP, MAX_CLASSES, WIDTH, set_headings, show_rows
-from dc3.figures.set_colors import colors_of
+from dc3.figures.style import colors_of
 
 SMOOTHED = 0.05  # of the steps: window of the running mean of a loss curve,
 LEAST_SMOOTHED = 10  # steps, where there are so many: a single batch's loss is mostly the noise that it drew

@@ -4,17 +4,19 @@ PDF and not SVG, because LaTeX takes it, it holds its fonts, and photographs in 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
+from dc3.figures import style  # noqa: F401 - its style has the colours
 from dc3.machine.files import replacing
 
 log = logging.getLogger(__name__)
@@ -125,3 +127,29 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
     with replacing(path.with_suffix(".md")) as partial:
         texts = [k for k, column in enumerate(table) if not pd.api.types.is_numeric_dtype(table[column])]
         partial.write_text(table.to_markdown(index=False, floatfmt=".3g", disable_numparse=texts) + "\n")
+
+
+CYCLE: list[str] = rcParams["axes.prop_cycle"].by_key()["color"]
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, YELLOW = CYCLE  # Okabe and Ito's
+GREY = "#808080"  # light enough for lines in a filled mark
+OF_SET = {
+    "DC3": BLUE,
+    "DC3 picks, plain": ORANGE,
+    "picks": ORANGE,
+    "condensed": BLUE,
+    "random": GREEN,
+    "RDED": VERMILION,
+    "herding": PURPLE,
+    "DQ": SKY,
+    "full set": GREY,
+}
+
+
+def colors_of(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each of `names`: its own in OF_SET, for others those that are left, in the order of the style."""
+    distinct = list(dict.fromkeys(names))
+    taken = {OF_SET[name] for name in distinct if name in OF_SET}
+    left = [color for color in CYCLE if color not in taken] or CYCLE
+    others = [name for name in distinct if name not in OF_SET]
+    rest = {name: left[k % len(left)] for k, name in enumerate(others)}
+    return {name: OF_SET.get(name) or rest[name] for name in distinct}

@@ -22,9 +22,8 @@ from dc3 import features
 from dc3.generators.training_loop import fit
 from dc3.images.image_set import ImageSet
 from dc3.machine import progress
-from dc3.machine.claims import claim
 from dc3.machine.devices import autocast
-from dc3.machine.files import replacing
+from dc3.machine.files import claim, replacing
 from dc3.models.editor import resized, resized_back
 
 NO_CLASS = -1  # a dropped condition: what classifier-free guidance guides away from

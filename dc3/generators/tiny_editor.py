@@ -9,8 +9,12 @@ schedule still shows the mean colour at its last step, the schedule ends in pure
     dc3 train-editor params/editor/tiny-instruct-pix2pix.yaml
 """
 
+import json
 import logging
+import warnings
 from pathlib import Path
+from string import ascii_lowercase
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,16 +27,19 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
-from torch import nn
+from skimage.color import lab2rgb, rgb2lab
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dc3.generators.autoencoder_training import build_autoencoder, reconstruction_loss, set_scaling_factor
-from dc3.generators.grading import GRADES, grade
-from dc3.generators.tokenizer import build_tokenizer
 from dc3.generators.training_loop import fit
 from dc3.images import datasets
 from dc3.machine import devices, paths
-from dc3.machine.claims import claim_or_refuse
+from dc3.machine.devices import autocast
+from dc3.machine.files import claim_or_refuse
 from dc3.models.evaluation import images_digest
 from dc3.models.pipelines import NOISE_SCHEDULE
 
@@ -173,7 +180,7 @@ class DenoisingLoss:
 def train_editor(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> None:
     """Trains autoencoder, then U-Net and text encoder; writes a diffusers pipeline folder (fp16 safetensors) to `out`.
 
-    Checkpoints lie in `work`; a run that is killed goes on from them. claims.AnotherTraining when they are of another
+    Checkpoints lie in `work`; a run that is killed goes on from them. files.AnotherTraining when they are of another
     recipe or of other images.
     """
     torch.manual_seed(recipe.seed)
@@ -221,3 +228,127 @@ def assemble(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+KL_WEIGHT = 1e-4  # enough to keep the latents' scale bounded; more of it blurs 32-pixel images
+SCALING_BATCHES = 8
+
+
+class Stream(Protocol):
+    """The batches that `dc3.generators.tiny_editor.PairStream` draws."""
+
+    def batch(self, step: int, stage: str) -> tuple[Tensor, Tensor, list[str], np.random.Generator]:
+        """Source and target, float32 (b, 3, S, S) in −1…1, b prompts, and a generator for the step's other draws."""
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """0.6 million parameters; (3, S, S) ↔ (4, S/2, S/2), the channel count of Stable Diffusion's."""
+    return AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,  # without it the network works at any image size alike
+        sample_size=32,
+    )
+
+
+def reconstruction_loss(vae: AutoencoderKL, stream: Stream, step: int) -> torch.Tensor:
+    """L1 + L2 between image and reconstruction, plus the weighted KL divergence to N(0, 1) (nats a latent element).
+
+    Sources and graded targets alternate, so that strong tints are inside what the autoencoder knows.
+    """
+    source, target, _, rng = stream.batch(step, "autoencoder")
+    images = (source if step % 2 else target).to(vae.device)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    with autocast(vae.device, True):
+        posterior = vae.encode(images).latent_dist
+        mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        decoded = vae.decode(mean + torch.exp(0.5 * log_variance) * noise).sample.float()
+    divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    return (decoded - images).abs().mean() + (decoded - images).pow(2).mean() + KL_WEIGHT * divergence
+
+
+@torch.no_grad()
+def set_scaling_factor(vae: AutoencoderKL, stream: Stream) -> None:
+    """Sets 1 / (standard deviation of the latents over training batches), as latent diffusion expects."""
+    latents = [
+        vae.encode(stream.batch(step, "autoencoder")[:2][step % 2].to(vae.device)).latent_dist.mode().flatten()
+        for step in range(SCALING_BATCHES)
+    ]
+    vae.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
+
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def build_tokenizer(instructions: list[str], max_length: int) -> CLIPTokenizer:
+    """Every word of the instructions becomes one token; any other English word is spelled out in letters."""
+    trainer = BpeTrainer(
+        vocab_size=1024,
+        min_frequency=1,
+        special_tokens=[START, END],
+        initial_alphabet=sorted(ByteLevel.alphabet()),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    learner = Tokenizer(BPE(end_of_word_suffix="</w>", unk_token=END))
+    learner.pre_tokenizer = Sequence([Split(" ", "removed"), ByteLevel(add_prefix_space=False, use_regex=False)])
+    learner.train_from_iterator([text.lower() for text in instructions] + [" ".join(ascii_lowercase)], trainer)
+    learned = json.loads(learner.to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    return CLIPTokenizer(vocab=learned["vocab"], merges=merges, model_max_length=max_length)
+
+
+TINT_JITTER = 5.0  # standard deviation, in a* and b* units, of the colour that the instruction leaves open
+STRENGTH_RANGE = (0.4, 1.0)
+
+
+class Grade(NamedTuple):
+    """A grade at full strength: factor on chroma, shifts of a* and b*, bend of L* at mid-grey."""
+
+    chroma: float
+    a: float
+    b: float
+    lightness: float
+
+
+GRADES = {  # mild enough that a CIFAR-10 teacher still knows most images (benchmarks/editor.py)
+    "sunny": Grade(1.10, 2, 20, 6),
+    "golden hour": Grade(1.10, 12, 26, 0),
+    "sepia": Grade(0.30, 6, 17, -3),
+    "vivid colors": Grade(1.80, 2, 5, 0),
+    "daylight": Grade(1.10, -5, 8, 10),
+    "rainy": Grade(0.45, -2, -10, -8),
+    "snowy": Grade(0.60, 2, -12, 10),
+    "frozen lake": Grade(0.90, -6, -20, 3),
+    "infrared": Grade(1.05, 23, -12, 0),
+    "underwater": Grade(0.85, -17, -9, -5),
+}
+
+
+def grade(images: np.ndarray, prompts: list[str], rng: np.random.Generator) -> np.ndarray:
+    """uint8 (n, H, W, 3) → uint8 (n, H, W, 3): each image under its prompt's grade, at a random strength and tint.
+
+    L' = L + s·l·4·L(100 − L)/100², a' = (1 + s(c − 1))·a + s·Δa + t_a, and likewise b', with s ~ U(0.4, 1) and
+    t ~ N(0, 5²)·s. A KeyError names a prompt that has no grade.
+    """
+    grades = np.array([GRADES[prompt] for prompt in prompts])[:, :, None, None]
+    strength = rng.uniform(*STRENGTH_RANGE, size=(len(images), 1, 1))
+    tint = rng.normal(0, TINT_JITTER, size=(len(images), 2, 1, 1))
+    lightness, a, b = np.moveaxis(rgb2lab(images), -1, 0)
+    chroma = 1 + strength * (grades[:, 0] - 1)
+    graded = np.stack(
+        [
+            lightness + strength * grades[:, 3] * 4 * lightness * (100 - lightness) / 100**2,
+            chroma * a + strength * (grades[:, 1] + tint[:, 0]),
+            chroma * b + strength * (grades[:, 2] + tint[:, 1]),
+        ],
+        axis=-1,
+    )
+    with warnings.catch_warnings():  # a grade may leave the gamut; clipping to it is meant
+        warnings.filterwarnings("ignore", "Conversion from CIE-LAB")
+        return (lab2rgb(graded) * 255).round().astype(np.uint8)

@@ -13,8 +13,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 from dc3.images import scenes
 from dc3.images.decoding import square
 from dc3.images.image_set import ImageSet, in_memory
-from dc3.machine.folders import is_utf8, printable, walk
-from dc3.machine.storage import Place, Remote, place
+from dc3.machine.files import is_utf8, printable, walk
+from dc3.machine.paths import Place, Remote, place
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}  # the first that exists: ImageNet's test has no labels
 

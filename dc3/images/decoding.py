@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from dc3.machine.folders import printable
-from dc3.machine.storage import Place, Remote
+from dc3.machine.files import printable
+from dc3.machine.paths import Place, Remote
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dc3.images.decoding import read_image
-from dc3.machine.storage import Place, Remote
+from dc3.machine.paths import Place, Remote
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

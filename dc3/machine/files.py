@@ -2,11 +2,15 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 CHUNK = 1 << 20
 FULL = 1 << 20  # bytes: with less free, a write that failed is taken to have failed for want of room
@@ -76,3 +80,136 @@ def sha256(path: Path | str) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+_held: dict[Path, FileLock] = {}  # by this process
+
+
+class Busy(RuntimeError):
+    """The lock is not to be had, most often because another process holds it; the message says what to do."""
+
+
+def take_lock(path: Path, busy: str, wait: float = 0) -> None:
+    """Takes the lock for this process, until `release_lock` or its death; what it holds already it keeps.
+
+    Busy with the message `busy` when another process still holds it after `wait` seconds, and naming the file where
+    the file system does not let it be made.
+    """
+    if path in _held:
+        return
+    lock = FileLock(path, timeout=wait)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise Busy(busy) from None
+    except OSError as error:
+        raise Busy(f"the lock {path} cannot be made: {error}") from error
+    _held[path] = lock
+
+
+def release_lock(path: Path) -> None:
+    """Gives the lock back; one that this process does not hold is left alone."""
+    if path in _held:
+        _held.pop(path).release()
+
+
+@contextmanager
+def locked(path: Path, busy: str, wait: float = 0) -> Iterator[None]:
+    """`take_lock`, and `release_lock` afterwards."""
+    take_lock(path, busy, wait)
+    try:
+        yield
+    finally:
+        release_lock(path)
+
+
+class LinkLoop(ValueError):
+    """A symbolic link that leads back into a folder it lies in; the message names it."""
+
+
+def walk(folder: Path | str) -> Iterator[str]:
+    """Every file below `folder`, as a path that begins with it, in the order of sorted `Path`s.
+
+    Linked folders are entered, as torchvision's ImageFolder does; a link that leads nowhere is given as a file, so that
+    whoever opens it says which. Raises LinkLoop, OSError for a folder that cannot be read.
+    """
+    yield from _walk(str(folder), frozenset())
+
+
+def _walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    status = os.stat(folder)
+    place = status.st_dev, status.st_ino
+    if place in above:
+        raise LinkLoop(f"{printable(folder)} lies in itself, by a symbolic link on this path: remove the link")
+    with os.scandir(folder) as entries:
+        found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+    for name, is_folder in found:
+        path = os.path.join(folder, name)
+        if is_folder:
+            yield from _walk(path, above | {place})
+        else:
+            yield path
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise LinkLoop(f"{printable(entry.path)} is a link that leads back to itself: remove the link") from error
+        raise
+
+
+def printable(name: str | Path) -> str:
+    """A file name as text that every table and terminal takes: bytes that are not UTF-8 are written \\xe9."""
+    return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name can be written as text as it is."""
+    return printable(name) == name
+
+
+KEY = "key.json"  # in a folder: what its content was made with
+
+
+class AnotherTraining(ValueError):
+    """A checkpoint of other settings or images than the training that would go on from it; the message names them."""
+
+
+def check_same(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], remedy: str) -> None:
+    """AnotherTraining, naming what differs (theirs → ours) and the remedy, unless all of `ours` are theirs."""
+    differing = [f"{key} {theirs.get(key)!r} → {ours[key]!r}" for key in ours if theirs.get(key) != ours[key]]
+    if differing:
+        raise AnotherTraining(f"{what} is of another training ({', '.join(differing)}): {remedy}")
+
+
+def claim(folder: Path, key: Mapping[str, Any]) -> None:
+    """Empties a folder unless what lies in it was made for the same key."""
+    if _key(folder) != json.loads(json.dumps(key)):
+        shutil.rmtree(folder, ignore_errors=True)
+        _write(folder, key)
+
+
+def claim_or_refuse(folder: Path, key: Mapping[str, Any], remedy: str) -> None:
+    """The same for folders that are somebody's own: nothing is removed.
+
+    AnotherTraining where there is something already, made with another key or with none that was written down.
+    """
+    theirs = _key(folder)
+    if theirs is not None:
+        check_same(str(folder), theirs, json.loads(json.dumps(key)), remedy)
+    elif folder.exists() and any(folder.iterdir()):
+        raise AnotherTraining(f"{folder} is not empty, and has no {KEY} that says of which training it is: {remedy}")
+    else:
+        _write(folder, key)
+
+
+def _key(folder: Path) -> dict[str, Any] | None:
+    return json.loads((folder / KEY).read_text()) if (folder / KEY).exists() else None
+
+
+def _write(folder: Path, key: Mapping[str, Any]) -> None:
+    with replacing(folder / KEY) as partial:
+        partial.write_text(json.dumps(key))

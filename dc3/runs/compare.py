@@ -1,5 +1,6 @@
 """Two runs side by side: what was set differently, and what came of it (`dc3 compare`)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def compare(first: str, second: str) -> Comparison:
 
 def write(compared: Comparison) -> Path:
     """Writes tables (.csv, .md) and the figure (.png, .pdf) to figures/compare-A-B/; returns that folder."""
-    from dc3.figures.comparison import differences
+    from dc3.figures.accuracy import differences
 
     folder = paths.FIGURES / f"compare-{compared.first}-{compared.second}"
     for name, table in compared.tables.items():
@@ -179,8 +180,54 @@ def _picks(runs: dict[str, Manifests], classes: list[str]) -> pd.DataFrame | Non
 
 def _picked(run: str, found: Manifests) -> dict[int, set[int]]:
     """The sources of the condensed images, by label."""
-    from dc3.methods import METHODS  # brings torch
+    from dc3.strategies import METHODS  # brings torch
 
     method = run_summary.parameters(found).get("method", "dc3")
     picks = pd.read_parquet(paths.RUNS / run / SAMPLING / METHODS[method].picks_file)
     return {int(label): set(part["index"]) for label, part in picks.groupby("label")}
+
+
+CLASSES_SHOWN = 20
+HEADINGS = {
+    "parameters": "Parameters that differ",
+    "accuracy": "Test accuracy (%)",
+    "measures": "Colour and distance from the test images",
+    "picks": "Picks in common",
+    "times": "Time (s)",
+}
+DECIMALS = {"accuracy": 1, "measures": 3, "picks": 2, "times": 1}
+
+
+def told(compared: Comparison) -> str:
+    """Tables and remarks, as lines."""
+    return "\n".join(_lines(compared))
+
+
+def _lines(compared: Comparison) -> Iterator[str]:
+    yield f"{compared.first} | {compared.second}; difference: {compared.second} less {compared.first}"
+    yield from (f"note: {remark}" for remark in compared.remarks)
+    for name, table in compared.tables.items():
+        yield f"\n{HEADINGS[name]}"
+        yield from _table(name, table)
+
+
+def _table(name: str, table: pd.DataFrame) -> Iterator[str]:
+    if table.empty:
+        yield "none"
+        return
+    shown = table
+    if name == "measures":
+        shown = table[table["difference"] != 0]
+        yield f"the same in both: {len(table) - len(shown)} of {len(table)} measures"
+    if name == "picks":
+        common = table["in common"].sum()
+        yield f"{common:,} in all classes; mean Jaccard {table['Jaccard'].mean():.2f}"
+        if len(table) > CLASSES_SHOWN:
+            half = CLASSES_SHOWN // 2
+            ordered = table.sort_values("Jaccard", kind="stable")
+            shown = pd.concat([ordered.head(half), ordered.tail(half)])
+            yield f"the {half} classes with the least and the {half} with the most in common:"
+    if shown.empty:
+        return
+    places = DECIMALS.get(name, 3)
+    yield shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:,.{places}f}")

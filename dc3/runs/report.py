@@ -1,17 +1,23 @@
 """The report of a run, in one HTML file that can be mailed: what it came to, and below it its executed notebooks."""
 
+import base64
 import html
+import logging
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from dc3.machine import paths
+from dc3.machine.files import replacing
 from dc3.runs import run_summary
-from dc3.runs.pages import change_text, picture, write_page
 from dc3.runs.run_summary import Manifests, without_machine_paths
-from dc3.runs.stage import executed_copy
+from dc3.runs.stage import executed_copy, figures_of
 from dc3.runs.sweep_report import accuracy
 
 PICTURES = [  # stage, heading, figure, what it shows
@@ -120,3 +126,76 @@ def _stages(found: Manifests) -> str:
 
 def _html(table: pd.DataFrame) -> str:
     return table.to_html(index=False, border=0, na_rep="", float_format="{:,.4g}".format, justify="left")
+
+
+QUIET = logging.getLogger("dc3.nbconvert")  # which else warns of pictures without a text for those who cannot see them
+QUIET.setLevel(logging.ERROR)
+COLOR_CODES = re.compile(r"\x1b\[[0-9;]*m")
+# nbconvert's page loads RequireJS, MathJax and Mermaid from a server; no notebook here has formulas or diagrams
+TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock html_head_js -%}
+{%- block jupyter_widgets -%}{%- endblock jupyter_widgets -%}
+{%- block html_head_js_mathjax -%}{%- endblock html_head_js_mathjax -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock html_head_js_mermaidjs -%}
+{%- block html_head_css -%}
+<style type="text/css">body { max-width: 62rem; margin: 0 auto; padding: 1rem; } img { max-width: 100%; }</style>
+{%- endblock html_head_css -%}
+"""
+
+
+def write_page(notebook: NotebookNode, path: Path, title: str, code: bool = False) -> None:
+    """Writes an executed notebook as HTML, with or without its code, complete or not at all."""
+    notebook.metadata["title"] = title
+    exporter = HTMLExporter(raw_template=TEMPLATE, exclude_input=not code, embed_images=True, log=QUIET)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    page, _ = exporter.from_notebook_node(notebook)
+    with replacing(path) as partial:
+        partial.write_text(page)
+
+
+def picture(path: Path, text: str) -> str:
+    """An <img> that holds the PNG itself; `text` for those who cannot see it."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<img src="data:image/png;base64,{content}" alt="{html.escape(text, quote=True)}">'
+
+
+def change_text(notebook: NotebookNode, change: Callable[[str], str]) -> None:
+    """Puts `change(text)` into the place of every text of a notebook, sources and outputs; pictures stay."""
+    for cell in notebook.cells:
+        cell.source = change(cell.source)
+        for output in cell.get("outputs", []):
+            for key in ("text", "evalue"):
+                if key in output:
+                    output[key] = change(output[key])
+            if "traceback" in output:
+                output["traceback"] = [change(COLOR_CODES.sub("", line)) for line in output["traceback"]]
+            for kind, content in output.get("data", {}).items():
+                if kind.startswith("text/"):
+                    output["data"][kind] = change(content)
+
+
+GALLERY = "README.md"
+
+
+def write_gallery(folder: Path, stages: Sequence[str]) -> Path | None:
+    """Writes the page over what stages ("03_sampling") left in `folder`; None where there is nothing yet."""
+    sections = [section for stage in stages if (section := _section(folder, stage))]
+    if not sections:
+        return None
+    heading = f"# Figures and tables of run {folder.name}\n\nWritten by `dc3 run`; for print there are PDFs beside."
+    with replacing(folder / GALLERY) as partial:
+        partial.write_text("\n\n".join([heading, *sections]) + "\n")
+    return folder / GALLERY
+
+
+def _section(folder: Path, stage: str) -> str:
+    number, name = stage.split("_", 1)
+    shown = [path for path in figures_of(folder, stage) if path.suffix in (".png", ".md")]
+    parts = [_shown(path, path.stem.removeprefix(f"{name}_").replace("_", " ")) for path in shown]
+    return "\n\n".join([f"## {number} {name.replace('_', ' ')}", *parts]) if parts else ""
+
+
+def _shown(path: Path, title: str) -> str:
+    if path.suffix == ".png":
+        return f"**{title}**\n\n![{title}]({path.name})"
+    return f"**{title}** ([csv]({path.with_suffix('.csv').name}))\n\n{path.read_text().strip()}"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3 import condensation, condensed, methods
+from dc3 import compensation, condensed, strategies
 from dc3.machine import paths
 from dc3.models import checkpoints
 from dc3.runs.settings import of_run
@@ -43,15 +43,15 @@ def reproduce(run: str, index: int) -> Reproduction:
         some = ", ".join(map(str, sorted(made["index"])[:5]))
         raise ValueError(f"INDEX = {index}: no condensed image of run {run!r} comes from it; there are {some} …")
     row = wanted.iloc[0]
-    method = methods.METHODS[params["method"]]
+    method = strategies.METHODS[params["method"]]
     picks = pd.read_parquet(paths.RUNS / run / "03_sampling" / method.picks_file)
     picks = picks[(picks["label"] == row["label"]) & (picks["rank"] == row["rank"])]
-    editor = condensation.editor_of(params, settings.device) if method.edits else None
-    coloring = condensation.coloring_of(params, settings.seed)
+    editor = compensation.editor_of(params, settings.device) if method.edits else None
+    coloring = compensation.coloring_of(params, settings.seed)
     with tempfile.TemporaryDirectory() as again:
         images = settings.image_set("train")
         teacher = checkpoints.load(paths.RUNS / run / "00_teacher" / "teacher.safetensors", settings.device).model
-        table = condensation.condense(params["method"], images, picks, coloring, editor, Path(again), teacher)
+        table = compensation.condense(params["method"], images, picks, coloring, editor, Path(again), teacher)
         difference = _largest_difference(folder / row["file"], Path(again) / row["file"])
     return Reproduction(folder / row["file"], row["sha256"], table["sha256"].iloc[0], difference)
 

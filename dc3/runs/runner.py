@@ -19,8 +19,8 @@ from nbformat.reader import NotJSONError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from dc3.machine import locks, paths
-from dc3.runs import gallery
+from dc3.machine import files, paths
+from dc3.runs import report
 from dc3.runs.checks import check_inputs
 from dc3.runs.notebooks import strip_noise
 from dc3.runs.parameters import Parameter, ParameterError, all_declared, check, notebook_names
@@ -44,7 +44,7 @@ def run_notebooks(
     `start` ("03") redoes from that stage on and takes the earlier ones as they are; `until` ends after that stage;
     `force` redoes all; neither takes over anything of what the stages left before. `preflight=False` is for callers
     that have asked `check_inputs` themselves. ParameterError before anything runs when a value is refused or data or a
-    model is not there; StageFailed when a cell raises; locks.Busy when another process is running the same run.
+    model is not there; StageFailed when a cell raises; files.Busy when another process is running the same run.
     """
     parameters = all_declared()
     checked = check(values, parameters)
@@ -52,11 +52,11 @@ def run_notebooks(
     if preflight:
         check_inputs(checked)
     run = checked["run"]
-    with locks.holding(run_lock(run), BUSY.format(run=run)):
+    with files.locked(run_lock(run), BUSY.format(run=run)):
         for name in names:
             own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
             _bring_up_to_date(run, name, own, _given(values, own, parameters), asked=force or bool(start))
-        gallery.write(paths.FIGURES / run, notebook_names())
+        report.write_gallery(paths.FIGURES / run, notebook_names())
     return sorted((paths.FIGURES / run).iterdir())
 
 
@@ -85,14 +85,14 @@ def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str,
 def _adopted(run: str, name: str, params: dict[str, Any]) -> str | None:
     try:
         return adopt(run, name, params)
-    except (OSError, locks.Busy) as error:
+    except (OSError, files.Busy) as error:
         raise StageFailed(f"{name}: what another run has of it cannot be taken over: {error}") from None
 
 
 def _discarded(run: str, name: str) -> None:
     try:
         discard(run, name)
-    except (OSError, locks.Busy) as error:
+    except (OSError, files.Busy) as error:
         raise StageFailed(f"{name}: what is there of it cannot be removed: {error}") from None
 
 

@@ -9,20 +9,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dc3.machine import locks, paths
+from dc3.machine import files, paths
 from dc3.machine.files import flush_to_disk, sha256
-from dc3.runs import gallery
-from dc3.runs.fingerprints import notebook_fingerprint
-from dc3.runs.listings import is_as_listed
+from dc3.machine.fingerprints import is_as_listed, notebook_fingerprint
 from dc3.runs.parameters import decisive
-from dc3.runs.stage import MANIFEST, at_work, executed_copy, read_manifest, stage_lock, write_json
+from dc3.runs.stage import MANIFEST, at_work, executed_copy, figures_of, read_manifest, stage_lock, write_json
 
 
 def adopt(run: str, name: str, params: dict[str, Any]) -> str | None:
     """Takes over the stage of another run that would come out the same; its run's name, or None when there is none.
 
     `params` are the stage's. Outputs, figures and executed notebook are gathered and verified beside the stage's folder
-    before anything that lies in it is given up; the manifest is written last. locks.Busy when the stage is under way.
+    before anything that lies in it is given up; the manifest is written last. files.Busy when the stage is under way.
     """
     code = notebook_fingerprint(name)
     gathered = paths.RUNS / run / f".{name}.shared"
@@ -33,7 +31,7 @@ def adopt(run: str, name: str, params: dict[str, Any]) -> str | None:
             continue
         try:
             if _gather(other, manifest, gathered):
-                with locks.holding(stage_lock(run, name), at_work(run, name)):
+                with files.locked(stage_lock(run, name), at_work(run, name)):
                     _move_in(gathered, run, name)
                     shared = manifest | {"run": run, "params": params, "shared_from": other}
                     write_json(paths.RUNS / run / name / MANIFEST, shared)
@@ -82,7 +80,7 @@ def _move_in(gathered: Path, run: str, name: str) -> None:
     for folder in (figures, notebook.parent):
         folder.mkdir(parents=True, exist_ok=True)
     (gathered / "outputs").rename(stage)
-    for figure in gallery.of_stage(figures, name):
+    for figure in figures_of(figures, name):
         figure.unlink()
     for figure in (gathered / "figures").iterdir():
         figure.replace(figures / figure.name)

@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dc3.machine import locks, paths
+from dc3.machine import files, paths
 from dc3.machine.files import replacing, sha256
-from dc3.machine.storage import Place
-from dc3.runs import gallery
-from dc3.runs.fingerprints import notebook_fingerprint
-from dc3.runs.listings import is_as_listed, listing
-from dc3.runs.parameters import check, decisive, declared
+from dc3.machine.fingerprints import is_as_listed, listing, notebook_fingerprint
+from dc3.machine.paths import Place
+from dc3.runs.parameters import check, decisive, declared, notebook_names
 
 MANIFEST = "manifest.json"
 LOCKS = ".locks"
@@ -84,6 +82,19 @@ class Stage:
             self.use(location)
         return location
 
+    def own_set(self, method: str, condensed_dir: str) -> tuple[Place, str]:
+        """Folder and name of the condensed set that a stage studies: `condensed_dir`, or the run's own, by `method`.
+
+        The stage depends on it. StageMissing when 04_compensation is not finished.
+        """
+        from dc3.condensed import PROVENANCE
+        from dc3.strategies import METHODS
+
+        if condensed_dir:
+            folder = self.use(condensed_dir)
+            return folder, f"condensed_dir {folder.name}"
+        return self.input(f"04_compensation/condensed/{PROVENANCE}").parent, METHODS[method].name
+
     def output(self, name: str) -> Path:
         """The path for one of the stage's own files; write it through `dc3.machine.files.replacing`."""
         return self.folder / name
@@ -95,7 +106,7 @@ class Stage:
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and path.name not in (MANIFEST, BEGUN) and not path.name.startswith(".")
         }
-        figures = {path.name: sha256(path) for path in gallery.of_stage(self.figures, self.name)}
+        figures = {path.name: sha256(path) for path in figures_of(self.figures, self.name)}
         manifest = {
             "stage": self.name,
             "run": self.run,
@@ -113,7 +124,7 @@ class Stage:
             | {library: importlib.metadata.version(library) for library in LIBRARIES},
         }
         write_json(self.folder / MANIFEST, manifest)
-        locks.release(stage_lock(self.run, self.name))
+        files.release_lock(stage_lock(self.run, self.name))
 
 
 def begin(name: str, namespace: dict[str, Any]) -> Stage:
@@ -121,12 +132,12 @@ def begin(name: str, namespace: dict[str, Any]) -> Stage:
 
     What an interrupted stage of the same parameters, code, data and weights left is kept, for the stage to go on from;
     anything else in its folder is removed, and the figures and tables that it left. ParameterError when a value is not
-    allowed, locks.Busy when another process is at the stage.
+    allowed, files.Busy when another process is at the stage.
     """
     parameters = declared(name)
     params = check({key: namespace[key] for key in parameters}, parameters)
     stage = Stage(name, params["run"], params, notebook_fingerprint(name))
-    locks.take(stage_lock(stage.run, name), at_work(stage.run, name), ORPHAN_SECONDS)
+    files.take_lock(stage_lock(stage.run, name), at_work(stage.run, name), ORPHAN_SECONDS)
     images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # which is a copy
     begun = {"params": images_of, "code": stage.code}
     left = read_json(stage.folder / BEGUN) or {}
@@ -134,7 +145,7 @@ def begin(name: str, namespace: dict[str, Any]) -> Stage:
     if left != begun or not all(is_as_listed(paths.located(path), digest) for path, digest in used.items()):
         used = {}
         shutil.rmtree(stage.folder, ignore_errors=True)
-        for figure in gallery.of_stage(stage.figures, name):  # which `finish` would take for its own
+        for figure in figures_of(stage.figures, name):  # which `finish` would take for its own
             figure.unlink()
     (stage.folder / MANIFEST).unlink(missing_ok=True)
     write_json(stage.folder / BEGUN, begun | {"external": used})
@@ -154,7 +165,7 @@ def stage_lock(run: str, name: str) -> Path:
 
 
 def at_work(run: str, name: str) -> str:
-    """What locks.Busy says of a stage."""
+    """What files.Busy says of a stage."""
     return (
         f"another process is at work on {name} of run {run!r}: wait for it to end; if a notebook is open that began "
         "the stage and did not finish it, shut its kernel down"
@@ -164,10 +175,10 @@ def at_work(run: str, name: str) -> str:
 def discard(run: str, name: str) -> None:
     """Removes what a stage left, finished or not, so that its notebook begins from nothing.
 
-    locks.Busy when another process is at the stage, OSError when something cannot be removed.
+    files.Busy when another process is at the stage, OSError when something cannot be removed.
     """
     folder = paths.RUNS / run / name
-    with locks.holding(stage_lock(run, name), at_work(run, name), ORPHAN_SECONDS):
+    with files.locked(stage_lock(run, name), at_work(run, name), ORPHAN_SECONDS):
         for mark in (BEGUN, MANIFEST):  # first, so that a kill on the way leaves nothing that a stage would go on from
             (folder / mark).unlink(missing_ok=True)
         if folder.exists():
@@ -243,3 +254,18 @@ def git_commit() -> str | None:
     except OSError:
         return None
     return answer.stdout.strip() or None
+
+
+def figures_of(folder: Path, stage: str) -> list[Path]:
+    """The files in `folder` that are a stage's ("03_sampling"): their names begin with its own, without the number.
+
+    With the longest such name: color_and_fid_hues.png is not of a stage "color".
+    """
+    noun = _noun(stage)
+    longer = tuple(f"{other}_" for other in map(_noun, notebook_names()) if other.startswith(f"{noun}_"))
+    found = (path for path in folder.glob(f"{noun}_*") if path.is_file() and not path.name.startswith(longer))
+    return sorted(found)
+
+
+def _noun(stage: str) -> str:
+    return stage.split("_", 1)[1]

@@ -10,7 +10,7 @@ from traitlets.config import Config
 
 from dc3.machine import paths
 from dc3.runs.notebooks import strip_noise
-from dc3.runs.pages import write_page
+from dc3.runs.report import write_page
 from dc3.runs.runner import kernel_channel
 from dc3.runs.stage import read_manifest
 

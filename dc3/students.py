@@ -1,14 +1,21 @@
 """The student protocol of RDED (arXiv 2312.03526) and DC3: settings, schedule, groups, loss, augmentation, checks."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dc3.images.image_set import normalise
+from dc3.machine import devices
+from dc3.machine.progress import trange
 from dc3.models import augmentation, networks
+from dc3.models.evaluation import Evaluation, Images, batches, evaluate, labels_tensor, on_device
 
 TEMPERATURE = {"cutmix": 20.0, "mixup": 4.0, "none": 20.0}  # published; "none" is ours
 
@@ -142,3 +149,119 @@ def check_labels(labels: np.ndarray, num_classes: int, *, allow_unequal: bool = 
             f"the condensed set has {counts.min()} images of class {counts.argmin()} and {counts.max()} of class "
             f"{counts.argmax()}: expected one number for all (allow_unequal=True takes it as it is)"
         )
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """A trained student. `history` has a row per epoch: epoch (1 …), loss, lr, and where tested top1, top5 (fractions).
+
+    What is told of it is `final`, the test after the last epoch: the best epoch on the test set would flatter.
+    """
+
+    model: nn.Module
+    history: list[dict]
+    final: Evaluation
+
+
+def train_student(
+    images: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    teacher: nn.Module | None,
+    *,
+    test_images: np.ndarray | Images,
+    test_labels: Sequence[int] | np.ndarray,
+    seed: int,
+    allow_unequal: bool = False,
+    device: str | torch.device | None = None,
+    **fields: Any,
+) -> StudentResult:
+    """Trains a student from scratch on uint8 images (n, S, S, 3) as `fields` of Protocol say, and tests it.
+
+    On the teacher's device; without a teacher (soft=False) on `device`. The number of classes is the teacher's, or the
+    test labels'. Everything is drawn from (seed, epoch). ValueError, before any training: a class without images,
+    unequal images per class, other image sizes or classes than the test set or the teacher.
+    """
+    protocol, test_labels = Protocol(**fields), np.asarray(test_labels)
+    classes = networks.last_linear(teacher).out_features if teacher is not None else int(test_labels.max()) + 1
+    check_labels(np.asarray(labels), classes, allow_unequal=allow_unequal)
+    device = next(teacher.parameters()).device if teacher is not None else devices.device(str(device or "cpu"))
+    source, test = on_device(images, device), on_device(test_images, device)
+    numbers = labels_tensor(labels, source).to(device)
+    size, test_size = (s.images(torch.arange(1)).shape[1] for s in (source, test))
+    if size != test_size:
+        raise ValueError(f"the condensed images are {size} px, the test images {test_size} px: one size is needed")
+    if protocol.soft and teacher is None:
+        raise ValueError("soft=True needs a teacher; soft=False trains on hard labels")
+    if labels_tensor(test_labels, test, "test_labels").max() >= classes:
+        raise ValueError(f"test_labels go up to {test_labels.max()}, the teacher tells {classes} classes apart")
+    if teacher is not None:
+        networks.check_takes(teacher, size, classes, "the teacher")
+    student = _Student(protocol.resolved(classes, len(numbers)), teacher, classes, size, seed, device)
+    return student.fit(source, numbers, test, test_labels)
+
+
+class _Student:
+    """A student, its optimiser, and the steps of the protocol."""
+
+    def __init__(
+        self, protocol: Resolved, teacher: nn.Module | None, classes: int, size: int, seed: int, device: torch.device
+    ):
+        self.protocol, self.teacher, self.seed, self.device = protocol, teacher, seed, device
+        # never the teacher's own start: a student that shares it imitates more easily, whatever the images are worth
+        start = augmentation.mix_seed(seed, "student")
+        model = networks.create(protocol.network, classes, size, protocol.width, seed=start)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.forward = torch.compile(self.model) if protocol.compile else self.model
+        self.average = None
+        if protocol.ema is not None:
+            decay = get_ema_multi_avg_fn(protocol.ema)
+            self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
+        groups = parameter_groups(self.model, protocol.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, protocol.lr, betas=(0.9, 0.999))
+
+    def fit(self, source: Images, labels: Tensor, test: Images, test_labels: np.ndarray) -> StudentResult:
+        if self.teacher is not None:
+            self.teacher.eval()
+        epochs, every, history = self.protocol.epochs, self.protocol.evaluate_every, []
+        for epoch in trange(epochs, desc=f"student {self.protocol.network}, seed {self.seed}"):
+            row = self._epoch(epoch, source, labels)
+            if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
+                final = evaluate(self._tested(), test, test_labels, amp=self.protocol.amp)
+                row |= {"top1": final.top1, "top5": final.top5}
+            history.append(row)
+        return StudentResult(self._tested().eval(), history, final)
+
+    def _tested(self) -> nn.Module:
+        return self.model if self.average is None else self.average.module
+
+    def _epoch(self, epoch: int, source: Images, labels: Tensor) -> dict:
+        self.model.train()
+        lr = self.protocol.lr * lr_factor(epoch, self.protocol.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        total = torch.zeros((), device=self.device)
+        with augmentation.epoch_generator(self.seed, epoch, self.device) as generator:
+            for batch in batches(torch.randperm(len(labels), generator=generator), self.protocol.batch_size):
+                images = normalise(source.images(batch), self.device)
+                total += len(batch) * self._step(images, labels[batch.to(self.device)], generator)
+        return {"epoch": epoch + 1, "loss": total.item() / len(labels), "lr": lr}
+
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return augment(images, self.protocol.factor, generator, self.protocol.flip)
+
+    def _step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        mixed, partner, lam = mix(self._augmented(images, generator), self.protocol.mix, generator)
+        with devices.autocast(self.device, self.protocol.amp):
+            logits = self.forward(mixed).float()
+            with torch.no_grad():
+                target = self.teacher(mixed).float() if self.teacher is not None and self.protocol.soft else None
+        if target is None:
+            loss = lam * F.cross_entropy(logits, labels) + (1 - lam) * F.cross_entropy(logits, labels[partner])
+        else:
+            loss = distillation_loss(logits, target, self.protocol.temperature)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return loss.detach()

@@ -3,11 +3,13 @@
 import ast
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dc3.machine.paths import NOTEBOOKS, PACKAGE
+from dc3.machine.files import LinkLoop, sha256, walk
+from dc3.machine.paths import NOTEBOOKS, PACKAGE, Place, Remote
 
 LAST = "stage.finish("  # in the last cell that a stage's result depends on
 NOT_CODE = {"injected-parameters", "scratch"}  # tags of cells that the result does not depend on
@@ -103,3 +105,38 @@ def _files_of(package: Path, parts: list[str]) -> Iterator[Path]:
         if not file.exists():
             return
         yield file
+
+
+READ = 64 << 20  # bytes: what is no larger is known by its content, which is the same in every clone and copy
+
+
+def listing(path: Place) -> str:
+    """A fingerprint of a file or folder: of a small one its names and contents, else of the sizes and times below it.
+
+    Small are READ bytes in all. Of a larger one, which may hold hundreds of gigabytes, names, sizes and modification
+    times (of a URL sizes and ETags) are asked for. LinkLoop for a folder that holds itself.
+    """
+    if isinstance(path, Remote):
+        return hashlib.sha256(repr(path.files()).encode("utf-8", "surrogateescape")).hexdigest()
+    digest, total, small = hashlib.sha256(), 0, []
+    for file in [str(path)] if path.is_file() else filter(os.path.isfile, walk(path)):
+        status = os.stat(file)
+        total += status.st_size
+        digest.update(_line(path, file, f"{status.st_size}\0{status.st_mtime_ns}"))
+        if total <= READ:
+            small.append(file)
+    if total <= READ:
+        digest = hashlib.sha256(b"".join(_line(path, file, sha256(file)) for file in small))
+    return digest.hexdigest()
+
+
+def _line(path: Path, file: str, mark: str) -> bytes:
+    return f"{os.path.relpath(file, path)}\0{mark}\n".encode("utf-8", "surrogateescape")
+
+
+def is_as_listed(path: Place, digest: str) -> bool:
+    """Whether `listing` still gives that; what cannot be listed is not, and the stage that uses it will say why."""
+    try:
+        return path.exists() and listing(path) == digest
+    except (LinkLoop, OSError):
+        return False
