@@ -15,6 +15,8 @@ from dc3.machine.progress import tqdm
 
 log = logging.getLogger(__name__)
 
+NO_BIN = -1  # of an image that nothing has binned
+
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
 

@@ -81,15 +81,15 @@ def sweep(
     report: Annotated[bool, typer.Option(help="write a page over all runs that are finished")] = True,
 ) -> None:
     """Execute the runs of a grid, sharing the stages they have in common, and collect their results in one table."""
+    from dc3.runs.report import write_sweep_report
     from dc3.runs.sweep import run_sweep
-    from dc3.runs.sweep_report import write_report
 
     try:
         failures, table = run_sweep(sweep_file, part, force)
     except ParameterError as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
     typer.echo(f"results: {paths.shown(table)}")
-    if report and (page := write_report(table)):
+    if report and (page := write_sweep_report(table)):
         typer.echo(f"report: {paths.shown(page)}")
     if failures:
         stop("\n".join(f"failed: {name}: {why}" for name, why in failures.items()), FAILED)

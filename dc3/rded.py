@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from dc3.binning import NO_BIN
 from dc3.images.image_set import ImageSet, normalise
 from dc3.machine.devices import autocast
 from dc3.machine.progress import tqdm
 from dc3.models.networks import check_takes
-from dc3.strategies import NO_BIN
 
 SMALLEST_AREA = 0.08  # of the image's, what a crop may cover: the default of torchvision's RandomResizedCrop
 SMALLEST_TILE = 4  # pixels a side

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dc3 import rded
+from dc3.binning import NO_BIN
 from dc3.images.image_set import ImageSet
 from dc3.machine.arrays import OnDisk, groups, portable, read_rows
 from dc3.machine.devices import Array, accumulator, as_tensor
 from dc3.machine.engine import LOCAL, Columns, Engine
 from dc3.sampling import Selection, allocate_budget, check_count, check_options, gradient_kernel, select
-
-NO_BIN = -1
 
 
 def choose(

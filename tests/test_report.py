@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from dc3 import cli
 from dc3.machine import paths
-from dc3.runs import run_summary
+from dc3.runs import results
 
 
 def report(*arguments):
@@ -69,4 +69,4 @@ def test_runs_that_do_not_exist_are_refused_with_those_that_do(home):
     ],
 )
 def test_paths_of_the_machine_are_cut_to_their_names_and_others_stay(text, left):
-    assert run_summary.without_machine_paths(text) == (left or text)
+    assert results.without_machine_paths(text) == (left or text)

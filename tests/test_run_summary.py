@@ -1,4 +1,4 @@
-"""dc3.runs.run_summary, report and compare count on tables and figures by name: the committed demo has them so."""
+"""dc3.runs.results, report and compare count on tables and figures by name: the committed demo has them so."""
 
 import pandas as pd
 

@@ -1,10 +1,11 @@
-"""dc3.runs.sweep_report: what a sweep's table is turned into, and the page."""
+"""dc3.runs.results: what a sweep's table is turned into, and the page."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dc3.runs import sweep_report
+from dc3.runs import report
+from dc3.runs import results as sweep_report
 
 
 def results():
@@ -113,10 +114,10 @@ def test_the_report_is_a_page_in_one_file_with_its_pictures(tmp_path, monkeypatc
     folder = tmp_path / "runs" / "toy.sweep"
     folder.mkdir(parents=True)
     results().to_parquet(folder / "results.parquet")
-    page = sweep_report.write_report(folder / "results.parquet")
+    page = report.write_sweep_report(folder / "results.parquet")
     text = page.read_text()
     assert "5 runs, 8 students" in text and "45.0 ± 7.1" in text and 'src="data:image/png' in text
     made = {path.name for path in (tmp_path / "figures" / "toy").iterdir()}
     assert {"results.csv", "sweep_accuracy.md", "sweep_settings.png", "sweep_ipc.png", "sweep_epochs.png"} <= made
     results()[:0].to_parquet(folder / "results.parquet")
-    assert sweep_report.write_report(folder / "results.parquet") is None
+    assert report.write_sweep_report(folder / "results.parquet") is None

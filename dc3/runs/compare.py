@@ -9,8 +9,8 @@ import pandas as pd
 
 from dc3.figures.style import save, save_table
 from dc3.machine import paths
-from dc3.runs import run_summary
-from dc3.runs.run_summary import Manifests
+from dc3.runs import results
+from dc3.runs.results import Manifests
 
 COLORS, DISTANCES, SAMPLING = "color_and_fid_colors", "color_and_fid_distances", "03_sampling"
 COLOR_STAGE = "06_color_and_fid"
@@ -48,12 +48,12 @@ def compare(first: str, second: str) -> Comparison:
     """Lays two runs side by side. ValueError when one is not there, or both are the same."""
     if first == second:
         raise ValueError(f"RUN_A = RUN_B = {first!r}: give two different runs")
-    runs = {first: run_summary.manifests(first), second: run_summary.manifests(second)}
+    runs = {first: results.manifests(first), second: results.manifests(second)}
     compared = Comparison(first, second, _parameters(runs), _times(runs))
     for run, found in runs.items():
-        if lacking := run_summary.missing(found):
+        if lacking := results.missing(found):
             compared.remarks.append(f"{run} has no finished {', '.join(lacking)}")
-    settings = [run_summary.settings(run) for run in runs]
+    settings = [results.settings(run) for run in runs]
     same = {split: _same(settings, split) for split in BY_SPLIT}
     compared.remarks += [
         f"the {split} images of the two runs are not the same: {what}"
@@ -87,12 +87,12 @@ def _parameters(runs: dict[str, Manifests]) -> pd.DataFrame:
     """Of the stages that both have finished; a key that only one declares is of another version of its notebook."""
     one, other = runs.values()
     values = [
-        run_summary.parameters({name: found[name] for name in found if name in one and name in other})
+        results.parameters({name: found[name] for name in found if name in one and name in other})
         for found in (one, other)
     ]
     keys = [key for key in dict.fromkeys([*values[0], *values[1]]) if values[0].get(key) != values[1].get(key)]
     columns = {
-        run: [run_summary.shown(of_run[key]) if key in of_run else "not declared" for key in keys]
+        run: [results.shown(of_run[key]) if key in of_run else "not declared" for key in keys]
         for run, of_run in zip(runs, values, strict=True)
     }
     return pd.DataFrame({"parameter": keys} | columns)
@@ -100,13 +100,13 @@ def _parameters(runs: dict[str, Manifests]) -> pd.DataFrame:
 
 def _times(runs: dict[str, Manifests]) -> pd.DataFrame:
     """Seconds of the stages that either run has finished."""
-    tables = {run: run_summary.stages(found).set_index("stage")["seconds"] for run, found in runs.items()}
+    tables = {run: results.stages(found).set_index("stage")["seconds"] for run, found in runs.items()}
     table = pd.DataFrame(tables).dropna(how="all")
     return table.assign(difference=table.iloc[:, 1] - table.iloc[:, 0]).reset_index()
 
 
 def _accuracy(runs: dict[str, Manifests]) -> pd.DataFrame | None:
-    tables = [table for run, found in runs.items() if (table := run_summary.accuracies(run, found)) is not None]
+    tables = [table for run, found in runs.items() if (table := results.accuracies(run, found)) is not None]
     if len(tables) < len(runs):
         return None
     keyed = [table.set_index(["method", "network"]) for table in _with_own(*tables)]
@@ -149,7 +149,7 @@ def _measures(runs: dict[str, Manifests], remarks: list[str]) -> pd.DataFrame | 
 def _measured(run: str, found: Manifests) -> pd.Series | None:
     long = []
     for name in (COLORS, DISTANCES):
-        table = run_summary.figure_table(run, found, COLOR_STAGE, name)
+        table = results.figure_table(run, found, COLOR_STAGE, name)
         if table is None:
             return None
         measured = table.columns[~table.columns.str.contains(NOT_MEASURED)]
@@ -182,7 +182,7 @@ def _picked(run: str, found: Manifests) -> dict[int, set[int]]:
     """The sources of the condensed images, by label."""
     from dc3.strategies import METHODS  # brings torch
 
-    method = run_summary.parameters(found).get("method", "dc3")
+    method = results.parameters(found).get("method", "dc3")
     picks = pd.read_parquet(paths.RUNS / run / SAMPLING / METHODS[method].picks_file)
     return {int(label): set(part["index"]) for label, part in picks.groupby("label")}
 

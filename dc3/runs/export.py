@@ -24,7 +24,7 @@ from dc3.machine import paths
 from dc3.machine.files import new_folder, sha256
 from dc3.models import checkpoints
 from dc3.models.evaluation import predict
-from dc3.runs import run_summary
+from dc3.runs import results
 from dc3.runs.parameters import declared
 from dc3.runs.stage import StageMissing
 from dc3.strategies import METHODS
@@ -91,10 +91,10 @@ def export(run: str, to: str, out: Path | None = None, soft_labels: bool = False
 
 def gather(run: str, soft_labels: bool = False) -> Exported:
     """Reads the condensed set of a run; raises as `export`."""
-    found = run_summary.manifests(run)
+    found = results.manifests(run)
     if STAGE not in found:
         raise StageMissing(f"RUN = {run!r} has no finished {STAGE}, whose images are exported: dc3 run it first")
-    settings, folder = run_summary.settings(run), paths.RUNS / run / STAGE / "condensed"
+    settings, folder = results.settings(run), paths.RUNS / run / STAGE / "condensed"
     classes = settings["classes"]
     images = condensed.load(folder, tuple(classes), settings["load"]["image_size"], parameter="RUN")
     table = pd.read_parquet(folder / condensed.PROVENANCE)
@@ -104,7 +104,7 @@ def gather(run: str, soft_labels: bool = False) -> Exported:
         logits = predict(checkpoints.load(paths.RUNS / run / TEACHER).model, images, amp=False).numpy()
     as_written = True
     if "editor" in table:
-        editors = table["editor"].map(run_summary.without_machine_paths)
+        editors = table["editor"].map(results.without_machine_paths)
         as_written = editors.equals(table["editor"])
         table = table.assign(editor=editors).drop(columns=[] if as_written else ["sha256"])
     return Exported(images, classes, table, _facts(run, found, settings, table, soft_labels), logits, as_written)
@@ -124,8 +124,8 @@ def _check_files(folder: Path, images: ImageSet, table: pd.DataFrame) -> None:
 def _facts(run: str, found: dict, settings: dict, table: pd.DataFrame, soft_labels: bool) -> dict[str, Any]:
     """Of the whole set, as JSON has it; no paths of this machine."""
     manifest = found[STAGE]
-    params = run_summary.parameters({name: found[name] for name in found if name <= STAGE})
-    load = settings["load"] | {"data_dir": run_summary.without_machine_paths(settings["load"]["data_dir"])}
+    params = results.parameters({name: found[name] for name in found if name <= STAGE})
+    load = settings["load"] | {"data_dir": results.without_machine_paths(settings["load"]["data_dir"])}
     facts = {
         "run": run,
         "method": params["method"],
@@ -162,7 +162,7 @@ def _soft_label_facts(found: dict) -> dict[str, Any]:
 
 
 def _of_the_project(value: Any) -> Any:
-    return run_summary.without_machine_paths(value) if isinstance(value, str) else value
+    return results.without_machine_paths(value) if isinstance(value, str) else value
 
 
 def plain(value: Any) -> Any:

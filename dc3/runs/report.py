@@ -9,17 +9,21 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import papermill
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
+from traitlets.config import Config
 
 from dc3.machine import paths
 from dc3.machine.files import replacing
-from dc3.runs import run_summary
-from dc3.runs.run_summary import Manifests, without_machine_paths
-from dc3.runs.stage import executed_copy, figures_of
-from dc3.runs.sweep_report import accuracy
+from dc3.runs import results as run_summary
+from dc3.runs.notebooks import strip_noise
+from dc3.runs.results import Manifests, accuracy, without_machine_paths
+from dc3.runs.runner import kernel_channel
+from dc3.runs.stage import executed_copy, figures_of, read_manifest
 
+SWEEP_NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
 PICTURES = [  # stage, heading, figure, what it shows
     ("04_compensation", "From pick to condensed image", "compensation_strips", "picks, warm and cold edits, blends"),
     ("03_sampling", "The picks among the images of their classes", "sampling_tsne", "a map a class, picks starred"),
@@ -199,3 +203,37 @@ def _shown(path: Path, title: str) -> str:
     if path.suffix == ".png":
         return f"**{title}**\n\n![{title}]({path.name})"
     return f"**{title}** ([csv]({path.with_suffix('.csv').name}))\n\n{path.read_text().strip()}"
+
+
+def write_sweep_report(results: Path) -> Path | None:
+    """Executes the report's notebook over a sweep's results.parquet; returns the path of the page (HTML, in one file).
+
+    Notebook and page lie beside the results, pictures and tables in figures/<sweep>. None when no run is finished.
+    """
+    table = pd.read_parquet(results)
+    if table.empty:
+        return None
+    executed = results.with_name("report.ipynb")
+    partial = executed.with_suffix(".partial.ipynb")
+    values = {"sweep": results.parent.stem, "results": str(results), "published_as": _published_as(table)}
+    with kernel_channel() as channel:
+        config = Config({"KernelManager": channel})
+        papermill.execute_notebook(
+            str(SWEEP_NOTEBOOK),
+            str(partial),
+            values,
+            kernel_name="python3",
+            cwd=str(SWEEP_NOTEBOOK.parent),
+            config=config,
+        )
+    strip_noise(partial, executed)
+    partial.unlink()
+    page = executed.with_suffix(".html")
+    write_page(nbformat.read(executed, 4), page, f"DC3: sweep {values['sweep']}")
+    return page
+
+
+def _published_as(table: pd.DataFrame) -> str:
+    """The name in the literature of the image set of the first run, as its 05_validation was told."""
+    manifest = read_manifest(table["run"].iloc[0], "05_validation")
+    return (manifest or {"params": {}})["params"].get("published_as", "")

@@ -20,7 +20,6 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from dc3.machine import files, paths
-from dc3.runs import report
 from dc3.runs.checks import check_inputs
 from dc3.runs.notebooks import strip_noise
 from dc3.runs.parameters import Parameter, ParameterError, all_declared, check, notebook_names
@@ -56,6 +55,8 @@ def run_notebooks(
         for name in names:
             own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
             _bring_up_to_date(run, name, own, _given(values, own, parameters), asked=force or bool(start))
+        from dc3.runs import report  # brings nbconvert
+
         report.write_gallery(paths.FIGURES / run, notebook_names())
     return sorted((paths.FIGURES / run).iterdir())
 
