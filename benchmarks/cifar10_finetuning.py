@@ -12,7 +12,7 @@ from dc3 import figures
 from dc3.figures import generation
 from dc3.generators.study import IMAGES, summary
 from dc3.machine import paths
-from dc3.runs import settings
+from dc3.runs.notebook_stage import Settings
 
 RUNS = {10: "cifar10_finetuning_ipc10", 50: "cifar10_finetuning_ipc50"}
 GENERATED = {"full set": "DiT-full_set-0", "random": "DiT-random-0", "DC3": "DiT-dc3-0"}
@@ -41,7 +41,7 @@ def scores(ipc: int) -> pd.DataFrame:
 
 def samples(ipc: int, run: str) -> figures.Figure:
     """Test images, then what the DiTs of the first seed made of each training set."""
-    test = settings.of_run(run).image_set("test")
+    test = Settings.of_run(run).image_set("test")
     first = test.first_per_class(3)
     rows = {"test images": (first.images(), first.labels)}
     for name, folder in GENERATED.items():

@@ -15,8 +15,8 @@ from dc3.images.image_set import in_memory
 from dc3.machine import paths
 from dc3.models import checkpoints, networks
 from dc3.runs import stage as runs
+from dc3.runs.notebook_stage import NotebookStage
 from dc3.runs.parameters import declared
-from dc3.runs.settings import settle
 
 CLASSES = ("cat", "dog", "owl")
 SIZE, IPC, PER_CLASS = 16, 2, 8
@@ -27,11 +27,14 @@ FOLDER_OF_THE_MACHINE = "/home/somebody/images/pets"
 def make_run(name, picks_from=0, until="06", top1=0.5, **changed):
     """A run of three classes at IPC 2 up to a stage; picks begin at image `picks_from` of each class."""
     images = image_set()
-    values = {"run": name, "ipc": IPC, "image_size": SIZE, "method": "dc3_plain"} | changed
+    values = {"run": name, "ipc": IPC, "image_size": SIZE, "method": "dc3_plain"}
+    values |= {"device": "cpu", "dataset": "scenes10", "images_per_class": 1} | changed
     for stage_name in STAGES:
         if stage_name[:2] <= until:
             with mock.patch.object(runs, "notebook_fingerprint", return_value="not asked for"):  # it takes a second
-                stage = runs.begin(stage_name, {key: p.default for key, p in declared(stage_name).items()} | values)
+                stage = runs.begin(
+                    stage_name, {key: p.default for key, p in declared(stage_name).items()} | values, NotebookStage
+                )
             MAKERS[stage_name](SimpleNamespace(stage=stage, images=images, first=picks_from, top1=top1))
             write_notebook(stage)
     return paths.RUNS / name
@@ -52,8 +55,10 @@ def write_notebook(stage):
 
 
 def _teacher(made):
-    settle(made.stage, seed=0, device="cpu", precision="auto", dataset="scenes10", data_dir="", image_size=SIZE,
-           images_per_class=1)  # fmt: skip
+    with mock.patch.dict(
+        made.stage.params, data_dir=""
+    ):  # settling opens the images; those of `data_dir` are not there
+        made.stage.settle()
     content = runs.read_json(made.stage.output("settings.json"))
     fingerprints = {"train": made.images.fingerprint(), "test": "of the test images"}
     runs.write_json(made.stage.output("settings.json"), content | {"classes": CLASSES, "fingerprints": fingerprints})

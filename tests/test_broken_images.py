@@ -15,8 +15,7 @@ from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.machine import paths
-from dc3.runs import stage as runs
-from dc3.runs.settings import settle
+from dc3.runs.notebook_stage import NotebookStage
 
 MANY = 10_000
 SIZE = 8
@@ -65,9 +64,11 @@ def settled(tmp_path, monkeypatch):
             (images / split / name).mkdir(parents=True)
             for k in range(2):
                 Image.new("RGB", (SIZE, SIZE), (shade, k, 0)).save(images / split / name / f"{k}.png")
-    stage = runs.Stage("00_teacher", "tiny", {}, "code")
-    load = {"dataset": "imagefolder", "data_dir": str(images), "image_size": SIZE, "images_per_class": 0}
-    return settle(stage, 0, "cpu", "auto", **load), images
+    params = {"seed": 0, "device": "cpu", "precision": "auto"}
+    params |= {"dataset": "imagefolder", "data_dir": str(images), "image_size": SIZE, "images_per_class": 0}
+    stage = NotebookStage("00_teacher", "tiny", params, "code")
+    stage.settle()
+    return stage.settings, images
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes there")

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from dc3 import figures
-from dc3.figures import accuracy
+from dc3.figures import accuracy, images
 from dc3.figures.style import colors_of
 
 
@@ -16,7 +16,7 @@ def closed_figures():
 
 def test_a_mosaic_has_each_image_where_it_belongs():
     shades = np.stack([np.full((3, 4, 3), value, np.uint8) for value in (10, 20, 30)])
-    canvas = figures.mosaic(shades, columns=2, gap=1)
+    canvas = images.mosaic(shades, columns=2, gap=1)
     assert canvas.shape == (7, 9, 3)
     assert (canvas[:3, :4] == 10).all() and (canvas[:3, 5:] == 20).all() and (canvas[4:, :4] == 30).all()
     assert (canvas[3] == 255).all() and (canvas[4:, 4:] == 255).all()

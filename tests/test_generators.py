@@ -7,8 +7,8 @@ import torch
 from dc3.generators.study import plans_of
 from dc3.images.image_set import in_memory
 from dc3.machine.paths import SHIPPED_EDITOR
+from dc3.runs.notebook_stage import Settings
 from dc3.runs.parameters import declared
-from dc3.runs.settings import Settings
 
 SETTINGS = Settings(5, torch.device("cpu"), "float32", {}, ["cat", "dog", "hen"], {})
 

@@ -10,7 +10,7 @@ from dc3.machine import files
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dc3.machine import locks
+from dc3.machine import files
 files.take_lock(Path(sys.argv[1]), "busy")
 print("held", flush=True)
 time.sleep(600)

@@ -7,7 +7,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from dc3 import binning, blending, compensation, gradients, sampling, strategies, students
 from dc3.images import datasets
 from dc3.models import editor, networks
-from dc3.runs import settings
+from dc3.runs import notebook_stage
 from dc3.runs.parameters import (
     TYPES,
     ParameterError,
@@ -142,7 +142,7 @@ def test_the_projects_notebooks_declare_every_parameter_with_a_known_type_and_a_
         ("GradientLoss", gradients.LOSSES),
         ("BlendMode", [*blending.IMAGES_NEEDED, compensation.SOURCE_MODE]),
         ("Mix", students.TEMPERATURE),
-        ("Precision", settings.AMP),
+        ("Precision", notebook_stage.AMP),
         ("EditPrecision", ["auto", *editor.DTYPES]),
         ("Method", strategies.METHODS),
         ("Baseline", [name for name, method in strategies.METHODS.items() if not method.edits]),

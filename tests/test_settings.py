@@ -1,4 +1,4 @@
-from dc3.runs.settings import load_split
+from dc3.runs.notebook_stage import load_split
 
 
 def test_images_per_class_thins_out_the_training_images_only():

@@ -17,10 +17,9 @@ from dc3.machine import paths
 from dc3.machine.files import sha256
 from dc3.machine.fingerprints import is_as_listed
 from dc3.machine.paths import Remote, place
-from dc3.runs import stage as runs
 from dc3.runs.checks import check_inputs
+from dc3.runs.notebook_stage import NotebookStage
 from dc3.runs.parameters import ParameterError, all_declared, check
-from dc3.runs.settings import settle
 
 LOAD = {"dataset": "imagefolder", "image_size": 8, "images_per_class": 0}
 
@@ -85,8 +84,10 @@ def test_the_fingerprint_of_a_remote_set_tells_a_changed_and_a_vanished_file(mem
 
 def test_a_stage_knows_when_what_it_read_by_url_has_changed(memory, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    stage = runs.Stage("00_teacher", "tiny", {}, "code")
-    settings = settle(stage, 0, "cpu", "auto", data_dir=memory, **LOAD)
+    params = {"seed": 0, "device": "cpu", "precision": "auto", "data_dir": memory} | LOAD
+    stage = NotebookStage("00_teacher", "tiny", params, "code")
+    stage.settle()
+    settings = stage.settings
     assert settings.load["data_dir"] == memory and len(settings.image_set("train")) == 6
     ((place_of, digest),) = stage.external.items()
     assert place_of == memory and is_as_listed(place(place_of), digest)

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dc3 import students as protocol
-from dc3 import teacher, validation
+from dc3 import students, teacher, validation
 from dc3.images.image_set import in_memory
 from dc3.models import networks
 from dc3.models.augmentation import cutmix, epoch_generator, mix_seed
@@ -61,11 +60,11 @@ def weights(model):
 
 
 def test_learning_rate_falls_along_half_a_cosine_to_half():
-    assert protocol.lr_factor(0, 300) == 1
-    assert protocol.lr_factor(150, 300) == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
-    assert protocol.lr_factor(300, 300) == pytest.approx(0.5)
+    assert students.lr_factor(0, 300) == 1
+    assert students.lr_factor(150, 300) == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
+    assert students.lr_factor(300, 300) == pytest.approx(0.5)
     # LambdaLR's shape by hand for epochs = 3: cos 0°, 30°, 60°
-    assert [protocol.lr_factor(e, 3) for e in range(3)] == pytest.approx([1, 0.9330127, 0.75])
+    assert [students.lr_factor(e, 3) for e in range(3)] == pytest.approx([1, 0.9330127, 0.75])
 
 
 @pytest.mark.parametrize(
@@ -77,14 +76,14 @@ def test_learning_rate_falls_along_half_a_cosine_to_half():
     ],
 )  # fmt: skip
 def test_batch_size_rule(classes, ipc, expected):
-    assert protocol.batch_size(classes, ipc) == expected
+    assert students.batch_size(classes, ipc) == expected
 
 
 @pytest.mark.parametrize("name", ["conv3", "vit_b_16"])
 def test_only_weights_of_more_than_one_dimension_decay(name):
     with torch.device("meta"):
         model = networks.NETWORKS[name].build(10, 32, 16)
-    decaying, free = protocol.parameter_groups(model, 0.01)
+    decaying, free = students.parameter_groups(model, 0.01)
     assert (decaying["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
     names = {id(p): n for n, p in model.named_parameters()}
     assert len(names) == len(decaying["params"]) + len(free["params"])
@@ -102,19 +101,19 @@ def test_distillation_loss_is_the_kullback_leibler_divergence(temperature):
     q = np.exp(student.numpy() / temperature)
     p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
     expected = (p * np.log(p / q)).sum() / 6
-    assert protocol.distillation_loss(student, teacher, temperature).item() == pytest.approx(expected, abs=1e-12)
+    assert students.distillation_loss(student, teacher, temperature).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_temperatures_go_with_the_mix():
-    assert protocol.TEMPERATURE["cutmix"] == 20
-    assert protocol.TEMPERATURE["mixup"] == 4
+    assert students.TEMPERATURE["cutmix"] == 20
+    assert students.TEMPERATURE["mixup"] == 4
 
 
 def test_augmentation_with_factor_1_only_flips():
     x = torch.randn(40, 3, 8, 8)
-    y = protocol.augment(x, 1, torch.Generator().manual_seed(0))
+    y = students.augment(x, 1, torch.Generator().manual_seed(0))
     assert all(torch.equal(b, a) or torch.equal(b, a.flip(-1)) for a, b in zip(x, y, strict=True))
-    z = protocol.augment(x, 2, torch.Generator().manual_seed(0))
+    z = students.augment(x, 2, torch.Generator().manual_seed(0))
     assert sum(torch.equal(b, a) or torch.equal(b, a.flip(-1)) for a, b in zip(x, z, strict=True)) < 20
 
 
@@ -130,7 +129,7 @@ def naive_training(images, labels, teacher, epochs, seed, soft):
         student.train()
         with epoch_generator(seed, epoch) as generator:
             order = torch.randperm(len(labels), generator=generator)
-            x = protocol.augment(normalise(images[order.numpy()], "cpu"), 1, generator)
+            x = students.augment(normalise(images[order.numpy()], "cpu"), 1, generator)
             x, partner, lam = cutmix(x, generator)[:3]
         z, y = student(x), torch.tensor(labels)[order]
         if soft:
@@ -168,7 +167,7 @@ def test_student_learns_colours(settings):
     assert result.final.per_class.mean() == pytest.approx(result.final.top1)
     assert not result.model.training
     assert [row["epoch"] for row in result.history] == list(range(1, 13))
-    assert [row["lr"] for row in result.history] == [1e-3 * protocol.lr_factor(e, 12) for e in range(12)]
+    assert [row["lr"] for row in result.history] == [1e-3 * students.lr_factor(e, 12) for e in range(12)]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def test_one_teacher_and_one_student_forward_a_step(settings, monkeypatch):
 
 
 def test_bad_sets_are_refused_before_training(settings, monkeypatch):
-    monkeypatch.setattr(validation._Student, "fit", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr(students._Student, "fit", lambda *_: pytest.fail("training began"))
     images, labels = colours(5)
     for case in [
         (images[5:], labels[5:], Oracle(), {}, r"no image of 1 classes: \[0\]"),
@@ -320,8 +319,8 @@ def test_ranking_holds_both_sets_to_the_same_treatment(settings, tmp_path):
 
 def test_without_flip_and_factor_nothing_is_augmented():
     x = torch.rand(4, 3, 8, 8)
-    assert (protocol.augment(x, 1, torch.Generator().manual_seed(0), flip=False) == x).all()
-    assert (protocol.augment(x, 1, torch.Generator().manual_seed(0)) != x).any()
+    assert (students.augment(x, 1, torch.Generator().manual_seed(0), flip=False) == x).all()
+    assert (students.augment(x, 1, torch.Generator().manual_seed(0)) != x).any()
 
 
 def test_summary_by_hand():
@@ -337,8 +336,8 @@ def test_summary_by_hand():
 
 def test_protocol_defaults_are_the_published_ones():
     protocol = Protocol("resnet18", 300)
-    assert (protocol.mix, protocol.soft, protocol.factor, protocol.weight_decay) == ("cutmix", True, 1, 0.01)
-    resolved = protocol.resolved(10, 100)
+    assert (students.mix, students.soft, students.factor, students.weight_decay) == ("cutmix", True, 1, 0.01)
+    resolved = students.resolved(10, 100)
     assert (resolved.temperature, resolved.lr, resolved.batch_size, resolved.evaluate_every) == (20, 0.001, 50, 30)
     resolved = Protocol("vgg11", 5, mix="mixup", lr=0.1, batch_size=7).resolved(10, 100)
     assert (resolved.temperature, resolved.lr, resolved.batch_size, resolved.evaluate_every) == (4, 0.1, 7, 1)

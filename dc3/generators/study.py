@@ -19,7 +19,7 @@ from dc3.machine.files import claim, replacing
 from dc3.models import evaluation
 from dc3.models.checkpoints import Teacher
 from dc3.models.feature_networks import FeatureNetwork
-from dc3.runs.settings import AMP, Settings
+from dc3.runs.notebook_stage import AMP, Settings
 
 REAL = "real images"  # the row of training images under the same scores: what no generator can be expected to beat
 KID_SUBSET = 100

@@ -11,7 +11,7 @@ from PIL import Image
 from dc3 import compensation, condensed, strategies
 from dc3.machine import paths
 from dc3.models import checkpoints
-from dc3.runs.settings import of_run
+from dc3.runs.notebook_stage import Settings
 from dc3.runs.stage import StageMissing, read_manifest
 
 STAGE = "04_compensation"
@@ -35,7 +35,7 @@ def reproduce(run: str, index: int) -> Reproduction:
     manifest = read_manifest(run, STAGE)
     if manifest is None:
         raise StageMissing(f"run {run!r} has no finished {STAGE}: dc3 run it first")
-    params, settings = manifest["params"], of_run(run)
+    params, settings = manifest["params"], Settings.of_run(run)
     folder = paths.RUNS / run / STAGE / "condensed"
     made = pd.read_parquet(folder / condensed.PROVENANCE)
     wanted = made[made["index"] == index]

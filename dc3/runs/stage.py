@@ -14,7 +14,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dc3.machine import files, paths
 from dc3.machine.files import replacing, sha256
@@ -82,19 +82,6 @@ class Stage:
             self.use(location)
         return location
 
-    def own_set(self, method: str, condensed_dir: str) -> tuple[Place, str]:
-        """Folder and name of the condensed set that a stage studies: `condensed_dir`, or the run's own, by `method`.
-
-        The stage depends on it. StageMissing when 04_compensation is not finished.
-        """
-        from dc3.condensed import PROVENANCE
-        from dc3.strategies import METHODS
-
-        if condensed_dir:
-            folder = self.use(condensed_dir)
-            return folder, f"condensed_dir {folder.name}"
-        return self.input(f"04_compensation/condensed/{PROVENANCE}").parent, METHODS[method].name
-
     def output(self, name: str) -> Path:
         """The path for one of the stage's own files; write it through `dc3.machine.files.replacing`."""
         return self.folder / name
@@ -127,7 +114,10 @@ class Stage:
         files.release_lock(stage_lock(self.run, self.name))
 
 
-def begin(name: str, namespace: dict[str, Any]) -> Stage:
+S = TypeVar("S", bound=Stage)
+
+
+def begin(name: str, namespace: dict[str, Any], kind: type[S] = Stage) -> S:  # type: ignore[assignment]
     """Begins a stage with the parameters its notebook declares, taken from the notebook's `globals()`.
 
     What an interrupted stage of the same parameters, code, data and weights left is kept, for the stage to go on from;
@@ -136,7 +126,7 @@ def begin(name: str, namespace: dict[str, Any]) -> Stage:
     """
     parameters = declared(name)
     params = check({key: namespace[key] for key in parameters}, parameters)
-    stage = Stage(name, params["run"], params, notebook_fingerprint(name))
+    stage = kind(name, params["run"], params, notebook_fingerprint(name))
     files.take_lock(stage_lock(stage.run, name), at_work(stage.run, name), ORPHAN_SECONDS)
     images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # which is a copy
     begun = {"params": images_of, "code": stage.code}

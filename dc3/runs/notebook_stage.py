@@ -1,0 +1,217 @@
+"""What a notebook gets from its stage: the run's settings, images, teacher and sets; and how it shows what it found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dc3.machine import paths
+from dc3.machine.files import replacing
+from dc3.runs import stage
+from dc3.runs.stage import Stage, read_json, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+    from matplotlib.figure import Figure
+
+    from dc3.images.image_set import ImageSet
+    from dc3.machine.engine import Engine
+    from dc3.models.checkpoints import Teacher
+
+SETTINGS = "settings.json"  # of 00_teacher
+SPLITS = ("train", "test")
+LOAD = ("dataset", "data_dir", "image_size", "images_per_class")  # parameters of 00 that say which images
+AMP = {"auto": None, "float32": False, "bfloat16": True}  # precision → the `amp` of training and testing
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The run's seed, device, precision and image set; `load` holds the arguments of `datasets.load`."""
+
+    seed: int
+    device: torch.device
+    precision: str
+    load: dict[str, Any]
+    classes: list[str]
+    fingerprints: dict[str, str]
+
+    @classmethod
+    def of_run(cls, run: str) -> Settings:
+        """What 00_teacher settled for a run, read from outside its stages."""
+        return cls.read(paths.RUNS / run / "00_teacher" / SETTINGS)
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        """Reads settings.json; the device is the one that its name stands for on this machine."""
+        from dc3.machine import devices
+
+        content = read_json(path)
+        return cls(**content | {"device": devices.device(content["device"])})
+
+    @property
+    def amp(self) -> bool | None:
+        """bfloat16 autocast: yes, no, or (None) on a GPU only."""
+        return AMP[self.precision]
+
+    @property
+    def amp_of_features(self) -> bool | None:
+        """The `amp` of latents and gradients: half precision on a GPU unless `precision` is float32, nowhere else."""
+        return False if self.amp is False else None
+
+    def image_set(self, split: str) -> ImageSet:
+        """The run's "train" or "test" images. ValueError when they are not the ones the run began with."""
+        images = load_split(split, self.load)
+        if list(images.classes) != self.classes:
+            changed = [f"{name} is gone" for name in sorted(set(self.classes) - set(images.classes))]
+            changed += [f"{name} is new" for name in sorted(set(images.classes) - set(self.classes))]
+            raise ValueError(
+                f"the {split} images have other class folders than when 00_teacher ran ({', '.join(changed[:5])}): "
+                "put back what is missing, or run 00_teacher again"
+            )
+        if images.fingerprint() != self.fingerprints[split]:
+            raise ValueError(f"the {split} images of {self.load} have changed since 00_teacher ran: run it again")
+        return images.cached()
+
+
+def load_split(split: str, load: dict[str, Any]) -> ImageSet:
+    """One split of the image set; `images_per_class` thins out the training images only."""
+    from dc3.images import datasets
+
+    return datasets.load(split=split, **load | ({} if split == "train" else {"images_per_class": 0}))
+
+
+class NotebookStage(Stage):
+    """A stage with what its notebook works on; each part is loaded when it is first used, and recorded as an input."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What 00_teacher settled for the run."""
+        return Settings.read(self.input(f"00_teacher/{SETTINGS}"))
+
+    def settle(self) -> None:
+        """Writes `settings` from the parameters of 00, for this stage and all others.
+
+        Both splits are opened once, so that a data set that cannot be read is refused here.
+        """
+        load = {name: self.params[name] for name in LOAD}
+        if load["data_dir"]:
+            load["data_dir"] = str(self.use(load["data_dir"]))
+        opened = {split: load_split(split, load) for split in SPLITS}
+        content = {name: self.params[name] for name in ("seed", "device", "precision")} | {
+            "load": load,
+            "classes": list(opened["train"].classes),
+            "fingerprints": {split: images.fingerprint() for split, images in opened.items()},
+        }
+        write_json(self.output(SETTINGS), content)
+        self.settings = Settings.read(self.output(SETTINGS))
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The training images."""
+        return self.settings.image_set("train")
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test images."""
+        return self.settings.image_set("test")
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The run's teacher, on the run's device, in eval mode."""
+        from dc3.models import checkpoints
+
+        return checkpoints.load(self.input("00_teacher/teacher.safetensors"), self.settings.device)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Where batches are worked on, by the stage's parameters; `finish` stops it."""
+        from dc3.machine.engine import engine_of
+
+        return engine_of(self.params, self.settings.device)
+
+    def read(self, name: str) -> pd.DataFrame | np.ndarray:
+        """An earlier stage's table (.parquet), or its array (.npy) as a memory map."""
+        import numpy as np
+        import pandas as pd
+
+        path = self.input(name)
+        return np.load(path, mmap_mode="r") if path.suffix == ".npy" else pd.read_parquet(path)
+
+    def write(self, content: pd.DataFrame | np.ndarray, name: str) -> None:
+        """Writes a table (.parquet) or an array (.npy) as a file of the stage, complete or not at all."""
+        import numpy as np
+
+        with replacing(self.output(name)) as partial:
+            if isinstance(content, np.ndarray):
+                np.save(partial, content)
+            else:
+                content.to_parquet(partial, index=False)
+
+    def show(self, figure: Figure, name: str) -> None:
+        """Saves a figure as figures/<run>/<stage>_<name>.png and .pdf; the notebook shows it below its cell."""
+        from dc3 import figures
+
+        figures.save(figure, self.figures / f"{self.noun}_{name}.png")
+
+    def show_table(self, table: pd.DataFrame, name: str) -> None:
+        """Saves a table as figures/<run>/<stage>_<name>.csv and .md."""
+        from dc3 import figures
+
+        figures.save_table(table, self.figures / f"{self.noun}_{name}")
+
+    @property
+    def noun(self) -> str:
+        """The stage's name without its number: "sampling"."""
+        return self.name.split("_", 1)[1]
+
+    def picks(self, method: str) -> pd.DataFrame:
+        """What 03_sampling picked for a method: columns index, label, bin, rank, gain; with "rded" its crops too."""
+        from dc3.strategies import METHODS
+
+        return self.read(f"03_sampling/{METHODS[method].picks_file}")
+
+    def own_set(self) -> dict[str, ImageSet]:
+        """The condensed set that the stage studies, by its name: `condensed_dir`, or the run's own, by `method`."""
+        from dc3 import condensed
+
+        folder, name = self._own_folder()
+        return {name: condensed.load(folder, self.train.classes, self.settings.load["image_size"])}
+
+    def _own_folder(self) -> tuple[Any, str]:
+        from dc3.condensed import PROVENANCE
+        from dc3.strategies import METHODS
+
+        if given := self.params["condensed_dir"]:
+            folder = self.use(given)
+            return folder, f"condensed_dir {folder.name}"
+        provenance = self.input(f"04_compensation/condensed/{PROVENANCE}")
+        return provenance.parent, METHODS[self.params["method"]].name
+
+    def sets_beside(self, methods: list[str]) -> dict[str, ImageSet]:
+        """The sets of methods that edit nothing, made of their picks in memory, by the methods' names."""
+        from dc3.images.image_set import in_memory
+        from dc3.strategies import METHODS, plain_images
+
+        found = {}
+        for method in methods:
+            pixels, labels = plain_images(self.train, self.picks(method))
+            found[METHODS[method].name] = in_memory(method, "train", self.train.classes, labels, pixels)
+        return found
+
+    def finish(self, **facts: Any) -> None:
+        """Stops the engine and writes the manifest, with the given facts and the device, where the stage used them."""
+        opened = vars(self)
+        if "engine" in opened:
+            self.engine.stop()
+        if "settings" in opened:
+            facts["device"] = str(self.settings.device)
+        super().finish(**facts)
+
+
+def begin(name: str, namespace: dict[str, Any]) -> NotebookStage:
+    """Begins a stage for its notebook, with the parameters in the notebook's `globals()`; raises as `stage.begin`."""
+    return stage.begin(name, namespace, NotebookStage)
