@@ -336,8 +336,8 @@ def test_summary_by_hand():
 
 def test_protocol_defaults_are_the_published_ones():
     protocol = Protocol("resnet18", 300)
-    assert (students.mix, students.soft, students.factor, students.weight_decay) == ("cutmix", True, 1, 0.01)
-    resolved = students.resolved(10, 100)
+    assert (protocol.mix, protocol.soft, protocol.factor, protocol.weight_decay) == ("cutmix", True, 1, 0.01)
+    resolved = protocol.resolved(10, 100)
     assert (resolved.temperature, resolved.lr, resolved.batch_size, resolved.evaluate_every) == (20, 0.001, 50, 30)
     resolved = Protocol("vgg11", 5, mix="mixup", lr=0.1, batch_size=7).resolved(10, 100)
     assert (resolved.temperature, resolved.lr, resolved.batch_size, resolved.evaluate_every) == (4, 0.1, 7, 1)
