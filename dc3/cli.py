@@ -197,7 +197,7 @@ def train_editor(
     from dc3.generators import tiny_editor
     from dc3.machine.files import AnotherTraining
 
-    recipe = tiny_editor.Recipe.model_validate(read_file(recipe_file))
+    recipe = tiny_editor.EditorRecipe.model_validate(read_file(recipe_file))
     try:
         tiny_editor.train_editor(recipe, work, out, device)
     except AnotherTraining as error:

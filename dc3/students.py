@@ -1,7 +1,7 @@
 """The student protocol of RDED (arXiv 2312.03526) and DC3: settings, schedule, groups, loss, augmentation, checks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dc3.images.image_set import normalise
+from dc3.images.image_set import class_numbers, normalise
 from dc3.machine import devices
 from dc3.machine.progress import trange
 from dc3.models import augmentation, networks
-from dc3.models.evaluation import Evaluation, Images, batches, evaluate, labels_tensor, on_device
+from dc3.models.evaluation import Evaluation, Images, Labelled, batches, evaluate, on_device
 
+PARAMETERS = {  # field of Protocol → the parameter of 05 that it comes from
+    "network": "student_network",
+    "epochs": "student_epochs",
+    "factor": "factor",
+    "mix": "mix",
+    "soft": "soft_labels",
+    "temperature": "temperature",
+    "lr": "student_lr",
+    "batch_size": "student_batch_size",
+    "width": "student_width",
+    "evaluate_every": "evaluate_every",
+    "compile": "student_compile",
+    "ema": "student_ema",
+}
 TEMPERATURE = {"cutmix": 20.0, "mixup": 4.0, "none": 20.0}  # published; "none" is ours
 
 
@@ -43,15 +57,23 @@ class Protocol:
     def __post_init__(self) -> None:
         networks.find(self.network)
         if self.mix not in TEMPERATURE:
-            raise ValueError(f"mix is {self.mix!r}; allowed: {', '.join(TEMPERATURE)}")
+            raise ValueError(f"mix = {self.mix!r}: choose one of {', '.join(TEMPERATURE)}")
         for name, low in {"epochs": 1, "factor": 1, "batch_size": 2, "width": 1, "evaluate_every": 0}.items():
             if (value := getattr(self, name)) is not None and value < low:
-                raise ValueError(f"{name} is {value}: it must be at least {low}")
+                raise ValueError(f"{name} = {value}: at least {low}")
         for name in ("temperature", "lr"):
             if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name} is {value}: it must be above 0")
+                raise ValueError(f"{name} = {value}: above 0")
         if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"ema is {self.ema}: a decay from 0 to below 1")
+            raise ValueError(f"ema = {self.ema}: a decay from 0 to below 1")
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], amp: bool | None) -> "Protocol":
+        """The protocol in 05's parameters, where a 0 stands for None."""
+        values = {field: params[name] for field, name in PARAMETERS.items()}
+        return cls(
+            **values | {name: values[name] or None for name in ("temperature", "lr", "batch_size", "ema")}, amp=amp
+        )
 
     def resolved(self, num_classes: int, n: int) -> "Resolved":
         """With a value in the place of every None that depends on the network, the mix or the set's size n."""
@@ -133,14 +155,12 @@ def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, 
     return images, torch.arange(len(images), device=images.device), 1.0
 
 
-def check_labels(labels: np.ndarray, num_classes: int, *, allow_unequal: bool = False) -> None:
-    """ValueError unless every class 0 … num_classes − 1 of labels (n,) has images, and equally many.
+def check_classes(labels: np.ndarray, classes: int, *, allow_unequal: bool = False) -> None:
+    """ValueError unless every class 0 … classes − 1 of labels (n,) has images, and equally many.
 
     With `allow_unequal` they may be of any number but 0.
     """
-    if len(labels) < 2 or not 0 <= np.min(labels) <= np.max(labels) < num_classes:
-        raise ValueError(f"labels: expected at least two, within 0 … {num_classes - 1}, got {np.unique(labels)[:10]}")
-    counts = np.bincount(labels, minlength=num_classes)
+    counts = np.bincount(labels, minlength=classes)
     if not counts.all():
         missing = np.flatnonzero(counts == 0)
         raise ValueError(f"the condensed set has no image of {len(missing)} classes: {missing[:10].tolist()}")
@@ -155,7 +175,7 @@ def check_labels(labels: np.ndarray, num_classes: int, *, allow_unequal: bool = 
 class StudentResult:
     """A trained student. `history` has a row per epoch: epoch (1 …), loss, lr, and where tested top1, top5 (fractions).
 
-    What is told of it is `final`, the test after the last epoch: the best epoch on the test set would flatter.
+    Report `final`, the test after the last epoch: the best epoch on the test set would flatter.
     """
 
     model: nn.Module
@@ -164,40 +184,36 @@ class StudentResult:
 
 
 def train_student(
-    images: np.ndarray,
-    labels: Sequence[int] | np.ndarray,
+    train: Labelled,
     teacher: nn.Module | None,
+    test: Labelled,
+    protocol: Protocol,
     *,
-    test_images: np.ndarray | Images,
-    test_labels: Sequence[int] | np.ndarray,
     seed: int,
     allow_unequal: bool = False,
     device: str | torch.device | None = None,
-    **fields: Any,
 ) -> StudentResult:
-    """Trains a student from scratch on uint8 images (n, S, S, 3) as `fields` of Protocol say, and tests it.
+    """Trains a student from scratch on the images of `train` as `protocol` says, and tests it on those of `test`.
 
-    On the teacher's device; without a teacher (soft=False) on `device`. The number of classes is the teacher's, or the
-    test labels'. Everything is drawn from (seed, epoch). ValueError, before any training: a class without images,
-    unequal images per class, other image sizes or classes than the test set or the teacher.
+    On the teacher's device; without a teacher (soft=False) on `device`. The number of classes is the teacher's, or that
+    of `test`. Everything is drawn from (seed, epoch). ValueError, before any training: a class without images, unequal
+    images per class, other image sizes or classes than the test set or the teacher.
     """
-    protocol, test_labels = Protocol(**fields), np.asarray(test_labels)
-    classes = networks.last_linear(teacher).out_features if teacher is not None else int(test_labels.max()) + 1
-    check_labels(np.asarray(labels), classes, allow_unequal=allow_unequal)
+    if protocol.soft and teacher is None:
+        raise ValueError("soft = True: needs a teacher; soft = False trains on hard labels")
+    classes = networks.last_linear(teacher).out_features if teacher is not None else len(test.classes)
+    labels = class_numbers(train.labels, count=len(train), classes=classes)
+    check_classes(labels, classes, allow_unequal=allow_unequal)
+    class_numbers(test.labels, count=len(test), classes=classes, name="test labels")
     device = next(teacher.parameters()).device if teacher is not None else devices.device(str(device or "cpu"))
-    source, test = on_device(images, device), on_device(test_images, device)
-    numbers = labels_tensor(labels, source).to(device)
-    size, test_size = (s.images(torch.arange(1)).shape[1] for s in (source, test))
+    source, tested = on_device(train, device), on_device(test, device)
+    size, test_size = (images.images(torch.arange(1)).shape[1] for images in (source, tested))
     if size != test_size:
         raise ValueError(f"the condensed images are {size} px, the test images {test_size} px: one size is needed")
-    if protocol.soft and teacher is None:
-        raise ValueError("soft=True needs a teacher; soft=False trains on hard labels")
-    if labels_tensor(test_labels, test, "test_labels").max() >= classes:
-        raise ValueError(f"test_labels go up to {test_labels.max()}, the teacher tells {classes} classes apart")
     if teacher is not None:
-        networks.check_takes(teacher, size, classes, "the teacher")
-    student = _Student(protocol.resolved(classes, len(numbers)), teacher, classes, size, seed, device)
-    return student.fit(source, numbers, test, test_labels)
+        networks.check_takes(teacher, size, classes, "teacher")
+    student = _Student(protocol.resolved(classes, len(labels)), teacher, classes, size, seed, device)
+    return student.fit(source, torch.from_numpy(labels).to(device), tested, test.labels)
 
 
 class _Student:

@@ -2,63 +2,60 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
+from dc3.images.image_set import ImageSet
 from dc3.machine.files import replacing
-from dc3.models.evaluation import (
-    images_digest,
-    weights_digest,
-)
-from dc3.students import StudentResult, train_student
+from dc3.models.evaluation import Labelled, images_digest, weights_digest
+from dc3.students import Protocol, StudentResult, train_student
 
 
 def validate(
-    condensed: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    sets: Mapping[str, ImageSet],
     teacher: nn.Module | None,
+    test: Labelled,
+    protocol: Protocol,
     *,
     seeds: Sequence[int],
     keep: Path | None = None,
-    **settings: Any,
 ) -> pd.DataFrame:
-    """Students of every set in `condensed` (method → images, labels), one per seed, as train_student trains them.
+    """Students of every set (method → images), one per seed, as train_student trains them.
 
     A row per method, seed and epoch: method, network, seed, epoch, loss, lr, top1, top5 (NaN where not tested), and in
     the last epoch per_class, the accuracy of each class. With `keep`, a folder, each student's rows are filed there
     when it is done, under a digest of all that decides them, test images included, and are not trained again.
     """
     tables = []
-    tested = images_digest(settings["test_images"]) if keep else ""
-    for method, (images, labels) in condensed.items():
+    tested = images_digest(test) if keep else ""
+    for method, images in sets.items():
+        images = images.cached()
         for seed in seeds:
-            file = keep and keep / f"{_digest(images, labels, teacher, seed, settings, tested)}.parquet"
+            file = keep and keep / f"{_digest(images, teacher, protocol, seed, tested)}.parquet"
             if file is None or not file.exists():
-                table = _student_table(train_student(images, labels, teacher, seed=seed, **settings))
+                table = _student_table(train_student(images, teacher, test, protocol, seed=seed))
                 _file(table, file)
             else:
                 table = pd.read_parquet(file)
-            tables.append(table.assign(method=method, network=settings["network"], seed=seed))
+            tables.append(table.assign(method=method, network=protocol.network, seed=seed))
     table = pd.concat(tables, ignore_index=True)
     first = ["method", "network", "seed"]
     return table[[*first, *(column for column in table if column not in first)]]
 
 
-def smaller(sets: Mapping[str, tuple[np.ndarray, np.ndarray]], ipc: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def smaller(sets: Mapping[str, ImageSet], ipc: int) -> dict[str, ImageSet]:
     """The sets with the first `ipc` images of each class, in the order in which they were picked.
 
     A selection made for a smaller IPC may differ from it: budgets of bins do. ValueError for a class with fewer images.
     """
-    firsts = {}
-    for name, (images, labels) in sets.items():
-        place = pd.Series(labels).groupby(labels).cumcount().to_numpy()
-        if (fewest := np.unique(labels, return_counts=True)[1].min()) < ipc:
-            raise ValueError(f"smaller_ipcs: {ipc} images of each class of {name} are asked for, one has {fewest}")
-        firsts[name] = images[place < ipc], labels[place < ipc]
-    return firsts
+    for name, images in sets.items():
+        if (fewest := images.counts().min()) < ipc:
+            raise ValueError(f"smaller_ipcs = {ipc}: {name} has a class of {fewest} images; give at most as many")
+    return {name: images.first_per_class(ipc) for name, images in sets.items()}
 
 
 def _student_table(result: StudentResult) -> pd.DataFrame:
@@ -73,42 +70,40 @@ def _file(table: pd.DataFrame, file: Path | None) -> None:
             table.to_parquet(partial)
 
 
-def _digest(
-    images: np.ndarray, labels: np.ndarray, teacher: nn.Module | None, seed: int, settings: dict, tested: str
-) -> str:
-    """Of training set, teacher's weights, seed, test images (`tested`), their labels and protocol: 20 hex digits."""
-    digest = hashlib.sha256(np.ascontiguousarray(images).data)
-    digest.update(np.ascontiguousarray(labels, np.int64).data)
+def _digest(images: ImageSet, teacher: nn.Module | None, protocol: Protocol, seed: int, tested: str) -> str:
+    """Of all that decides a student: not the set's name, so that two sets of the same images share their students."""
+    digest = hashlib.sha256(images_digest(images.images()).encode())
+    digest.update(np.ascontiguousarray(images.labels, np.int64).data)
     digest.update(weights_digest(teacher).encode() if teacher else b"")
-    digest.update(tested.encode())
-    digest.update(np.ascontiguousarray(settings["test_labels"], np.int64).data)
-    named = {key: value for key, value in settings.items() if not key.startswith("test_")}
-    digest.update(repr((seed, sorted(named.items()))).encode())
+    digest.update(repr((tested, seed, protocol)).encode())
     return digest.hexdigest()[:20]
 
 
 def ranking(
-    condensed: tuple[np.ndarray, np.ndarray],
-    random: tuple[np.ndarray, np.ndarray],
+    condensed: ImageSet,
+    random: ImageSet,
     teacher: nn.Module,
+    test: Labelled,
+    protocol: Protocol,
     *,
+    seeds: Sequence[int],
     real_hard: float,
-    **settings: Any,
+    keep: Path | None = None,
 ) -> dict[str, float]:
     """DD-Ranking's scores of a set against as many random images, accuracies averaged over the seeds.
 
-    `real_hard` is the accuracy of the full set with hard labels; `settings` are those of `validate`. Trained are, of
-    both sets, students with all augmentation and with none, and of the condensed set students on hard labels.
+    `real_hard` is the accuracy of the full set with hard labels. Students are trained on both sets with all
+    augmentation and with none, and on the condensed set with hard labels.
     """
 
-    def accuracy(images: tuple[np.ndarray, np.ndarray], **changed: Any) -> float:
-        history = validate({"": images}, teacher, **(settings | changed))
+    def accuracy(images: ImageSet, changed: Protocol) -> float:
+        history = validate({"": images}, teacher, test, changed, seeds=seeds, keep=keep)
         return float(summary(history)["top1_mean"].iloc[0])
 
-    plain = {"mix": "none", "flip": False, "factor": 1}
-    hard = accuracy(condensed, soft=False, mix="none")
-    own, chance = (accuracy(images) for images in (condensed, random))
-    bare = [accuracy(images, **plain) for images in (condensed, random)]
+    plain = replace(protocol, mix="none", flip=False, factor=1)
+    hard = accuracy(condensed, replace(protocol, soft=False, mix="none"))
+    own, chance = (accuracy(images, protocol) for images in (condensed, random))
+    bare = [accuracy(images, plain) for images in (condensed, random)]
     lack, gain = hlr(real_hard, hard), ior(own, chance)
     return {"hard labels": hard, "HLR": lack, "IOR": gain, "LRS": lrs(lack, gain), "ARS": ars(own, chance, *bare)}
 
@@ -162,4 +157,4 @@ def _normalised(exponent: float) -> float:
 def _check(**fractions: float) -> None:
     for name, value in fractions.items():
         if not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
-            raise ValueError(f"{name} is {value}: give a fraction between 0 and 1, not percent")
+            raise ValueError(f"{name} = {value}: give a fraction between 0 and 1, not percent")

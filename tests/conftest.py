@@ -3,8 +3,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from dc3.generators.grading import GRADES
 from dc3.generators.tiny_editor import (
-    GRADES,
     INSTRUCTION,
     TEXT_LENGTH,
     TEXT_WIDTH,

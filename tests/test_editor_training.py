@@ -5,7 +5,8 @@ from skimage.color import rgb2lab
 from torch import nn
 
 from dc3.generators import tiny_editor
-from dc3.generators.tiny_editor import GRADES, INSTRUCTION, PairStream, Recipe, build_tokenizer, grade, train_editor
+from dc3.generators.grading import GRADES, grade
+from dc3.generators.tiny_editor import INSTRUCTION, EditorRecipe, PairStream, build_tokenizer, train_editor
 from dc3.generators.training_loop import fit
 from dc3.machine.files import AnotherTraining, claim_or_refuse
 from dc3.machine.paths import REPOSITORY
@@ -27,7 +28,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def stream():
-    return PairStream(Recipe(**TINY))
+    return PairStream(EditorRecipe(**TINY))
 
 
 def test_every_grade_moves_the_mean_colour_its_own_way_and_keeps_the_lightness_order():
@@ -96,7 +97,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 
 def test_training_writes_a_pipeline_that_loads_and_resumes_from_its_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_editor, "build_unet", lambda channels: small_unet(channels))
-    train_editor(Recipe(**TINY), tmp_path / "work", tmp_path / "editor", device="cpu")
+    train_editor(EditorRecipe(**TINY), tmp_path / "work", tmp_path / "editor", device="cpu")
     from dc3.models.editor import load_editor, weights_hash
 
     options = {"size": 32, "steps": 1, "guidance_scale": 2, "image_guidance_scale": 1.2, "batch_size": 1}
@@ -105,9 +106,9 @@ def test_training_writes_a_pipeline_that_loads_and_resumes_from_its_checkpoints(
     assert editor.pipeline.scheduler.config.rescale_betas_zero_snr
     edited = editor.edit(np.zeros((1, 32, 32, 3), np.uint8), [INSTRUCTION.format(p="sunny")], [0])
     assert np.isfinite(edited).all()
-    train_editor(Recipe(**TINY), tmp_path / "work", tmp_path / "again", device="cpu")
+    train_editor(EditorRecipe(**TINY), tmp_path / "work", tmp_path / "again", device="cpu")
     assert weights_hash(load_editor(str(tmp_path / "again"), **options)) == weights_hash(editor)
-    other = Recipe(**TINY | {"steps": 3, "seed": 1})
+    other = EditorRecipe(**TINY | {"steps": 3, "seed": 1})
     with pytest.raises(
         AnotherTraining, match=r"work is of another training \(seed 0 → 1, steps 2 → 3\): remove it.*--work"
     ):
@@ -116,14 +117,14 @@ def test_training_writes_a_pipeline_that_loads_and_resumes_from_its_checkpoints(
 
 
 def test_the_editor_is_not_trained_on_from_a_folder_of_other_images_or_of_something_else(tmp_path):
-    fewer = Recipe(**TINY | {"sources": [{"dataset": "scenes10", "image_size": 32, "images_per_class": 2}]})
+    fewer = EditorRecipe(**TINY | {"sources": [{"dataset": "scenes10", "image_size": 32, "images_per_class": 2}]})
     images = {"32": images_digest(PairStream(fewer).pools[32])}
-    claim_or_refuse(tmp_path / "work", Recipe(**TINY).model_dump() | {"images": images}, "")
+    claim_or_refuse(tmp_path / "work", EditorRecipe(**TINY).model_dump() | {"images": images}, "")
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "autoencoder.pt").touch()
     for work, message in (("work", r"another training \(images \{'32'"), ("strange", "no key.json")):
         with pytest.raises(AnotherTraining, match=message):
-            train_editor(Recipe(**TINY), tmp_path / work, tmp_path / "editor", device="cpu")
+            train_editor(EditorRecipe(**TINY), tmp_path / work, tmp_path / "editor", device="cpu")
     assert [path.name for path in (tmp_path / "strange").iterdir()] == ["autoencoder.pt"], "it is somebody's"
 
 
@@ -152,5 +153,5 @@ def test_the_tokenizer_has_a_word_for_each_word_of_its_instructions_and_letters_
 
 
 def test_the_committed_recipe_is_complete():
-    recipe = Recipe.model_validate(read_file(REPOSITORY / "params/editor/tiny-instruct-pix2pix.yaml"))
+    recipe = EditorRecipe.model_validate(read_file(REPOSITORY / "params/editor/tiny-instruct-pix2pix.yaml"))
     assert {source.dataset for source in recipe.sources} == {"imagefolder", "scenes10"}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from dc3.generators import finetuning
 from dc3.generators import study as generation_study
 from dc3.generators.dit import NULL_CLASS, load_dit, new_dit
-from dc3.generators.finetuning import NO_CLASS, DenoisingLoss, Recipe, draw, encode, generate, train
+from dc3.generators.finetuning import NO_CLASS, DenoisingLoss, draw_batch, encode, generate, train
 from dc3.generators.lora import load_lora_base
+from dc3.generators.recipes import DiTShape, FinetuneRecipe, LoRASettings, Sampling
 from dc3.generators.tiny_editor import build_tokenizer
 from dc3.images.image_set import in_memory
 from dc3.machine import paths
@@ -21,9 +24,9 @@ from dc3.runs.parameters import ParameterError, all_declared, check
 
 CPU = torch.device("cpu")
 CLASSES = ("red", "green", "blue")
-SHAPE = {"width": 16, "depth": 2, "heads": 2, "patch": 4, "seed": 0}
-RECIPE = Recipe(steps=6, batch_size=4, learning_rate=1e-3, seed=0, save_every=2)
-SAMPLING = {"steps": 2, "batch_size": 4, "image_size": 32}
+SHAPE = DiTShape(width=16, depth=2, heads=2, patch=4)
+RECIPE = FinetuneRecipe(steps=6, batch_size=4, learning_rate=1e-3, seed=0, save_every=2)
+SAMPLING = Sampling(per_class=1, steps=2, guidance=2.0, batch_size=4, image_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +66,9 @@ def stable_diffusion_folder(tmp_path_factory):
     return folder
 
 
-def lora_of(folder, **options):
-    defaults = {"template": "a photo of a {class}", "rank": 2, "targets": ["to_q", "to_v"]}
-    return load_lora_base(str(folder), CLASSES, CPU, **(defaults | options))
+def lora_of(folder, template="a photo of a {class}", targets=("to_q", "to_v"), **options):
+    settings = LoRASettings(template, 2, targets)
+    return load_lora_base(str(folder), CLASSES, settings, CPU, **options)
 
 
 def weights(generator):
@@ -74,7 +77,7 @@ def weights(generator):
 
 def make(kind, vae, editor, stable_diffusion):
     return {
-        "dit": lambda: new_dit(vae, 3, 32, CPU, **SHAPE),
+        "dit": lambda: new_dit(vae, 3, 32, SHAPE, CPU, seed=0),
         "tiny": lambda: lora_of(editor),
         "stable_diffusion": lambda: lora_of(stable_diffusion),
     }[kind]
@@ -87,9 +90,9 @@ def maker(request, vae, random_editor_folder, stable_diffusion_folder):
 
 def test_trained_weights_load_as_diffusers_loads_them_and_make_the_same_images(maker, images, tmp_path):
     generator = maker()
-    untrained, _ = generate(generator, 1, 0, guidance=2.0, **SAMPLING)
+    untrained, _ = generate(generator, SAMPLING, 0)
     train(generator, encode(generator, images, RECIPE, tmp_path), RECIPE, tmp_path / "weights")
-    trained, labels = generate(generator, 1, 0, guidance=2.0, **SAMPLING)
+    trained, labels = generate(generator, SAMPLING, 0)
     assert trained.shape == (3, 32, 32, 3) and labels.tolist() == [0, 1, 2]
     assert (trained != untrained).any()
     fresh = maker()
@@ -98,7 +101,7 @@ def test_trained_weights_load_as_diffusers_loads_them_and_make_the_same_images(m
         fresh.pipeline.load_lora_weights(tmp_path / "weights")
     else:
         fresh = type(fresh)(DiTPipeline.from_pretrained(tmp_path / "weights"), range(3), CPU)
-    again, _ = generate(fresh, 1, 0, guidance=2.0, **SAMPLING)
+    again, _ = generate(fresh, SAMPLING, 0)
     assert (again == trained).all()
 
 
@@ -107,7 +110,7 @@ def test_a_stopped_training_ends_in_the_bytes_of_an_undisturbed_one(
     kind, vae, random_editor_folder, images, tmp_path, monkeypatch
 ):
     maker = make(kind, vae, random_editor_folder, None)
-    recipe = Recipe(**(vars(RECIPE) | {"accumulate": 2}))
+    recipe = replace(RECIPE, accumulate=2)
 
     def stopping(self, part, undisturbed=DenoisingLoss.__call__):
         if part == 9:
@@ -131,7 +134,7 @@ def test_a_stopped_training_ends_in_the_bytes_of_an_undisturbed_one(
 
 def test_a_finished_training_is_loaded_and_one_of_another_set_is_not(vae, images, tmp_path, monkeypatch):
     def run(own):
-        generator = new_dit(vae, 3, 32, CPU, **SHAPE)
+        generator = new_dit(vae, 3, 32, SHAPE, CPU, seed=0)
         train(generator, encode(generator, own, RECIPE, tmp_path / "latents"), RECIPE, tmp_path / "weights")
         return weights(generator)
 
@@ -143,14 +146,14 @@ def test_a_finished_training_is_loaded_and_one_of_another_set_is_not(vae, images
 
 
 def test_sets_of_any_size_see_the_same_noise_and_drop_out_at_a_step():
-    small, large = (draw(RECIPE, 5, count) for count in (7, 50_000))
+    small, large = (draw_batch(RECIPE, 5, count) for count in (7, 50_000))
     assert small.noise_seed == large.noise_seed and (small.dropped == large.dropped).all()
     assert (small.keys % 2 == large.keys % 2).all() and small.images.max() < 7 < large.images.max()
-    assert draw(RECIPE, 6, 7).noise_seed != small.noise_seed
+    assert draw_batch(RECIPE, 6, 7).noise_seed != small.noise_seed
 
 
 def test_every_class_and_its_absence_is_told_to_the_model_as_such(vae):
-    generator = new_dit(vae, 3, 32, CPU, **SHAPE)
+    generator = new_dit(vae, 3, 32, SHAPE, CPU, seed=0)
     seen = []
     generator.transformer.register_forward_pre_hook(
         lambda _, inputs, named: seen.append(named["class_labels"]), with_kwargs=True
@@ -160,16 +163,19 @@ def test_every_class_and_its_absence_is_told_to_the_model_as_such(vae):
 
 
 def test_accumulated_batches_are_averaged(vae, images, tmp_path):
-    generator = new_dit(vae, 3, 32, CPU, **SHAPE)
-    recipe = Recipe(**(vars(RECIPE) | {"accumulate": 2, "steps": 1}))
+    generator = new_dit(vae, 3, 32, SHAPE, CPU, seed=0)
+    recipe = replace(RECIPE, accumulate=2, steps=1)
     loss = DenoisingLoss(generator, encode(generator, images, recipe, tmp_path), recipe)
     expected = (loss(0).item() + loss(1).item()) / 2
-    assert draw(recipe, 0, 9).noise_seed != draw(recipe, 1, 9).noise_seed
+    assert draw_batch(recipe, 0, 9).noise_seed != draw_batch(recipe, 1, 9).noise_seed
     assert train(generator, loss.latents, recipe, tmp_path / "w") == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradient_checkpointing_changes_no_gradient(vae, random_editor_folder, images, tmp_path):
-    for build in (lambda **o: new_dit(vae, 3, 32, CPU, **SHAPE, **o), lambda **o: lora_of(random_editor_folder, **o)):
+    for build in (
+        lambda **o: new_dit(vae, 3, 32, SHAPE, CPU, seed=0, **o),
+        lambda **o: lora_of(random_editor_folder, **o),
+    ):
         gradients = []
         for checkpointing in (False, True):
             generator = build(checkpointing=checkpointing)
@@ -180,35 +186,35 @@ def test_gradient_checkpointing_changes_no_gradient(vae, random_editor_folder, i
 
 def test_bfloat16_as_on_a_gpu_trains_and_generates(stable_diffusion_folder, images, tmp_path):
     generator = lora_of(stable_diffusion_folder, dtype=torch.bfloat16)
-    recipe = Recipe(**(vars(RECIPE) | {"amp": True, "steps": 1}))
+    recipe = replace(RECIPE, amp=True, steps=1)
     assert (
         all(p.dtype == torch.float32 for p in generator.trained)
         and generator.unet.conv_in.weight.dtype != torch.float32
     )
     losses = train(generator, encode(generator, images, recipe, tmp_path), recipe, tmp_path / "weights")
-    made, _ = generate(generator, 1, 0, guidance=2.0, amp=True, **SAMPLING)
+    made, _ = generate(generator, SAMPLING, 0, amp=True)
     assert np.isfinite(losses).all() and made.std() > 0
 
 
 def test_an_image_does_not_depend_on_its_company(maker):
     generator = maker()
-    generator_of_two, _ = generate(generator, 2, 7, guidance=1.5, **SAMPLING)
-    one, _ = generate(generator, 1, 7, guidance=1.5, **SAMPLING)
+    generator_of_two, _ = generate(generator, replace(SAMPLING, per_class=2), 7)
+    one, _ = generate(generator, SAMPLING, 7)
     difference = generator_of_two[::2].astype(int) - one
     assert np.abs(difference).max() <= 1
-    other, _ = generate(generator, 1, 8, guidance=1.5, **SAMPLING)
+    other, _ = generate(generator, SAMPLING, 8)
     assert (other != one).any()
 
 
 def test_the_loss_falls_on_one_image(vae, images, tmp_path):
-    generator = new_dit(vae, 3, 32, CPU, **(SHAPE | {"width": 32}))
-    recipe = Recipe(steps=60, batch_size=8, learning_rate=3e-3, seed=0)
+    generator = new_dit(vae, 3, 32, replace(SHAPE, width=32), CPU, seed=0)
+    recipe = FinetuneRecipe(steps=60, batch_size=8, learning_rate=3e-3, seed=0)
     losses = train(generator, encode(generator, images.take([0]), recipe, tmp_path), recipe, tmp_path / "w")
     assert losses[-10:].mean() < 0.9 * losses[:10].mean()
 
 
 def test_latents_are_the_posterior_means_of_the_drawn_images_and_mirror_images(vae, images, tmp_path):
-    latents = encode(new_dit(vae, 3, 32, CPU, **SHAPE), images, RECIPE, tmp_path)
+    latents = encode(new_dit(vae, 3, 32, SHAPE, CPU, seed=0), images, RECIPE, tmp_path)
     assert {0, 1} == set(latents.keys % 2) and len(latents.keys) == len(set(latents.keys)) <= 2 * len(images)
     for key, mean in zip(latents.keys, latents.means, strict=True):
         pixels = torch.from_numpy(images.images([key // 2])).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -218,7 +224,7 @@ def test_latents_are_the_posterior_means_of_the_drawn_images_and_mirror_images(v
 
 
 def test_a_checkpoint_is_fine_tuned_with_classes_of_its_own_numbers(vae, images, tmp_path):
-    new_dit(vae, 3, 32, CPU, **SHAPE).save(tmp_path / "base")
+    new_dit(vae, 3, 32, SHAPE, CPU, seed=0).save(tmp_path / "base")
     generator = load_dit(str(tmp_path / "base"), 3, CPU, rows=[217, 482, 0])
     assert generator.rows.tolist() == [217, 482, 0, NULL_CLASS]
     train(generator, encode(generator, images, RECIPE, tmp_path), RECIPE, tmp_path / "weights")
@@ -229,9 +235,9 @@ def test_a_checkpoint_is_fine_tuned_with_classes_of_its_own_numbers(vae, images,
 def test_a_study_scores_every_generator_set_and_seed_and_goes_on_where_it_was(vae, images, tmp_path, monkeypatch):
     def study():
         plan = generation_study.Plan(
-            lambda seed: new_dit(vae, 3, 32, CPU, **(SHAPE | {"seed": seed})),
-            Recipe(**(vars(RECIPE) | {"steps": 2})),
-            generation_study.Sampling(per_class=2, guidance=1.0, **SAMPLING),
+            lambda seed: new_dit(vae, 3, 32, SHAPE, CPU, seed=seed),
+            replace(RECIPE, steps=2),
+            replace(SAMPLING, per_class=2, guidance=1.0),
         )
         sets = {"full set": images, "one a class": images.take([0, 3, 6])}
         return list(generation_study.compare({"DiT": plan}, sets, [0, 1], tmp_path))
@@ -270,8 +276,8 @@ def test_generated_images_are_classified_in_the_precision_that_is_asked_for(imag
 
 
 def test_bad_sets_are_refused_by_name(vae, images, tmp_path):
-    generator = new_dit(vae, 2, 32, CPU, **SHAPE)
-    with pytest.raises(ValueError, match="noise: labels go up to 2, DiT is told of 2 classes"):
+    generator = new_dit(vae, 2, 32, SHAPE, CPU, seed=0)
+    with pytest.raises(ValueError, match="noise: labels go up to 2, DiT has 2 classes"):
         encode(generator, images, RECIPE, tmp_path)
     with pytest.raises(ValueError, match="noise: no images"):
         encode(generator, images.take([]), RECIPE, tmp_path)
@@ -284,14 +290,14 @@ def test_bad_models_are_refused_by_parameter(vae, random_editor_folder, tmp_path
         load_dit(str(tmp_path / "nowhere"), 3, CPU)
     with pytest.raises(ValueError, match=r"lora_targets = \['to_z'\]"):
         lora_of(random_editor_folder, targets=["to_z"])
-    with pytest.raises(ValueError, match=r"prompt_template = 'a photo' has no \{class\}"):
+    with pytest.raises(ValueError, match=r"prompt_template = 'a photo': has no \{class\}"):
         lora_of(random_editor_folder, template="a photo")
     with pytest.raises(ValueError, match=r"are one prompt to the model, which reads 32 tokens"):
         lora_of(random_editor_folder, template="x" * 40 + " {class}")
-    with pytest.raises(ValueError, match="dit_heads = 3 must divide dit_width = 16"):
-        new_dit(vae, 3, 32, CPU, **(SHAPE | {"heads": 3}))
+    with pytest.raises(ValueError, match="dit_heads = 3: must divide dit_width = 16"):
+        replace(SHAPE, heads=3)
     with pytest.raises(ValueError, match="dit_patch = 3"):
-        new_dit(vae, 3, 32, CPU, **(SHAPE | {"patch": 3}))
+        new_dit(vae, 3, 32, replace(SHAPE, patch=3), CPU, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -299,9 +305,9 @@ def test_bad_models_are_refused_by_parameter(vae, random_editor_folder, tmp_path
     [
         ({"lora_base": "./missing"}, r"lora_base = './missing': nothing is there"),
         ({"dit_base": "./missing"}, r"dit_base = './missing': nothing is there"),
-        ({"prompt_template": "a photo"}, r"prompt_template = 'a photo' has no \{class\}"),
+        ({"prompt_template": "a photo"}, r"prompt_template = 'a photo': has no \{class\}"),
         ({"class_names": ["cat"]}, r"class_names = \['cat'\]: 1 names for 10 classes"),
-        ({"dit_heads": 5}, "dit_heads = 5 must divide dit_width = 96"),
+        ({"dit_heads": 5}, "dit_heads = 5: must divide dit_width = 96"),
         (
             {"finetune_beside": ["rded"], "compared": ["random"]},
             r"finetune_beside = \['rded'\]: rded must stand in compared",
@@ -314,8 +320,6 @@ def test_a_run_that_could_not_fine_tune_is_refused_before_it_starts(values, mess
 
 
 def test_the_shipped_editor_generates_without_a_source():
-    generator = load_lora_base(
-        paths.SHIPPED_EDITOR.name, CLASSES, CPU, template="a photo of a {class}", rank=1, targets=["to_v"]
-    )
-    made, _ = generate(generator, 1, 0, guidance=1.0, steps=1, batch_size=3, image_size=16)
+    generator = lora_of(paths.SHIPPED_EDITOR.name, targets=["to_v"])
+    made, _ = generate(generator, Sampling(per_class=1, steps=1, guidance=1.0, batch_size=3, image_size=16), 0)
     assert generator.size == 32 and made.shape == (3, 16, 16, 3)

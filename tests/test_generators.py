@@ -7,10 +7,7 @@ import torch
 from dc3.generators.study import plans_of
 from dc3.images.image_set import in_memory
 from dc3.machine.paths import SHIPPED_EDITOR
-from dc3.runs.notebook_stage import Settings
 from dc3.runs.parameters import declared
-
-SETTINGS = Settings(5, torch.device("cpu"), "float32", {}, ["cat", "dog", "hen"], {})
 
 
 @pytest.fixture
@@ -18,9 +15,9 @@ def train():
     return in_memory("noise", "train", ["cat", "dog", "hen"], np.arange(3), np.zeros((3, 32, 32, 3), np.uint8))
 
 
-def plans(train, **values):
+def plans(train, amp=None, **values):
     defaults = {name: parameter.default for name, parameter in declared("07_finetuning").items()}
-    return plans_of(defaults | values, SETTINGS, train, image_size=32)
+    return plans_of(defaults | values, train, 32, seed=5, device=torch.device("cpu"), amp=amp)
 
 
 def test_each_kind_has_its_own_steps_and_all_else_in_common(train):
@@ -30,7 +27,7 @@ def test_each_kind_has_its_own_steps_and_all_else_in_common(train):
     assert {plan.recipe.drop for plan in found.values()} == {0.25}
     assert {(plan.recipe.seed, plan.sampling.per_class) for plan in found.values()} == {(5, 4)}
     assert list(plans(train, generators=["lora"])) == ["LoRA"]
-    assert plans(train, finetune_precision="bfloat16")["DiT"].recipe.amp is True
+    assert plans(train, amp=True)["DiT"].recipe.amp is True
 
 
 def test_a_small_dit_has_the_shape_that_is_asked_for_and_the_same_start_for_the_same_seed(train):

@@ -12,10 +12,13 @@ from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor, nn
 
 from dc3.generators.finetuning import seeded
+from dc3.generators.recipes import PUBLISHED_CLASSES, DiTShape, dit_rows
 from dc3.machine import paths
 from dc3.models.pipelines import NOISE_SCHEDULE, first_line, quiet_loading
 
-NULL_CLASS = 1000  # DiTPipeline guides away from row 1000 of the class embeddings, whatever the number of classes
+NULL_CLASS = (
+    PUBLISHED_CLASSES  # DiTPipeline guides away from row 1000 of the class embeddings, whatever the number of classes
+)
 
 
 class DiT:
@@ -59,31 +62,31 @@ class DiT:
 
 
 def new_dit(
-    vae: AutoencoderKL, classes: int, size: int, device: torch.device, *, width: int, depth: int, heads: int,
-    patch: int, seed: int, checkpointing: bool = False,
-) -> DiT:  # fmt: skip
+    vae: AutoencoderKL,
+    classes: int,
+    size: int,
+    shape: DiTShape,
+    device: torch.device,
+    *,
+    seed: int,
+    checkpointing: bool = False,
+) -> DiT:
     """An untrained DiT over the latents of `vae` for images of `size` pixels, adaLN-Zero initialised as published.
 
-    Raises ValueError naming what does not fit: width and heads, size and patch, or more than 1000 classes.
+    Raises ValueError when the latents are not whole tokens, and for more than 1000 classes.
     """
-    if width % heads:
-        raise ValueError(f"dit_heads = {heads} must divide dit_width = {width}")
-    if size % (_downscaling(vae) * patch):
-        raise ValueError(
-            f"dit_patch = {patch}: images of {size} px have latents of {size / _downscaling(vae):g}, which must be a "
-            "multiple of it"
-        )
-    rows = _rows([], classes)
+    shape.check_size(size, _downscaling(vae))
+    rows = dit_rows([], classes)
     transformer = seeded(
         lambda: _initialised(
             DiTTransformer2DModel(
-                num_attention_heads=heads,
-                attention_head_dim=width // heads,
+                num_attention_heads=shape.heads,
+                attention_head_dim=shape.width // shape.heads,
                 in_channels=vae.config.latent_channels,
                 out_channels=vae.config.latent_channels,
-                num_layers=depth,
+                num_layers=shape.depth,
                 sample_size=size // _downscaling(vae),
-                patch_size=patch,
+                patch_size=shape.patch,
                 num_embeds_ada_norm=NULL_CLASS,
             )
         ),
@@ -112,16 +115,7 @@ def load_dit(
         ) from error
     if not isinstance(pipeline.transformer, DiTTransformer2DModel):
         raise ValueError(f"dit_base = {base!r} has a {type(pipeline.transformer).__name__}, not a DiT")
-    return DiT(pipeline, _rows(rows, classes), device, checkpointing)
-
-
-def _rows(rows: Sequence[int], classes: int) -> list[int]:
-    rows = list(rows) or list(range(classes))
-    if len(rows) != classes or len(set(rows)) != classes or not 0 <= min(rows) <= max(rows) < NULL_CLASS:
-        raise ValueError(
-            f"dit_rows = {rows}: expected {classes} different numbers below {NULL_CLASS}, one for each class"
-        )
-    return rows
+    return DiT(pipeline, dit_rows(rows, classes), device, checkpointing)
 
 
 def _downscaling(vae: AutoencoderKL) -> int:

@@ -1,9 +1,9 @@
 """Fine-tuning of generative models: equal steps on every image set, then images of every class.
 
-What a set teaches is asked of two generators that share this code: a class-conditional DiT and a
-text-to-image U-Net by LoRA. Both denoise latents of an AutoencoderKL. All that is drawn comes from
-(seed, step) in training and (seed, class, number) in generation, so sets of any size see the same noise at the same
-step, a killed run goes on to the same weights, and an image does not depend on its batch.
+Two generators share this code: a class-conditional DiT and a text-to-image U-Net with LoRA. Both denoise latents of an
+AutoencoderKL. All that is drawn comes from (seed, step) in training and (seed, class, number) in generation, so sets of
+any size see the same noise at the same step, a killed run goes on to the same weights, and an image does not depend on
+its batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler
 from torch import Tensor, nn
 
 from dc3 import features
+from dc3.generators.recipes import FinetuneRecipe, Sampling
 from dc3.generators.training_loop import fit
 from dc3.images.image_set import ImageSet
 from dc3.machine import progress
@@ -34,7 +35,7 @@ EMA_DECAY = 0.999
 
 
 class Generator(Protocol):
-    """A latent diffusion model that is trained; `name` for messages, `size` pixels a side, `classes` it is told of."""
+    """A latent diffusion model that is trained; `name` for messages, `size` pixels a side, `classes` in number."""
 
     name: str
     size: int
@@ -54,24 +55,6 @@ class Generator(Protocol):
 
     def load(self, folder: Path) -> None:
         """Takes over what `save` wrote."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: the same for all sets.
-
-    `amp`: bfloat16 autocast, None on a GPU only; a step has `accumulate` batches of `batch_size`; `drop` is the share
-    of images whose class is dropped.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    seed: int
-    accumulate: int = 1
-    drop: float = 0.1
-    amp: bool | None = None
-    save_every: int = 250
 
 
 class Latents(NamedTuple):
@@ -112,20 +95,20 @@ class _Drawn(ImageSet):
         return np.where((keys % 2).astype(bool)[:, None, None, None], pixels[:, :, ::-1], pixels)
 
 
-def encode(generator: Generator, images: ImageSet, recipe: Recipe, folder: Path) -> Latents:
+def encode(generator: Generator, images: ImageSet, recipe: FinetuneRecipe, folder: Path) -> Latents:
     """Encodes what a training draws of a set, each once, into a memory map in `folder`; what is there already is kept.
 
-    Raises ValueError for a set without images, or with a class that the generator is not told of.
+    Raises ValueError for a set without images, or with a class that the generator does not have.
     """
     if not len(images):
         raise ValueError(f"{images.name}: no images to fine-tune {generator.name} on")
     if images.labels.max() >= generator.classes or images.labels.min() < 0:
         raise ValueError(
-            f"{images.name}: labels go up to {images.labels.max()}, {generator.name} is told of {generator.classes} "
+            f"{images.name}: labels go up to {images.labels.max()}, {generator.name} has {generator.classes} "
             "classes: the set and the generator must be of one data set"
         )
     parts = range(recipe.steps * recipe.accumulate)
-    keys = np.unique([draw(recipe, part, len(images)).keys for part in parts])
+    keys = np.unique([draw_batch(recipe, part, len(images)).keys for part in parts])
     fingerprint, size, vae = images.fingerprint(), generator.size, generator.vae
     drawn = sha256(keys.tobytes()).hexdigest()
     path = folder / f"{generator.name}-{fingerprint[:16]}-{drawn[:16]}-{size}-{recipe.amp}.npy"
@@ -139,7 +122,7 @@ def encode(generator: Generator, images: ImageSet, recipe: Recipe, folder: Path)
     return Latents(means, keys, images.labels, fingerprint)
 
 
-def draw(recipe: Recipe, part: int, count: int) -> Batch:
+def draw_batch(recipe: FinetuneRecipe, part: int, count: int) -> Batch:
     """The draws of batch `part` for a set of `count` images: all but which images do not depend on the set."""
     rng = np.random.default_rng([recipe.seed, part])
     rows = (rng.random(recipe.batch_size) * count).astype(np.int64)
@@ -156,7 +139,7 @@ class DenoisingLoss:
 
     generator: Generator
     latents: Latents
-    recipe: Recipe
+    recipe: FinetuneRecipe
 
     def __post_init__(self) -> None:
         self.noising = DDPMScheduler.from_config(self.generator.scheduler.config)
@@ -169,7 +152,7 @@ class DenoisingLoss:
     def __call__(self, part: int) -> Tensor:
         """The scalar loss of batch `part`, all draws of which come from (seed, part)."""
         device, latents = self.generator.vae.device, self.latents
-        drawn = draw(self.recipe, part, len(latents.labels))
+        drawn = draw_batch(self.recipe, part, len(latents.labels))
         means = latents.means[np.searchsorted(latents.keys, drawn.keys)].astype(np.float32)
         z = torch.from_numpy(means).to(device) * self.generator.vae.config.scaling_factor
         labels = torch.from_numpy(np.where(drawn.dropped, NO_CLASS, latents.labels[drawn.images])).to(device)
@@ -183,7 +166,7 @@ class DenoisingLoss:
         return F.mse_loss(predicted.float(), target)
 
 
-def train(generator: Generator, latents: Latents, recipe: Recipe, folder: Path) -> np.ndarray:
+def train(generator: Generator, latents: Latents, recipe: FinetuneRecipe, folder: Path) -> np.ndarray:
     """Trains `generator` in place and writes its weights to `folder`; returns the loss of every step, float64 (steps,).
 
     A killed training goes on from its checkpoint, a finished one is loaded; what `folder` holds of another set or
@@ -215,33 +198,25 @@ def train(generator: Generator, latents: Latents, recipe: Recipe, folder: Path) 
 
 
 def generate(
-    generator: Generator,
-    per_class: int,
-    seed: int,
-    *,
-    steps: int,
-    guidance: float,
-    batch_size: int,
-    image_size: int,
-    amp: bool | None = None,
+    generator: Generator, sampling: Sampling, seed: int, amp: bool | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`per_class` images of every class: uint8 (C · per_class, image_size, image_size, 3) and labels, class by class.
+    """Images of every class, uint8 (C · per_class, image_size, image_size, 3), and their labels, class by class.
 
     Each image has noise of its own from (seed, class, number) and every batch the same shape (the last one is padded).
     FloatingPointError when an image is not finite.
     """
-    labels = np.repeat(np.arange(generator.classes), per_class)
-    numbers = np.tile(np.arange(per_class), generator.classes)
-    made = np.empty((len(labels), image_size, image_size, 3), np.uint8)
-    for start in progress.tqdm(range(0, len(labels), batch_size), desc=f"{generator.name} generates"):
-        rows = np.resize(np.arange(start, min(start + batch_size, len(labels))), batch_size)
+    labels = np.repeat(np.arange(generator.classes), sampling.per_class)
+    numbers = np.tile(np.arange(sampling.per_class), generator.classes)
+    made = np.empty((len(labels), sampling.image_size, sampling.image_size, 3), np.uint8)
+    for start in progress.tqdm(range(0, len(labels), sampling.batch_size), desc=f"{generator.name} generates"):
+        rows = np.resize(np.arange(start, min(start + sampling.batch_size, len(labels))), sampling.batch_size)
         noise = [_noise(seed, int(labels[k]), int(numbers[k])) for k in rows]
         with torch.no_grad(), autocast(generator.vae.device, amp):
-            batch = generator.sample(labels[rows].tolist(), noise, steps, guidance)
+            batch = generator.sample(labels[rows].tolist(), noise, sampling.steps, sampling.guidance)
         pixels = batch.float().permute(0, 2, 3, 1).cpu().numpy()
         if not np.isfinite(pixels).all():
             raise FloatingPointError(f"{generator.name} generates images that are not finite: lower its learning rate")
-        made[rows] = [np.rint(255 * resized_back(image, image_size).clip(0, 1)) for image in pixels]
+        made[rows] = [np.rint(255 * resized_back(image, sampling.image_size).clip(0, 1)) for image in pixels]
     return made, labels
 
 

@@ -17,10 +17,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from dc3.generators.finetuning import seeded
+from dc3.generators.recipes import LoRASettings
 from dc3.models.pipelines import first_line, load_pipeline
 
 ADAPTER = "default"
-PLACE = "{class}"  # of the class name in the prompt template
 KINDS = (StableDiffusionPipeline, StableDiffusionInstructPix2PixPipeline)
 
 
@@ -43,7 +43,7 @@ class LoRA:
         return isinstance(self.pipeline, StableDiffusionInstructPix2PixPipeline)
 
     def predict(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """ε or v (b, c, h, w), told the prompts of the classes; an editor's U-Net gets an empty source beside."""
+        """ε or v (b, c, h, w), given the prompts of the classes; an editor's U-Net gets an empty source beside."""
         text = self.text[labels]
         seen = torch.cat([noisy, torch.zeros_like(noisy)], dim=1) if self.edits else noisy
         return self.unet(seen.to(text.dtype), t, encoder_hidden_states=text).sample
@@ -82,38 +82,44 @@ class LoRA:
 
 
 def load_lora_base(
-    base: str, classes: Sequence[str], device: torch.device, *, template: str, rank: int, targets: Sequence[str],
-    size: int = 0, seed: int = 0, revision: str = "", dtype: torch.dtype = torch.float32, checkpointing: bool = False,
-) -> LoRA:  # fmt: skip
-    """A base model (shipped, folder or hub id) with a fresh LoRA of `rank` on the U-Net's layers named `targets`.
+    base: str,
+    classes: Sequence[str],
+    settings: LoRASettings,
+    device: torch.device,
+    *,
+    size: int = 0,
+    seed: int = 0,
+    revision: str = "",
+    dtype: torch.dtype = torch.float32,
+    checkpointing: bool = False,
+) -> LoRA:
+    """A base model (shipped, folder or hub id) with a fresh LoRA on layers of its U-Net, as `settings` say.
 
-    `template` with {class} gives the prompts; size 0 is the base's own. U-Net and text encoder are held in `dtype`
-    (bfloat16 needs autocast), LoRA and VAE in float32. FileNotFoundError when the base cannot be had, ValueError naming
-    the parameter when it is no text-to-image pipeline, has no such layers, or reads the prompts of two classes as one.
+    `classes` are the names in the prompts; size 0 is the base's own. U-Net and text encoder are held in `dtype`
+    (bfloat16 needs autocast), LoRA and VAE in float32. FileNotFoundError when the base cannot be loaded, ValueError
+    naming the parameter when it is no text-to-image pipeline, has no such layers, or reads two prompts as one.
     """
     pipeline = _pipeline(base, revision, dtype)
     pipeline.set_progress_bar_config(disable=True)
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
         part.requires_grad_(False)
-    prompts = class_prompts(template, classes)
-    _check_told_apart(pipeline, prompts)
-    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
+    prompts = settings.prompts(classes)
+    _check_distinct(pipeline, prompts)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.rank,
+        init_lora_weights="gaussian",
+        target_modules=list(settings.targets),
+    )
     try:
         seeded(lambda: pipeline.unet.add_adapter(config, adapter_name=ADAPTER), seed)
     except ValueError as error:
-        raise ValueError(f"lora_targets = {list(targets)}: {first_line(error)}") from error
+        raise ValueError(f"lora_targets = {list(settings.targets)}: {first_line(error)}") from error
     cast_training_params(pipeline.unet, torch.float32)
     if pipeline.vae.dtype != torch.float32:
         pipeline.vae.to(torch.float32)
     size = size or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     return LoRA(pipeline.to(device), prompts, size, checkpointing)
-
-
-def class_prompts(template: str, classes: Sequence[str]) -> list[str]:
-    """One prompt a class of "a photo of a {class}", underscores as spaces. ValueError when there is no {class}."""
-    if PLACE not in template:
-        raise ValueError(f"prompt_template = {template!r} has no {PLACE}: the place where the class name goes")
-    return [template.replace(PLACE, name.replace("_", " ")) for name in classes]
 
 
 def _pipeline(base: str, revision: str, dtype: torch.dtype) -> DiffusionPipeline:
@@ -131,14 +137,16 @@ def _tokens(pipeline: DiffusionPipeline, texts: list[str]) -> Tensor:
     ).input_ids
 
 
-def _check_told_apart(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
-    seen: dict[tuple[int, ...], str] = {}
-    for prompt, tokens in zip(prompts, _tokens(pipeline, prompts).tolist(), strict=True):
-        if (other := seen.setdefault(tuple(tokens), prompt)) is not prompt:
+def _check_distinct(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
+    """ValueError when the tokenizer, which cuts long texts off, gives two prompts the same tokens."""
+    read: dict[tuple[int, ...], str] = {}
+    for prompt, tokens in zip(prompts, map(tuple, _tokens(pipeline, prompts).tolist()), strict=True):
+        if tokens in read:
             raise ValueError(
-                f"prompt_template: {prompt!r} and {other!r} are one prompt to the model, which reads "
+                f"prompt_template: {prompt!r} and {read[tokens]!r} are one prompt to the model, which reads "
                 f"{pipeline.tokenizer.model_max_length} tokens: shorten the template, or give class_names"
             )
+        read[tokens] = prompt
 
 
 @torch.no_grad()

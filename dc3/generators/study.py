@@ -12,38 +12,94 @@ import torch
 
 from dc3 import features, fidelity
 from dc3.generators import dit, lora
-from dc3.generators.finetuning import Generator, Recipe, encode, generate, train
+from dc3.generators.finetuning import Generator, encode, generate, train
+from dc3.generators.recipes import DiTShape, FinetuneRecipe, LoRASettings, Sampling, prompt_names
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
 from dc3.machine.files import claim, replacing
 from dc3.models import evaluation
 from dc3.models.checkpoints import Teacher
 from dc3.models.feature_networks import FeatureNetwork
-from dc3.runs.notebook_stage import AMP, Settings
 
+NAMES = {"dit": dit.DiT.name, "lora": lora.LoRA.name}
 REAL = "real images"  # the row of training images under the same scores: what no generator can be expected to beat
 KID_SUBSET = 100
 IMAGES = "images.npy"
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How images are made of a trained generator: `dc3.generators.finetuning.generate`."""
-
-    per_class: int
-    steps: int
-    guidance: float
-    batch_size: int
-    image_size: int
+Maker = Callable[[int], Generator]  # of a seed
 
 
 @dataclass(frozen=True)
 class Plan:
     """One generator of a study: `make(seed)` gives it as it is before training, the same for the same seed."""
 
-    make: Callable[[int], Generator]
-    recipe: Recipe
+    make: Maker
+    recipe: FinetuneRecipe
     sampling: Sampling
+
+
+def plans_of(
+    params: Mapping[str, Any],
+    train: ImageSet,
+    image_size: int,
+    *,
+    seed: int,
+    device: torch.device,
+    amp: bool | None = None,
+) -> dict[str, Plan]:
+    """A plan for each of params["generators"], by the names that figures show; images are made at `image_size` px.
+
+    params: those of 07_finetuning; `amp` is that of its finetune_precision. Nothing is loaded before a plan's `make` is
+    called.
+    """
+    makers = {"dit": dit_maker(params, train, device), "lora": lora_maker(params, train.classes, device, amp)}
+    return {
+        NAMES[kind]: Plan(make, FinetuneRecipe.of(kind, params, seed, amp), Sampling.of(kind, params, image_size))
+        for kind, make in makers.items()
+        if kind in params["generators"]
+    }
+
+
+def dit_maker(params: Mapping[str, Any], train: ImageSet, device: torch.device) -> Maker:
+    """Makes the DiT of `dit_base` with the data's classes; where that is empty a small new one over `vae`'s latents."""
+    classes, checkpointing = len(train.classes), params["gradient_checkpointing"]
+
+    def load(seed: int) -> Generator:
+        rows, revision = params["dit_rows"], params["dit_revision"]
+        return dit.load_dit(
+            params["dit_base"], classes, device, rows=rows, revision=revision, checkpointing=checkpointing
+        )
+
+    def new(seed: int) -> Generator:
+        vae = features.load_vae(paths.model_location(params["vae"]), params["vae_revision"] or None)
+        size = params["generate_size"] or train.image_size
+        return dit.new_dit(vae, classes, size, DiTShape.of(params), device, seed=seed, checkpointing=checkpointing)
+
+    return load if params["dit_base"] else new
+
+
+def lora_maker(params: Mapping[str, Any], classes: Sequence[str], device: torch.device, amp: bool | None) -> Maker:
+    """Makes `lora_base` with a new LoRA, prompted with `class_names`, or where there are none those of the `classes`.
+
+    On a GPU, unless `amp` is False, what is not trained is kept in bfloat16.
+    """
+    dtype = torch.bfloat16 if device.type == "cuda" and amp is not False else torch.float32
+
+    def make(seed: int) -> Generator:
+        return lora.load_lora_base(
+            params["lora_base"],
+            prompt_names(params["class_names"], classes),
+            LoRASettings.of(params),
+            device,
+            size=params["generate_size"],
+            seed=seed,
+            revision=params["lora_revision"],
+            dtype=dtype,
+            checkpointing=params["gradient_checkpointing"],
+        )
+
+    return make
 
 
 class Outcome(NamedTuple):
@@ -74,14 +130,14 @@ def compare(
 
 
 def _outcome(
-    plan: Plan, recipe: Recipe, images: ImageSet, folder: Path, latents: Path
+    plan: Plan, recipe: FinetuneRecipe, images: ImageSet, folder: Path, latents: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     generator = plan.make(recipe.seed)
     losses = train(generator, encode(generator, images, recipe, latents), recipe, folder)
     file = folder / "generated" / IMAGES
     claim(file.parent, asdict(plan.sampling))
     if not file.exists():
-        made, _ = generate(generator, seed=recipe.seed, amp=recipe.amp, **asdict(plan.sampling))
+        made, _ = generate(generator, plan.sampling, recipe.seed, recipe.amp)
         with replacing(file) as partial:
             np.save(partial, made)
     labels = np.repeat(np.arange(generator.classes), plan.sampling.per_class)
@@ -147,19 +203,13 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def loss_history(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """The loss of every step: columns generator, set, seed, step (1 …), loss."""
     parts = [
-        pd.DataFrame(
-            {
-                "generator": o.generator,
-                "set": o.set,
-                "seed": o.seed,
-                "step": 1 + np.arange(len(o.losses)),
-                "loss": o.losses,
-            }
+        pd.DataFrame({"step": 1 + np.arange(len(outcome.losses)), "loss": outcome.losses}).assign(
+            generator=outcome.generator, set=outcome.set, seed=outcome.seed
         )
-        for o in outcomes
-        if len(o.losses)
+        for outcome in outcomes
+        if len(outcome.losses)
     ]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True)[["generator", "set", "seed", "step", "loss"]]
 
 
 def final_losses(history: pd.DataFrame, share: float = 0.25) -> pd.DataFrame:
@@ -170,82 +220,3 @@ def final_losses(history: pd.DataFrame, share: float = 0.25) -> pd.DataFrame:
     first = history[history["step"] <= edge].groupby(keys, sort=False)["loss"].mean()
     last = history[history["step"] > last_step - edge].groupby(keys, sort=False)["loss"].mean()
     return pd.DataFrame({"first": first, "last": last, "change": last - first}).reset_index()
-
-
-Maker = Callable[[int], Generator]  # of a seed
-
-
-def plans_of(params: Mapping[str, Any], settings: Settings, train: ImageSet, image_size: int) -> dict[str, Plan]:
-    """A plan for each of params["generators"], by the names that figures show; images are made at `image_size` px.
-
-    params: those of 07_finetuning. Nothing is loaded before a plan's `make` is called.
-    """
-    device = settings.device
-    makers = {
-        "dit": ("DiT", dit_maker(params, train, device)),
-        "lora": ("LoRA", lora_maker(params, train.classes, device)),
-    }
-    asked = {kind: makers[kind] for kind in makers if kind in params["generators"]}
-    return {name: _plan(kind, make, params, settings.seed, image_size) for kind, (name, make) in asked.items()}
-
-
-def _plan(kind: str, make: Maker, params: Mapping[str, Any], seed: int, image_size: int) -> Plan:
-    own = {name: params[f"{kind}_{name}"] for name in ("steps", "batch_size", "lr", "generate_steps", "guidance")}
-    recipe = Recipe(
-        own["steps"],
-        own["batch_size"],
-        own["lr"],
-        seed=seed,
-        accumulate=params["finetune_accumulate"],
-        drop=params["class_dropout"],
-        amp=AMP[params["finetune_precision"]],
-    )
-    sampling = Sampling(
-        per_class=params["images_generated"],
-        steps=own["generate_steps"],
-        guidance=own["guidance"],
-        batch_size=params["generate_batch_size"],
-        image_size=image_size,
-    )
-    return Plan(make, recipe, sampling)
-
-
-def dit_maker(params: Mapping[str, Any], train: ImageSet, device: torch.device) -> Maker:
-    """Makes the DiT of `dit_base` with the data's classes; where that is empty a small new one over `vae`'s latents."""
-
-    def make(seed: int) -> Generator:
-        classes, checkpointing = len(train.classes), params["gradient_checkpointing"]
-        if params["dit_base"]:
-            options = {"rows": params["dit_rows"], "revision": params["dit_revision"], "checkpointing": checkpointing}
-            return dit.load_dit(params["dit_base"], classes, device, **options)
-        shape = {name: params[f"dit_{name}"] for name in ("width", "depth", "heads", "patch")}
-        vae = features.load_vae(paths.model_location(params["vae"]), params["vae_revision"] or None)
-        size = params["generate_size"] or train.image_size
-        return dit.new_dit(vae, classes, size, device, seed=seed, checkpointing=checkpointing, **shape)
-
-    return make
-
-
-def lora_maker(params: Mapping[str, Any], classes: Sequence[str], device: torch.device) -> Maker:
-    """Makes `lora_base` with a new LoRA, prompted with `class_names`, or where there are none those of the `classes`.
-
-    On a GPU, unless `finetune_precision` is float32, what is not trained is kept in bfloat16.
-    """
-    half = device.type == "cuda" and AMP[params["finetune_precision"]] is not False
-
-    def make(seed: int) -> Generator:
-        return lora.load_lora_base(
-            params["lora_base"],
-            params["class_names"] or list(classes),
-            device,
-            template=params["prompt_template"],
-            rank=params["lora_rank"],
-            targets=params["lora_targets"],
-            size=params["generate_size"],
-            seed=seed,
-            revision=params["lora_revision"],
-            checkpointing=params["gradient_checkpointing"],
-            **({"dtype": torch.bfloat16} if half else {}),
-        )
-
-    return make

@@ -11,10 +11,8 @@ schedule still shows the mean colour at its last step, the schedule ends in pure
 
 import json
 import logging
-import warnings
 from pathlib import Path
 from string import ascii_lowercase
-from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,18 +25,17 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
-from skimage.color import lab2rgb, rgb2lab
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from dc3.generators.grading import GRADES, grade
 from dc3.generators.training_loop import fit
 from dc3.images import datasets
 from dc3.machine import devices, paths
-from dc3.machine.devices import autocast
 from dc3.machine.files import claim_or_refuse
 from dc3.models.evaluation import images_digest
 from dc3.models.pipelines import NOISE_SCHEDULE
@@ -48,6 +45,9 @@ log = logging.getLogger(__name__)
 INSTRUCTION = "Adjust the color hue to be {p} and preserve all details and content"
 TEXT_WIDTH = 96
 TEXT_LENGTH = 32  # tokens; the instruction with the longest prompt takes 17
+KL_WEIGHT = 1e-4  # enough to keep the latents' scale bounded; more of it blurs 32-pixel images
+SCALING_BATCHES = 8
+START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 class ImageSource(BaseModel):
@@ -60,7 +60,7 @@ class ImageSource(BaseModel):
     images_per_class: int = 0
 
 
-class Recipe(BaseModel):
+class EditorRecipe(BaseModel):
     """Everything that decides the weights."""
 
     model_config = ConfigDict(extra="forbid")
@@ -76,10 +76,63 @@ class Recipe(BaseModel):
     save_every: PositiveInt = 250
 
 
+def train_editor(recipe: EditorRecipe, work: Path, out: Path, device: str = "auto") -> None:
+    """Trains autoencoder, then U-Net and text encoder; writes a diffusers pipeline folder (fp16 safetensors) to `out`.
+
+    Checkpoints lie in `work`; a run that is killed goes on from them. files.AnotherTraining when they are of another
+    recipe or of other images.
+    """
+    torch.manual_seed(recipe.seed)
+    target = devices.device(device)
+    stream = PairStream(recipe)
+    images = {str(size): images_digest(pool) for size, pool in stream.pools.items()}
+    claim_or_refuse(work, recipe.model_dump() | {"images": images}, "remove it, or name another folder with --work")
+    vae = build_autoencoder().to(target)
+    fit(
+        vae,
+        lambda step: reconstruction_loss(vae, stream, step),
+        work / "autoencoder.pt",
+        steps=recipe.autoencoder_steps,
+        learning_rate=recipe.autoencoder_learning_rate,
+        save_every=recipe.save_every,
+    )
+    set_scaling_factor(vae.requires_grad_(False), stream)
+    tokenizer = build_tokenizer([INSTRUCTION.format(p=prompt) for prompt in GRADES], TEXT_LENGTH)
+    model = nn.ModuleDict(
+        {"unet": build_unet(vae.config.latent_channels), "text_encoder": build_text_encoder(tokenizer)}
+    )
+    fit(
+        model.to(target),
+        DenoisingLoss(stream, vae, model, tokenizer),
+        work / "denoiser.pt",
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        save_every=recipe.save_every,
+    )
+    assemble(vae, model, tokenizer).to(torch.float16).save_pretrained(out, safe_serialization=True)
+    log.info("wrote %s", out)
+
+
+def assemble(
+    vae: AutoencoderKL, model: nn.ModuleDict, tokenizer: CLIPTokenizer
+) -> StableDiffusionInstructPix2PixPipeline:
+    """The trained parts as the pipeline that `from_pretrained` gives back."""
+    return StableDiffusionInstructPix2PixPipeline(
+        vae=vae,
+        text_encoder=model["text_encoder"],
+        tokenizer=tokenizer,
+        unet=model["unet"],
+        scheduler=EulerAncestralDiscreteScheduler(**NOISE_SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 class PairStream:
     """Source, target and instruction of every training step, a pure function of (seed, step)."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: EditorRecipe):
         self.recipe = recipe
         self.pools: dict[int, np.ndarray] = {}
         for source in recipe.sources:
@@ -109,6 +162,65 @@ class PairStream:
 def to_model_range(images: np.ndarray) -> torch.Tensor:
     """uint8 (n, H, W, 3) → float32 (n, 3, H, W) in −1…1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """0.6 million parameters; (3, S, S) ↔ (4, S/2, S/2), the channel count of Stable Diffusion's."""
+    return AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,  # without it the network works at any image size alike
+        sample_size=32,
+    )
+
+
+def reconstruction_loss(vae: AutoencoderKL, stream: PairStream, step: int) -> torch.Tensor:
+    """L1 + L2 between image and reconstruction, plus the weighted KL divergence to N(0, 1) (nats a latent element).
+
+    Sources and graded targets alternate, so that strong tints are inside what the autoencoder knows.
+    """
+    source, target, _, rng = stream.batch(step, "autoencoder")
+    images = (source if step % 2 else target).to(vae.device)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    with devices.autocast(vae.device, True):
+        posterior = vae.encode(images).latent_dist
+        mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        decoded = vae.decode(mean + torch.exp(0.5 * log_variance) * noise).sample.float()
+    divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    return (decoded - images).abs().mean() + (decoded - images).pow(2).mean() + KL_WEIGHT * divergence
+
+
+@torch.no_grad()
+def set_scaling_factor(vae: AutoencoderKL, stream: PairStream) -> None:
+    """Sets 1 / (standard deviation of the latents over training batches), as latent diffusion expects."""
+    latents = [
+        vae.encode(stream.batch(step, "autoencoder")[:2][step % 2].to(vae.device)).latent_dist.mode().flatten()
+        for step in range(SCALING_BATCHES)
+    ]
+    vae.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
+
+
+def build_tokenizer(instructions: list[str], max_length: int) -> CLIPTokenizer:
+    """Every word of the instructions becomes one token; any other English word is spelled out in letters."""
+    trainer = BpeTrainer(
+        vocab_size=1024,
+        min_frequency=1,
+        special_tokens=[START, END],
+        initial_alphabet=sorted(ByteLevel.alphabet()),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    learner = Tokenizer(BPE(end_of_word_suffix="</w>", unk_token=END))
+    learner.pre_tokenizer = Sequence([Split(" ", "removed"), ByteLevel(add_prefix_space=False, use_regex=False)])
+    learner.train_from_iterator([text.lower() for text in instructions] + [" ".join(ascii_lowercase)], trainer)
+    learned = json.loads(learner.to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    return CLIPTokenizer(vocab=learned["vocab"], merges=merges, model_max_length=max_length)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -175,180 +287,3 @@ class DenoisingLoss:
             noisy = torch.cat([self.noising.add_noise(z, noise, t), z_source], dim=1)
             predicted = self.model["unet"](noisy, t, encoder_hidden_states=text).sample
         return F.mse_loss(predicted.float(), self.noising.get_velocity(z, noise, t))
-
-
-def train_editor(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> None:
-    """Trains autoencoder, then U-Net and text encoder; writes a diffusers pipeline folder (fp16 safetensors) to `out`.
-
-    Checkpoints lie in `work`; a run that is killed goes on from them. files.AnotherTraining when they are of another
-    recipe or of other images.
-    """
-    torch.manual_seed(recipe.seed)
-    target = devices.device(device)
-    stream = PairStream(recipe)
-    images = {str(size): images_digest(pool) for size, pool in stream.pools.items()}
-    claim_or_refuse(work, recipe.model_dump() | {"images": images}, "remove it, or name another folder with --work")
-    vae = build_autoencoder().to(target)
-    fit(
-        vae,
-        lambda step: reconstruction_loss(vae, stream, step),
-        work / "autoencoder.pt",
-        steps=recipe.autoencoder_steps,
-        learning_rate=recipe.autoencoder_learning_rate,
-        save_every=recipe.save_every,
-    )
-    set_scaling_factor(vae.requires_grad_(False), stream)
-    tokenizer = build_tokenizer([INSTRUCTION.format(p=prompt) for prompt in GRADES], TEXT_LENGTH)
-    model = nn.ModuleDict(
-        {"unet": build_unet(vae.config.latent_channels), "text_encoder": build_text_encoder(tokenizer)}
-    )
-    fit(
-        model.to(target),
-        DenoisingLoss(stream, vae, model, tokenizer),
-        work / "denoiser.pt",
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        save_every=recipe.save_every,
-    )
-    assemble(vae, model, tokenizer).to(torch.float16).save_pretrained(out, safe_serialization=True)
-    log.info("wrote %s", out)
-
-
-def assemble(
-    vae: AutoencoderKL, model: nn.ModuleDict, tokenizer: CLIPTokenizer
-) -> StableDiffusionInstructPix2PixPipeline:
-    """The trained parts as the pipeline that `from_pretrained` gives back."""
-    return StableDiffusionInstructPix2PixPipeline(
-        vae=vae,
-        text_encoder=model["text_encoder"],
-        tokenizer=tokenizer,
-        unet=model["unet"],
-        scheduler=EulerAncestralDiscreteScheduler(**NOISE_SCHEDULE),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-KL_WEIGHT = 1e-4  # enough to keep the latents' scale bounded; more of it blurs 32-pixel images
-SCALING_BATCHES = 8
-
-
-class Stream(Protocol):
-    """The batches that `dc3.generators.tiny_editor.PairStream` draws."""
-
-    def batch(self, step: int, stage: str) -> tuple[Tensor, Tensor, list[str], np.random.Generator]:
-        """Source and target, float32 (b, 3, S, S) in −1…1, b prompts, and a generator for the step's other draws."""
-
-
-def build_autoencoder() -> AutoencoderKL:
-    """0.6 million parameters; (3, S, S) ↔ (4, S/2, S/2), the channel count of Stable Diffusion's."""
-    return AutoencoderKL(
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=8,
-        mid_block_add_attention=False,  # without it the network works at any image size alike
-        sample_size=32,
-    )
-
-
-def reconstruction_loss(vae: AutoencoderKL, stream: Stream, step: int) -> torch.Tensor:
-    """L1 + L2 between image and reconstruction, plus the weighted KL divergence to N(0, 1) (nats a latent element).
-
-    Sources and graded targets alternate, so that strong tints are inside what the autoencoder knows.
-    """
-    source, target, _, rng = stream.batch(step, "autoencoder")
-    images = (source if step % 2 else target).to(vae.device)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    with autocast(vae.device, True):
-        posterior = vae.encode(images).latent_dist
-        mean, log_variance = posterior.mean.float(), posterior.logvar.float()
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        decoded = vae.decode(mean + torch.exp(0.5 * log_variance) * noise).sample.float()
-    divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
-    return (decoded - images).abs().mean() + (decoded - images).pow(2).mean() + KL_WEIGHT * divergence
-
-
-@torch.no_grad()
-def set_scaling_factor(vae: AutoencoderKL, stream: Stream) -> None:
-    """Sets 1 / (standard deviation of the latents over training batches), as latent diffusion expects."""
-    latents = [
-        vae.encode(stream.batch(step, "autoencoder")[:2][step % 2].to(vae.device)).latent_dist.mode().flatten()
-        for step in range(SCALING_BATCHES)
-    ]
-    vae.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
-
-
-START, END = "<|startoftext|>", "<|endoftext|>"
-
-
-def build_tokenizer(instructions: list[str], max_length: int) -> CLIPTokenizer:
-    """Every word of the instructions becomes one token; any other English word is spelled out in letters."""
-    trainer = BpeTrainer(
-        vocab_size=1024,
-        min_frequency=1,
-        special_tokens=[START, END],
-        initial_alphabet=sorted(ByteLevel.alphabet()),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    learner = Tokenizer(BPE(end_of_word_suffix="</w>", unk_token=END))
-    learner.pre_tokenizer = Sequence([Split(" ", "removed"), ByteLevel(add_prefix_space=False, use_regex=False)])
-    learner.train_from_iterator([text.lower() for text in instructions] + [" ".join(ascii_lowercase)], trainer)
-    learned = json.loads(learner.to_str())["model"]
-    merges = [tuple(merge) for merge in learned["merges"]]
-    return CLIPTokenizer(vocab=learned["vocab"], merges=merges, model_max_length=max_length)
-
-
-TINT_JITTER = 5.0  # standard deviation, in a* and b* units, of the colour that the instruction leaves open
-STRENGTH_RANGE = (0.4, 1.0)
-
-
-class Grade(NamedTuple):
-    """A grade at full strength: factor on chroma, shifts of a* and b*, bend of L* at mid-grey."""
-
-    chroma: float
-    a: float
-    b: float
-    lightness: float
-
-
-GRADES = {  # mild enough that a CIFAR-10 teacher still knows most images (benchmarks/editor.py)
-    "sunny": Grade(1.10, 2, 20, 6),
-    "golden hour": Grade(1.10, 12, 26, 0),
-    "sepia": Grade(0.30, 6, 17, -3),
-    "vivid colors": Grade(1.80, 2, 5, 0),
-    "daylight": Grade(1.10, -5, 8, 10),
-    "rainy": Grade(0.45, -2, -10, -8),
-    "snowy": Grade(0.60, 2, -12, 10),
-    "frozen lake": Grade(0.90, -6, -20, 3),
-    "infrared": Grade(1.05, 23, -12, 0),
-    "underwater": Grade(0.85, -17, -9, -5),
-}
-
-
-def grade(images: np.ndarray, prompts: list[str], rng: np.random.Generator) -> np.ndarray:
-    """uint8 (n, H, W, 3) → uint8 (n, H, W, 3): each image under its prompt's grade, at a random strength and tint.
-
-    L' = L + s·l·4·L(100 − L)/100², a' = (1 + s(c − 1))·a + s·Δa + t_a, and likewise b', with s ~ U(0.4, 1) and
-    t ~ N(0, 5²)·s. A KeyError names a prompt that has no grade.
-    """
-    grades = np.array([GRADES[prompt] for prompt in prompts])[:, :, None, None]
-    strength = rng.uniform(*STRENGTH_RANGE, size=(len(images), 1, 1))
-    tint = rng.normal(0, TINT_JITTER, size=(len(images), 2, 1, 1))
-    lightness, a, b = np.moveaxis(rgb2lab(images), -1, 0)
-    chroma = 1 + strength * (grades[:, 0] - 1)
-    graded = np.stack(
-        [
-            lightness + strength * grades[:, 3] * 4 * lightness * (100 - lightness) / 100**2,
-            chroma * a + strength * (grades[:, 1] + tint[:, 0]),
-            chroma * b + strength * (grades[:, 2] + tint[:, 1]),
-        ],
-        axis=-1,
-    )
-    with warnings.catch_warnings():  # a grade may leave the gamut; clipping to it is meant
-        warnings.filterwarnings("ignore", "Conversion from CIE-LAB")
-        return (lab2rgb(graded) * 255).round().astype(np.uint8)

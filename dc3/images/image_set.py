@@ -148,11 +148,31 @@ def in_memory(
     sources: Sequence[str] | None = None,
 ) -> ImageSet:
     """An ImageSet around uint8 `pixels` (n, S, S, 3). Raises ValueError for another dtype, shape, label count."""
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != 3:
-        raise ValueError(f"pixels: expected uint8 (n, S, S, 3), got {pixels.dtype} {pixels.shape}")
-    labels = np.asarray(labels, np.int64)
-    if labels.shape != (len(pixels),):
-        raise ValueError(f"labels: expected one for each of {len(pixels)} images, got shape {labels.shape}")
+    check_images(pixels, "pixels", square=True)
+    labels = class_numbers(labels, count=len(pixels), classes=len(classes))
     if sources is None:
         sources = [f"{name}/{split}/{classes[label]}/{index:05d}" for index, label in enumerate(labels)]
     return ImageSet(name, split, tuple(classes), labels, pixels.shape[1], sources, pixels=pixels)
+
+
+def check_images(images: np.ndarray, name: str = "images", *, square: bool = False) -> None:
+    """ValueError unless `images` are uint8 (n, H, W, 3), with `square` (n, S, S, 3)."""
+    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+    if not fits or (square and images.shape[1] != images.shape[2]):
+        shape = "(n, S, S, 3)" if square else "(n, H, W, 3)"
+        raise ValueError(f"{name} = {images.dtype} {images.shape}: expected uint8 {shape}")
+
+
+def class_numbers(
+    labels: Sequence[int] | np.ndarray, *, count: int | None = None, classes: int | None = None, name: str = "labels"
+) -> np.ndarray:
+    """labels (n,) as int64. ValueError unless they are integers from 0 to classes − 1, n ≥ 1, or n = `count`."""
+    numbers = np.asarray(labels)
+    whole = numbers.ndim == 1 and len(numbers) and numbers.dtype.kind in "iu"
+    if not whole or (count is not None and len(numbers) != count):
+        wanted = "one integer or more" if count is None else f"one integer for each of {count} images"
+        raise ValueError(f"{name} = {numbers.dtype} {numbers.shape}: expected {wanted}")
+    if numbers.min() < 0 or (classes is not None and numbers.max() >= classes):
+        allowed = "≥ 0" if classes is None else f"0 … {classes - 1}"
+        raise ValueError(f"{name} = {numbers.min()} … {numbers.max()}: expected class numbers {allowed}")
+    return numbers.astype(np.int64)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3.images.image_set import normalise
+from dc3.images.image_set import check_images, class_numbers, normalise
 from dc3.machine.devices import autocast
 
 DIGESTED_A_BATCH = 1024  # images
@@ -23,6 +23,18 @@ class Images(Protocol):
 
     def images(self, indices: Tensor) -> np.ndarray | Tensor:
         """The images at `indices` (b,) int64, in that order: uint8 (b, S, S, 3)."""
+
+
+class Labelled(Images, Protocol):
+    """Images with the class of each, such as an ImageSet."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each image, (n,) int64."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes."""
 
 
 @dataclass
@@ -49,19 +61,8 @@ def on_device(images: np.ndarray | Images, device: torch.device) -> Images:
         pixels = images
     elif not isinstance(pixels, np.ndarray):
         return images
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != 3:
-        raise ValueError(f"images: expected uint8 (n, S, S, 3), got {pixels.dtype} {pixels.shape}")
+    check_images(pixels, square=True)
     return InMemory(torch.tensor(pixels, device=device))
-
-
-def labels_tensor(labels: Sequence[int] | np.ndarray, images: np.ndarray | Images, name: str = "labels") -> Tensor:
-    """int64 labels, one for each image; ValueError naming both counts otherwise, or for an empty set."""
-    numbers = torch.tensor(np.asarray(labels), dtype=torch.int64)
-    if numbers.shape != (len(images),) or not len(numbers) or numbers.min() < 0:
-        raise ValueError(
-            f"{name}: expected a class number ≥ 0 for each of {len(images)} images, got {tuple(numbers.shape)}"
-        )
-    return numbers
 
 
 def batches(order: Tensor, batch_size: int) -> list[Tensor]:
@@ -105,13 +106,11 @@ def evaluate(
 ) -> Evaluation:
     """Top-1, top-5 (with fewer than five classes: any class) and top-1 per class of a classifier.
 
-    ValueError for labels (n,) that are not one for each image, or beyond the classes that the network tells apart.
+    ValueError for labels (n,) that are not one for each image, or beyond the network's classes.
     """
-    targets = labels_tensor(labels, images)
     logits = predict(model, images, batch_size, amp=amp)
     classes = logits.shape[1]
-    if targets.max() >= classes:
-        raise ValueError(f"labels go up to {int(targets.max())}, the network tells {classes} classes apart")
+    targets = torch.from_numpy(class_numbers(labels, count=len(images), classes=classes))
     hits = logits.topk(min(5, classes)).indices == targets[:, None]
     counts = np.bincount(targets, minlength=classes)
     with np.errstate(invalid="ignore"):

@@ -23,8 +23,8 @@ class ConvNet(nn.Sequential):
         if side == 0:
             fits = ", ".join(f"conv{d}" for d in range(3, 7) if image_size >= 2**d) or "none of conv3 … conv6"
             raise ValueError(
-                f"network conv{depth} halves the image {depth} times and needs image_size ≥ {2**depth}, "
-                f"got {image_size}; at this size fits: {fits}"
+                f"network = 'conv{depth}': halves the image {depth} times and needs image_size ≥ {2**depth}, "
+                f"got {image_size}; at this size choose {fits}"
             )
         blocks = [self._block(3 if d == 0 else width, width) for d in range(depth)]
         super().__init__(*blocks, nn.Flatten(), nn.Linear(width * side * side, num_classes))
@@ -115,7 +115,9 @@ def _vit_b_16(classes: int, size: int, width: int) -> nn.Module:
     """ViT-B with 16 px patches from 128 px on; below, patches of an eighth of the side: 64 tokens instead of 4."""
     patch = min(16, max(1, size // 8))
     if size % patch:
-        raise ValueError(f"network vit_b_16 cuts {patch} px patches at image_size {size}: use a multiple of {patch}")
+        raise ValueError(
+            f"network = 'vit_b_16': cuts {patch} px patches at image_size {size}; use a multiple of {patch}"
+        )
     return vision_transformer.VisionTransformer(size, patch, 12, 12, 768, 3072, num_classes=classes)
 
 
@@ -158,7 +160,7 @@ NETWORKS = {
 def find(name: str) -> Network:
     """The entry of NETWORKS; ValueError listing the allowed names when there is none."""
     if name not in NETWORKS:
-        raise ValueError(f"network {name!r} is unknown; allowed: {', '.join(NETWORKS)}")
+        raise ValueError(f"network = {name!r}: choose one of {', '.join(NETWORKS)}")
     return NETWORKS[name]
 
 
@@ -185,9 +187,9 @@ def create(
         if weights is not None:
             layout, model = TORCHVISION, _pretrained(name, network, num_classes, weights)
         else:
-            with _size_errors(f"network {name}", image_size):
+            with _size_errors(f"network = {name!r}", image_size):
                 model = _builder(name, network, layout)(num_classes, image_size, width)
-    check_takes(model, image_size, num_classes, f"network {name}")
+    check_takes(model, image_size, num_classes, f"network = {name!r}")
     vars(model)["layout"] = layout
     return model
 
@@ -196,8 +198,14 @@ def _builder(name: str, network: Network, layout: str) -> Callable[[int, int, in
     if layout == OURS:
         return network.build
     if layout != TORCHVISION or not network.pretrained:
-        raise ValueError(f"layout={layout!r}: {name} has none of that name")
+        raise ValueError(f"layout = {layout!r}: {name} has none of that name")
     return _torchvision(name)
+
+
+def check_size(name: str, image_size: int, width: int = 128) -> None:
+    """ValueError unless the network takes images of that size. On torch's meta device: shapes, and no numbers."""
+    with torch.device("meta"):
+        create(name, 2, image_size, width)
 
 
 @contextmanager
@@ -207,19 +215,21 @@ def _size_errors(what: str, image_size: int) -> Iterator[None]:
     except torch.OutOfMemoryError:  # a RuntimeError too, and not of the size
         raise
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{what} does not take image_size {image_size}: {error}") from error
+        raise ValueError(f"{what}: does not take image_size {image_size} ({error})") from error
 
 
 def _pretrained(name: str, network: Network, num_classes: int, weights: str) -> nn.Module:
     if not network.pretrained:
-        raise ValueError(f"weights={weights!r}: torchvision has none for {name}; use weights=None or a checkpoint")
+        raise ValueError(f"weights = {weights!r}: torchvision has none for {name}; use weights=None or a checkpoint")
     known = torchvision.models.get_model_weights(name)
     if weights not in known.__members__:
-        raise ValueError(f"weights={weights!r} is unknown for {name}; allowed: {', '.join(known.__members__)}")
+        raise ValueError(f"weights = {weights!r}: of {name} choose one of {', '.join(known.__members__)}")
     try:
         model = torchvision.models.get_model(name, weights=weights)
     except OSError as error:
-        raise OSError(f"weights={weights!r} of {name} could not be downloaded ({error}): use a checkpoint") from error
+        raise OSError(
+            f"weights = {weights!r}: those of {name} could not be downloaded ({error}); use a checkpoint"
+        ) from error
     if num_classes != 1000:
         replace_last_linear(model, num_classes)
     return model
@@ -234,7 +244,7 @@ def check_takes(model: nn.Module, image_size: int, num_classes: int, what: str) 
         shape = tuple(model.eval()(torch.zeros(1, 3, image_size, image_size, device=device)).shape)
     model.train(training)
     if shape != (1, num_classes):
-        raise ValueError(f"{what} tells {shape[-1]} classes apart, {num_classes} are needed")
+        raise ValueError(f"{what}: has {shape[-1]} classes, and {num_classes} are needed")
 
 
 def last_linear(model: nn.Module) -> nn.Linear:
