@@ -1,6 +1,6 @@
 """An epoch of a student, ours against the loop as published, all sides in one run: python benchmarks/validation.py
 
-Ours: `dc3.validation`. Published: a DataLoader over PIL images, every image by itself through ShufflePatches,
+Ours: `dc3.students`. Published: a DataLoader over PIL images, every image by itself through ShufflePatches,
 RandomResizedCrop, flip, ToTensor, Normalize; CutMix; a second student forward each step whose result nobody uses. Both:
 the same network and start, teacher, batch size, loss, AdamW, learning rate; images of scenes10 that lie in memory
 (published code decodes files each epoch, which is not counted here). The losses say that both train alike.
@@ -32,11 +32,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from dc3 import teacher as teachers
-from dc3 import validation
+from dc3 import students
 from dc3.images import datasets
 from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from dc3.models import augmentation, networks
-from dc3.models.evaluation import labels_tensor, on_device
+from dc3.models.evaluation import on_device
 from dc3.students import Protocol, lr_factor, parameter_groups
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
@@ -138,12 +138,12 @@ class Published:
 
 
 class Ours:
-    """The loop of dc3.validation."""
+    """The loop of dc3.students."""
 
     def __init__(self, images: ImageSet, teacher: nn.Module, protocol: Protocol):
-        self.source = on_device(images.images(), CPU)
-        self.labels = labels_tensor(images.labels, self.source)
-        self.student = validation._Student(protocol, teacher, len(images.classes), IMAGE_SIZE, SEED, CPU)
+        self.source = on_device(images.cached(), CPU)
+        self.labels = torch.from_numpy(images.labels)
+        self.student = students._Student(protocol, teacher, len(images.classes), IMAGE_SIZE, SEED, CPU)
 
     def epoch(self, number: int) -> float:
         """Trains for an epoch; the mean loss."""
@@ -156,14 +156,13 @@ def scenes(ipc: int) -> ImageSet:
 
 def brief_teacher(network: str, width: int) -> nn.Module:
     """A teacher of a few epochs, so that the soft labels differ from image to image."""
-    images = scenes(TEACHER_IMAGES)
-    options = {"network": network, "width": width, "epochs": TEACHER_EPOCHS, "device": "cpu"}
-    return teachers.train(images.images(), images.labels, seed=SEED, **options)[0]
+    recipe = teachers.TeacherRecipe(network, TEACHER_EPOCHS, SEED, width)
+    return teachers.train(scenes(TEACHER_IMAGES), recipe, device="cpu")[0]
 
 
 def sides(images: ImageSet, teacher: nn.Module, protocol: Protocol, workers: int) -> dict[str, Ours | Published]:
     """Both loops at their start: students with the same weights, each with a copy of the teacher in its own layout."""
-    seed = augmentation.mix_seed(SEED, "student")  # as dc3.validation draws it
+    seed = augmentation.mix_seed(SEED, "student")  # as dc3.students draws it
     student = networks.create(protocol.network, len(images.classes), IMAGE_SIZE, protocol.width, seed=seed)
     plain = deepcopy(teacher).to(memory_format=torch.contiguous_format)
     return {

@@ -61,16 +61,16 @@ def check(
     counts = {"ipc": ipc, "factor": factor, "num_crop": num_crop, "mipc": mipc, "batch_size": batch_size}
     for name, value, least in [*((name, count, 1) for name, count in counts.items()), ("seed", seed, 0)]:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name}: {value!r} is not an integer ≥ {least}")
+            raise ValueError(f"{name} = {value!r}: an integer ≥ {least}")
     size = images.image_size
     if factor > size // SMALLEST_TILE:
-        raise ValueError(f"factor: {factor} is not 1 to {size // SMALLEST_TILE}, image_size // 4 at image_size {size}")
+        raise ValueError(f"factor = {factor}: at image_size {size} rded takes 1 to {size // SMALLEST_TILE}")
     sizes, needed = images.counts(), ipc * factor**2
     smallest = int(sizes.argmin())
     if min(sizes[smallest], mipc) < needed:
         raise ValueError(
-            f"ipc: {ipc} at factor {factor} needs ipc·factor² = {needed} drawn images a class; class "
-            f"{images.classes[smallest]!r} has {sizes[smallest]} images, of which at most mipc = {mipc} are drawn"
+            f"factor = {factor}: with ipc = {ipc} rded needs {needed} images of each class; "
+            f"{images.classes[smallest]!r} has {sizes[smallest]}, of which at most mipc = {mipc} are drawn"
         )
 
 

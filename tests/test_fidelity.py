@@ -156,9 +156,9 @@ def test_bad_networks_are_refused(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"no weights")
     for arguments, error, named in (
         ({"name": "teacher"}, ValueError, "needs the teacher"),
-        ({"name": "vgg99"}, ValueError, "feature_network='vgg99'"),
+        ({"name": "vgg99"}, ValueError, "feature_network = 'vgg99'"),
         ({"name": "inception", "weights": tmp_path / "nothing.pth"}, FileNotFoundError, "feature_weights"),
-        ({"name": "resnet18", "weights": tmp_path / "broken.pth"}, FileNotFoundError, "feature_network='resnet18'"),
+        ({"name": "resnet18", "weights": tmp_path / "broken.pth"}, FileNotFoundError, "feature_network = 'resnet18'"),
     ):
         with pytest.raises(error, match=named):
             feature_network(**arguments)
@@ -166,7 +166,7 @@ def test_bad_networks_are_refused(tmp_path):
 
 def test_inception_without_its_package_or_weights_says_what_to_do(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"no weights")
-    with pytest.raises((ValueError, FileNotFoundError), match=r"feature_network='inception'"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"feature_network = 'inception'"):
         feature_network("inception", weights=tmp_path / "broken.pth")
 
 

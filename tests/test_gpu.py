@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dc3 import features, fidelity, gradients, strategies, teacher, validation
+from dc3 import features, fidelity, gradients, strategies, students, teacher
 from dc3 import strategies as methods
 from dc3.generators import training_loop
 from dc3.generators.tiny_editor import build_autoencoder
@@ -19,7 +19,7 @@ from dc3.models.editor import load_editor
 from dc3.models.feature_networks import classifier_network
 
 THERE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "seed": 3}
+SMALL = teacher.TeacherRecipe("conv3", epochs=2, seed=3, width=8, batch_size=16)
 
 
 @pytest.fixture(
@@ -79,7 +79,7 @@ def test_a_batch_of_edits(device, random_editor_folder, images):
 
 
 def test_a_teacher_trains_stops_and_goes_on(device, images, tmp_path, monkeypatch):
-    path, settings = tmp_path / "checkpoint.pt", {"epochs": 2, "device": str(device), **SMALL}
+    options = {"device": device, "checkpoint_path": tmp_path / "checkpoint.pt"}
 
     def killed(self, epoch, train_epoch=teacher._Run.train_epoch):
         if epoch == 1:
@@ -88,17 +88,15 @@ def test_a_teacher_trains_stops_and_goes_on(device, images, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(teacher._Run, "train_epoch", killed)
-        teacher.train(images, images.labels, checkpoint_path=path, **settings)
-    trained, history = teacher.train(images, images.labels, checkpoint_path=path, **settings)
+        teacher.train(images, SMALL, **options)
+    trained, history = teacher.train(images, SMALL, **options)
     assert [row["epoch"] for row in history] == [1, 2]
     assert next(trained.parameters()).device.type == device.type
 
 
 def test_a_student_trains(device, model, images):
-    settings = {"network": "conv3", "width": 8, "epochs": 1, "batch_size": 18, "factor": 2, "ema": 0.9}
-    result = validation.train_student(
-        images.pixels, images.labels, model, test_images=images, test_labels=images.labels, seed=0, **settings
-    )
+    protocol = students.Protocol("conv3", epochs=1, width=8, batch_size=18, factor=2, ema=0.9)
+    result = students.train_student(images, model, images, protocol, seed=0)
     assert 0 <= result.final.top1 <= 1
 
 

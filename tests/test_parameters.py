@@ -8,8 +8,8 @@ from dc3 import binning, blending, compensation, gradients, sampling, strategies
 from dc3.images import datasets
 from dc3.models import editor, networks
 from dc3.runs import notebook_stage
+from dc3.runs import parameters as parameter_types
 from dc3.runs.parameters import (
-    TYPES,
     ParameterError,
     all_declared,
     check,
@@ -122,6 +122,13 @@ def test_a_missing_params_file_is_named(tmp_path):
         read_file(tmp_path / "nothing.yaml")
 
 
+def test_a_star_import_gives_the_types_that_notebooks_declare_and_nothing_else():
+    given: dict = {}
+    exec("from dc3.runs.parameters import *", given)
+    del given["__builtins__"]
+    assert given.keys() == {parameter.type_name for parameter in all_declared().values()} - {"str", "bool"}
+
+
 def test_the_projects_notebooks_declare_every_parameter_with_a_known_type_and_a_help_line():
     for name in notebook_names():
         assert "run" in declared(name)
@@ -152,4 +159,4 @@ def test_the_projects_notebooks_declare_every_parameter_with_a_known_type_and_a_
     ],
 )
 def test_the_choices_of_a_parameter_are_those_that_the_code_knows(choices, table):
-    assert sorted(get_args(TYPES[choices])) == sorted(table)
+    assert sorted(get_args(getattr(parameter_types, choices))) == sorted(table)

@@ -235,13 +235,13 @@ def test_a_mosaic_of_other_rows_is_refused():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        *(({name: 0}, f"{name}: 0 is not") for name in ("ipc", "factor", "num_crop", "mipc", "batch_size")),
-        ({"ipc": 1.0}, "ipc: 1.0"),
-        ({"mipc": True}, "mipc: True"),
-        ({"seed": -1}, "seed: -1"),
-        ({"factor": 5}, "factor: 5 is not 1 to 4"),
-        ({"ipc": 5, "factor": 2}, "ipc: 5 at factor 2 needs .* 20 .*'cat' has 17 images"),
-        ({"ipc": 3, "factor": 2, "mipc": 11}, "ipc: 3 at factor 2 needs .* 12 .*mipc = 11"),
+        *(({name: 0}, f"{name} = 0: an integer") for name in ("ipc", "factor", "num_crop", "mipc", "batch_size")),
+        ({"ipc": 1.0}, "ipc = 1.0"),
+        ({"mipc": True}, "mipc = True"),
+        ({"seed": -1}, "seed = -1"),
+        ({"factor": 5}, "factor = 5: at image_size 16 rded takes 1 to 4"),
+        ({"ipc": 5, "factor": 2}, "factor = 2: with ipc = 5 rded needs 20 images .*'cat' has 17"),
+        ({"ipc": 3, "factor": 2, "mipc": 11}, "factor = 2: with ipc = 3 rded needs 12 .*mipc = 11"),
     ],
 )
 def test_bad_input_is_refused(change, named):
@@ -251,9 +251,9 @@ def test_bad_input_is_refused(change, named):
 
 def test_a_teacher_that_does_not_fit_is_refused():
     images, broken = image_set(), teacher()
-    with pytest.raises(ValueError, match="teacher tells 5 classes apart, 3 are needed"):
+    with pytest.raises(ValueError, match="teacher: has 5 classes, and 3 are needed"):
         choose(images, teacher(classes=5), ipc=1, seed=0)
-    with pytest.raises(ValueError, match="teacher does not take image_size 16"):
+    with pytest.raises(ValueError, match="teacher: does not take image_size 16"):
         choose(images, teacher(32), ipc=1, seed=0)
     nn.init.constant_(list(broken.parameters())[-1], torch.nan)
     with pytest.raises(ValueError, match=r"teacher: the loss of noise/train/ant/\d+ is not finite"):

@@ -13,9 +13,11 @@ from dc3 import teacher
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.files import AnotherTraining
 from dc3.models import checkpoints, evaluation, networks
+from dc3.teacher import TeacherRecipe
 
 CLASSES = ["red", "green", "blue"]
-SMALL = {"network": "conv3", "width": 8, "batch_size": 16, "device": "cpu", "seed": 3}
+CPU = torch.device("cpu")
+SMALL = TeacherRecipe("conv3", epochs=6, seed=3, width=8, batch_size=16)
 
 
 def colours(n=60, side=16, seed=0):
@@ -27,11 +29,16 @@ def colours(n=60, side=16, seed=0):
     return images, labels
 
 
+def image_set(n=60, side=16, seed=0):
+    images, labels = colours(n, side, seed)
+    return in_memory("colours", "train", CLASSES, labels, images)
+
+
 class Streamed:
     """A set that hands out batches, as files on a disk would."""
 
-    def __init__(self, images):
-        self.stored, self.asked = images, 0
+    def __init__(self, images, labels=()):
+        self.stored, self.labels, self.classes, self.asked = images, labels, CLASSES, 0
 
     def __len__(self):
         return len(self.stored)
@@ -47,11 +54,7 @@ def weights(model):
 
 @pytest.fixture(scope="module")
 def trained():
-    images, labels = colours()
-    test_images, test_labels = colours(seed=1)
-    return teacher.train(
-        images, labels, epochs=6, test_images=test_images, test_labels=test_labels, evaluate_every=2, **SMALL
-    )
+    return teacher.train(image_set(), SMALL, test=image_set(seed=1), evaluate_every=2, device="cpu")
 
 
 def test_training_learns_and_tells_its_history(trained):
@@ -67,11 +70,11 @@ def test_training_learns_and_tells_its_history(trained):
 
 def test_training_is_the_same_bits_again_and_streamed(trained):
     images, labels = colours()
-    streamed = Streamed(images)
-    again, _ = teacher.train(streamed, labels, epochs=6, **SMALL)
+    streamed = Streamed(images, labels)
+    again, _ = teacher.train(streamed, SMALL, device="cpu")
     assert streamed.asked >= 6 * 4
     assert torch.equal(weights(again), weights(trained[0]))
-    other, _ = teacher.train(images, labels, epochs=6, **SMALL | {"seed": 4})
+    other, _ = teacher.train(image_set(), replace(SMALL, seed=4), device="cpu")
     assert not torch.equal(weights(other), weights(trained[0]))
 
 
@@ -83,9 +86,8 @@ def with_dropout(classes, size, width):
 @pytest.mark.parametrize("network", ["conv3", "with_dropout"])
 def test_a_killed_training_resumes_to_the_same_weights(network, tmp_path, monkeypatch):
     monkeypatch.setitem(networks.NETWORKS, "with_dropout", networks.Network(with_dropout, 1e-3))
-    images, labels = colours(34)
-    settings = SMALL | {"network": network, "epochs": 4, "lr": 0.02}
-    undisturbed, expected_history = teacher.train(images, labels, **settings)
+    images, recipe = image_set(34), replace(SMALL, network=network, epochs=4, lr=0.02)
+    undisturbed, expected_history = teacher.train(images, recipe, device="cpu")
 
     def killed(self, epoch, train_epoch=teacher._Run.train_epoch):
         if epoch == 3:
@@ -95,31 +97,31 @@ def test_a_killed_training_resumes_to_the_same_weights(network, tmp_path, monkey
     path = tmp_path / "checkpoint.pt"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(teacher._Run, "train_epoch", killed)
-        teacher.train(images, labels, checkpoint_path=path, checkpoint_every=2, **settings)
+        teacher.train(images, recipe, device="cpu", checkpoint_path=path, checkpoint_every=2)
     torch.manual_seed(99)
-    resumed, history = teacher.train(images, labels, checkpoint_path=path, **settings)
+    resumed, history = teacher.train(images, recipe, device="cpu", checkpoint_path=path)
     assert torch.equal(weights(resumed), weights(undisturbed))
     assert history == expected_history
-    finished, history = teacher.train(images, labels, checkpoint_path=path, **settings)
+    finished, history = teacher.train(images, recipe, device="cpu", checkpoint_path=path)
     assert torch.equal(weights(finished), weights(undisturbed))
     assert len(history) == 4
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"], "temporary files were left behind"
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
-    images, labels = colours(20)
-    path = tmp_path / "checkpoint.pt"
-    teacher.train(images, labels, epochs=1, checkpoint_path=path, **SMALL)
+    images, path = image_set(20), tmp_path / "checkpoint.pt"
+    recipe, options = replace(SMALL, epochs=1), {"device": "cpu", "checkpoint_path": path}
+    teacher.train(images, recipe, **options)
     with pytest.raises(ValueError, match=r"another training \(epochs 1 → 2, seed 3 → 5\)"):
-        teacher.train(images, labels, epochs=2, checkpoint_path=path, **SMALL | {"seed": 5})
+        teacher.train(images, replace(recipe, epochs=2, seed=5), **options)
     with pytest.raises(ValueError, match="labels"):
-        teacher.train(images, (labels + 1) % 3, epochs=1, checkpoint_path=path, **SMALL)
-    changed = images.copy()
-    changed[7, 3, 2, 1] ^= 1
+        teacher.train(replace(images, labels=(images.labels + 1) % 3), recipe, **options)
+    changed = replace(images, pixels=images.pixels.copy())
+    changed.pixels[7, 3, 2, 1] ^= 1
     with pytest.raises(AnotherTraining, match=r"another training \(images '\w+' → '\w+'\): remove it"):
-        teacher.train(changed, labels, epochs=1, checkpoint_path=path, **SMALL)
+        teacher.train(changed, recipe, **options)
     with pytest.raises(AnotherTraining, match="images"):
-        teacher.train(Streamed(changed), labels, epochs=1, checkpoint_path=path, **SMALL)
+        teacher.train(Streamed(changed.pixels, changed.labels), recipe, **options)
 
 
 def test_a_set_has_one_digest_whether_it_lies_in_memory_or_is_streamed(monkeypatch):
@@ -133,15 +135,13 @@ def test_a_set_has_one_digest_whether_it_lies_in_memory_or_is_streamed(monkeypat
 
 
 def test_the_runs_teacher_is_trained_anew_when_its_images_have_changed(tmp_path):
-    images, labels = colours(30)
-    first = in_memory("colours", "train", CLASSES, labels, images)
-    common = {"network": "conv3", "width": 8, "epochs": 2, "seed": 3, "device": torch.device("cpu")}
-    common |= {"checkpoint_path": tmp_path / "checkpoint.pt", "min_accuracy": 0.0}
-    before, _ = teacher.obtain("train", first, first, **common)
-    again, _ = teacher.obtain("train", first, first, **common)
+    first, recipe = image_set(30), replace(SMALL, epochs=2)
+    common = {"device": CPU, "checkpoint_path": tmp_path / "checkpoint.pt", "min_accuracy": 0.0}
+    before, _ = teacher.obtain("train", first, first, recipe, **common)
+    again, _ = teacher.obtain("train", first, first, recipe, **common)
     assert torch.equal(weights(again), weights(before))
-    changed = replace(first, pixels=255 - images)
-    after, history = teacher.obtain("train", changed, first, **common)
+    changed = replace(first, pixels=255 - first.pixels)
+    after, history = teacher.obtain("train", changed, first, recipe, **common)
     assert not torch.equal(weights(after), weights(before)) and len(history) == 2
 
 
@@ -153,26 +153,24 @@ def test_a_lone_last_image_joins_a_batch():
 
 
 def test_what_cannot_be_trained_is_refused():
-    images, labels = colours(20)
-    for arguments, message in [
-        ((images, labels[:-1]), r"20 images"),
-        ((images.astype(np.float32), labels), "uint8"),
-        ((images[:, :8], labels), "uint8"),
-        ((images, labels - 1), "≥ 0"),
+    images = image_set(20)
+    for changed, message in [
+        ({"pixels": images.pixels.astype(np.float32)}, "uint8"),
+        ({"pixels": images.pixels[:, :8]}, "uint8"),
+        ({"labels": images.labels - 1}, r"labels = -1 … 1: expected class numbers 0 … 2"),
+        ({"classes": tuple(CLASSES[:2])}, r"labels = 0 … 2: expected class numbers 0 … 1"),
     ]:
         with pytest.raises(ValueError, match=message):
-            teacher.train(*arguments, epochs=1, **SMALL)
-    with pytest.raises(ValueError, match=r"up to 2, num_classes is 2"):
-        teacher.train(images, labels, epochs=1, num_classes=2, **SMALL)
+            teacher.train(replace(images, **changed), SMALL, device="cpu")
+    with pytest.raises(ValueError, match=r"integer for each of 20 images"):
+        teacher.train(Streamed(images.pixels, images.labels[:-1]), SMALL, device="cpu")
     with pytest.raises(FloatingPointError, match="lower lr"):
-        teacher.train(images, labels, epochs=9, lr=1e20, **SMALL)
+        teacher.train(images, replace(SMALL, epochs=9, lr=1e20), device="cpu")
 
 
 def test_label_smoothing_is_used():
-    images, labels = colours(20)
-    (_, plain), (_, smooth) = (
-        teacher.train(images, labels, epochs=1, lr=1e-12, label_smoothing=s, **SMALL) for s in (0.0, 0.999)
-    )
+    recipes = (replace(SMALL, epochs=1, lr=1e-12, label_smoothing=smoothing) for smoothing in (0.0, 0.999))
+    (_, plain), (_, smooth) = (teacher.train(image_set(20), recipe, device="cpu") for recipe in recipes)
     assert smooth[0]["loss"] != plain[0]["loss"]
     assert smooth[0]["loss"] >= np.log(3)  # of a uniform target
 
@@ -188,7 +186,7 @@ def test_scores_by_hand(trained):
     assert result.top5 == 1.0, "three classes: all of them are within the first five"
     naive = [np.mean([order[i, 0] == c for i in range(12) if labels[i] == c] or [np.nan]) for c in range(3)]
     np.testing.assert_allclose(result.per_class, naive, atol=1e-12)
-    with pytest.raises(ValueError, match="3 classes apart"):
+    with pytest.raises(ValueError, match="labels = 3 … 3: expected class numbers 0 … 2"):
         evaluation.evaluate(trained[0], images, np.full(12, 3))
 
 
@@ -301,21 +299,19 @@ def test_bfloat16_on_request_stays_close(trained):
 def test_a_teacher_below_the_wanted_accuracy_is_refused_with_what_to_do(trained, tmp_path):
     images, labels = colours(n=30, seed=5)
     test = ImageSet("colours", "test", tuple(CLASSES), labels, 16, [f"{i}" for i in range(30)], images)
-    common = {"network": "conv3", "width": 8, "seed": 3, "device": torch.device("cpu")}
-    common |= {"checkpoint_path": tmp_path / "checkpoint.pt", "min_accuracy": 1.0}
-    with pytest.raises(ValueError, match=r"less than teacher_min_accuracy 100.0%.*teacher_epochs is 1.*or lower"):
-        teacher.obtain("train", test, replace(test, labels=(labels + 1) % 3), epochs=1, **common)
+    recipe, common = replace(SMALL, epochs=1), {"device": CPU, "checkpoint_path": tmp_path / "checkpoint.pt"}
+    with pytest.raises(ValueError, match=r"less than teacher_min_accuracy = 100.0%.*teacher_epochs = 1.*or lower"):
+        teacher.obtain("train", test, replace(test, labels=(labels + 1) % 3), recipe, min_accuracy=1.0, **common)
     model, _ = trained
     file = tmp_path / "teacher.pt"
     torch.save({f"module.{name}": value for name, value in model.state_dict().items()}, file)
     turned = replace(test, labels=(labels + 1) % 3)
     with pytest.raises(ValueError, match=r"are its classes in the order .'red', 'green', 'blue'"):
-        teacher.obtain(str(file), turned, turned, epochs=1, **common | {"min_accuracy": 0.5})
+        teacher.obtain(str(file), turned, turned, recipe, min_accuracy=0.5, **common)
 
 
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_a_teacher_of_any_number_of_steps_is_trained(steps):
-    images, labels = colours(n=4 * steps + 3, side=8)
-    fields = {"network": "conv3", "width": 4, "batch_size": 4, "num_classes": 3, "epochs": 1}
-    _, history = teacher.train(images[: 4 * steps], labels[: 4 * steps], seed=0, device="cpu", **fields)
+    recipe = TeacherRecipe("conv3", epochs=1, seed=0, width=4, batch_size=4)
+    _, history = teacher.train(image_set(n=4 * steps, side=8), recipe, device="cpu")
     assert np.isfinite(history[0]["loss"]) and history[0]["lr"] >= 0

@@ -11,8 +11,9 @@ from dc3 import students, teacher, validation
 from dc3.images.image_set import in_memory
 from dc3.models import networks
 from dc3.models.augmentation import cutmix, epoch_generator, mix_seed
-from dc3.students import Protocol
-from dc3.validation import StudentResult, train_student, validate
+from dc3.runs.parameters import declared
+from dc3.students import Protocol, StudentResult, train_student
+from dc3.validation import validate
 
 CLASSES = 4
 
@@ -24,6 +25,15 @@ def colours(ipc, seed=0, side=32):
     tint = 70 * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
     images = rng.integers(0, 150, (len(labels), side, side, 3)) + tint[labels, None, None]
     return images.astype(np.uint8), labels
+
+
+def image_set(ipc, seed=0, side=32):
+    images, labels = colours(ipc, seed, side)
+    return in_memory("colours", "train", "rgbw", labels, images)
+
+
+TEST = image_set(20, seed=9)
+PROTOCOL = Protocol("conv3", epochs=12, width=16)
 
 
 class Oracle(nn.Module):
@@ -41,18 +51,6 @@ class Oracle(nn.Module):
         assert not self.training and not torch.is_grad_enabled(), "the teacher is not frozen"
         self.forwards += 1
         return self.head(x.mean((2, 3)))
-
-
-@pytest.fixture
-def settings():
-    test_images, test_labels = colours(20, seed=9)
-    return {
-        "network": "conv3",
-        "width": 16,
-        "epochs": 12,
-        "test_images": test_images,
-        "test_labels": test_labels,
-    }
 
 
 def weights(model):
@@ -148,10 +146,10 @@ def naive_training(images, labels, teacher, epochs, seed, soft):
 
 
 @pytest.mark.parametrize("soft", [True, False])
-def test_training_is_the_protocol_written_out(settings, soft):
+def test_training_is_the_protocol_written_out(soft):
     images, labels = colours(3)
-    settings |= {"epochs": 3, "soft": soft, "seed": 5, "batch_size": 12}
-    result = train_student(images, labels, Oracle(), **settings)
+    written = replace(PROTOCOL, epochs=3, soft=soft, batch_size=12)
+    result = train_student(image_set(3), Oracle(), TEST, written, seed=5)
     expected = naive_training(images, labels, Oracle(), 3, 5, soft)
     for (name, ours), theirs in zip(result.model.named_parameters(), expected.parameters(), strict=True):
         if not name.endswith(
@@ -160,8 +158,8 @@ def test_training_is_the_protocol_written_out(settings, soft):
             torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=0, msg=name)
 
 
-def test_student_learns_colours(settings):
-    result = train_student(*colours(10), Oracle(), seed=0, **settings)
+def test_student_learns_colours():
+    result = train_student(image_set(10), Oracle(), TEST, PROTOCOL, seed=0)
     assert result.final.top1 > 0.6, "chance is 0.25"
     assert result.final.top1 == result.history[-1]["top1"]
     assert result.final.per_class.mean() == pytest.approx(result.final.top1)
@@ -180,30 +178,31 @@ def test_student_learns_colours(settings):
         {"amp": True},
     ],
 )
-def test_options_train(settings, changed):
-    result = train_student(*colours(10), Oracle(), seed=0, **settings | {"epochs": 20, "evaluate_every": 0} | changed)
+def test_options_train(changed):
+    protocol = replace(PROTOCOL, epochs=20, evaluate_every=0, **changed)
+    result = train_student(image_set(10), Oracle(), TEST, protocol, seed=0)
     assert result.final.top1 > 0.45
     assert sum("top1" in row for row in result.history) == 1
 
 
-def test_hard_labels_need_no_teacher(settings):
-    result = train_student(*colours(10), None, seed=0, soft=False, **settings)
+def test_hard_labels_need_no_teacher():
+    result = train_student(image_set(10), None, TEST, replace(PROTOCOL, soft=False), seed=0)
     assert result.final.top1 > 0.6
 
 
-def test_same_seed_same_bits(settings):
-    settings |= {"epochs": 2, "factor": 2, "evaluate_every": 0}
+def test_same_seed_same_bits():
+    protocol = replace(PROTOCOL, epochs=2, factor=2, evaluate_every=0)
     torch.manual_seed(1)
-    first = train_student(*colours(10), Oracle(), seed=3, **settings)
+    first = train_student(image_set(10), Oracle(), TEST, protocol, seed=3)
     torch.manual_seed(2)
-    again = train_student(*colours(10), Oracle(), seed=3, **settings)
-    other = train_student(*colours(10), Oracle(), seed=4, **settings)
+    again = train_student(image_set(10), Oracle(), TEST, protocol, seed=3)
+    other = train_student(image_set(10), Oracle(), TEST, protocol, seed=4)
     assert torch.equal(weights(first.model), weights(again.model))
     assert not torch.equal(weights(first.model), weights(other.model))
     assert first.history == again.history
 
 
-def test_a_student_never_starts_from_its_teachers_start(settings, monkeypatch):
+def test_a_student_never_starts_from_its_teachers_start(monkeypatch):
     """Not even with the same seed and network: it would imitate more easily, whatever the images are worth."""
     starts, create = [], networks.create
 
@@ -213,14 +212,14 @@ def test_a_student_never_starts_from_its_teachers_start(settings, monkeypatch):
         return model
 
     monkeypatch.setattr(networks, "create", recorded)
-    images, labels = colours(2)
-    trained, _ = teacher.train(images, labels, network="conv3", width=16, epochs=1, seed=0, device="cpu")
-    train_student(images, labels, trained, seed=0, **settings | {"epochs": 1})
+    images, recipe = image_set(2), teacher.TeacherRecipe("conv3", epochs=1, seed=0, width=16)
+    trained, _ = teacher.train(images, recipe, device="cpu")
+    train_student(images, trained, TEST, replace(PROTOCOL, epochs=1), seed=0)
     assert starts[0].shape == starts[1].shape
     assert not torch.equal(*starts)
 
 
-def test_one_teacher_and_one_student_forward_a_step(settings, monkeypatch):
+def test_one_teacher_and_one_student_forward_a_step(monkeypatch):
     oracle, forwards = Oracle(), []
     build = networks.NETWORKS["conv3"].build
 
@@ -230,45 +229,54 @@ def test_one_teacher_and_one_student_forward_a_step(settings, monkeypatch):
         return model
 
     monkeypatch.setitem(networks.NETWORKS, "conv3", networks.Network(counted, 1e-3))
-    train_student(*colours(10), oracle, seed=0, **settings | {"epochs": 2, "batch_size": 20})
+    train_student(image_set(10), oracle, TEST, replace(PROTOCOL, epochs=2, batch_size=20), seed=0)
     assert sum(forwards) == 2 * 2
     assert oracle.forwards == 2 * 2 + 1, "one look at the image size, then one forward a step"
 
 
-def test_bad_sets_are_refused_before_training(settings, monkeypatch):
+def test_bad_sets_are_refused_before_training(monkeypatch):
     monkeypatch.setattr(students._Student, "fit", lambda *_: pytest.fail("training began"))
-    images, labels = colours(5)
-    for case in [
-        (images[5:], labels[5:], Oracle(), {}, r"no image of 1 classes: \[0\]"),
-        (images[1:], labels[1:], Oracle(), {}, r"4 images of class 0 and 5 of class 1.*allow_unequal"),
-        (images, labels, Oracle(3), {}, r"within 0 … 2"),
-        (images, labels[:-1], Oracle(), {"allow_unequal": True}, r"each of 20 images"),
-        (*colours(5, side=16), Oracle(), {}, r"16 px, the test images 32 px"),
-        (images, labels, networks.create("conv3", 4, 16, 8), {}, r"the teacher does not take image_size 32"),
-        (images, labels, networks.create("conv3", 9, 32, 8), {}, r"no image of 5 classes"),
-        (images, labels, None, {}, r"soft=True needs a teacher"),
-        (images, labels, Oracle(), {"network": "conv9"}, r"conv9.*allowed: conv3"),
-        (images, labels, Oracle(), {"network": "conv6"}, r"conv6.*≥ 64"),
-        (images, labels, Oracle(), {"mix": "blend"}, r"'blend'; allowed: cutmix, mixup, none"),
-        (images, labels, Oracle(), {"epochs": 0}, r"epochs is 0"),
-        (images, labels, Oracle(), {"lr": -1.0}, r"lr is -1.0"),
-        (images, labels, Oracle(), {"ema": 1.0}, r"ema is 1.0"),
-        (images, labels, Oracle(), {"test_labels": settings["test_labels"] + 1}, r"test_labels go up to 4"),
+    images = image_set(5)
+    for train, oracle, test, message in [
+        (images.take(range(5, 20)), Oracle(), TEST, r"no image of 1 classes: \[0\]"),
+        (images.take(range(1, 20)), Oracle(), TEST, r"4 images of class 0 and 5 of class 1.*allow_unequal"),
+        (images, Oracle(3), TEST, r"labels = 0 … 3: expected class numbers 0 … 2"),
+        (image_set(5, side=16), Oracle(), TEST, r"16 px, the test images 32 px"),
+        (images, networks.create("conv3", 4, 16, 8), TEST, r"teacher: does not take image_size 32"),
+        (images, networks.create("conv3", 9, 32, 8), TEST, r"no image of 5 classes"),
+        (images, None, TEST, r"soft = True: needs a teacher"),
+        (images, Oracle(), replace(TEST, labels=TEST.labels + 1), r"test labels = 1 … 4: expected"),
     ]:
-        *arguments, changed, message = case
         with pytest.raises(ValueError, match=message):
-            train_student(*arguments, seed=0, **settings | changed)
+            train_student(train, oracle, test, PROTOCOL, seed=0)
+    with pytest.raises(ValueError, match=r"conv6.*≥ 64"):
+        train_student(images, Oracle(), TEST, replace(PROTOCOL, network="conv6"), seed=0)
 
 
-def test_unequal_sets_train_when_allowed(settings):
-    images, labels = colours(5)
-    settings |= {"epochs": 1, "allow_unequal": True}
-    assert isinstance(train_student(images[1:], labels[1:], Oracle(), seed=0, **settings), StudentResult)
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"network": "conv9"}, r"network = 'conv9': choose one of conv3"),
+        ({"mix": "blend"}, r"mix = 'blend': choose one of cutmix, mixup, none"),
+        ({"epochs": 0}, r"epochs = 0: at least 1"),
+        ({"lr": -1.0}, r"lr = -1.0: above 0"),
+        ({"ema": 1.0}, r"ema = 1.0: a decay"),
+    ],
+)
+def test_a_protocol_of_bad_values_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(PROTOCOL, **changed)
 
 
-def test_validate_gives_a_tidy_table_and_its_summary(settings):
-    sets = {"second": colours(2, seed=1), "first": colours(2, seed=2)}
-    table = validate(sets, Oracle(), seeds=[7, 8], **settings | {"epochs": 4, "evaluate_every": 2})
+def test_unequal_sets_train_when_allowed():
+    train = image_set(5).take(range(1, 20))
+    result = train_student(train, Oracle(), TEST, replace(PROTOCOL, epochs=1), seed=0, allow_unequal=True)
+    assert isinstance(result, StudentResult)
+
+
+def test_validate_gives_a_tidy_table_and_its_summary():
+    sets = {"second": image_set(2, seed=1), "first": image_set(2, seed=2)}
+    table = validate(sets, Oracle(), TEST, replace(PROTOCOL, epochs=4, evaluate_every=2), seeds=[7, 8])
     assert len(table) == 2 * 2 * 4
     assert list(table.columns) == ["method", "network", "seed", "epoch", "loss", "lr", "top1", "top5", "per_class"]
     last = table[table.epoch == 4]
@@ -282,38 +290,34 @@ def test_validate_gives_a_tidy_table_and_its_summary(settings):
     assert out.top1_std[1] == pytest.approx(finals.std(ddof=1))
 
 
-def test_kept_students_are_not_trained_again_and_others_are(settings, tmp_path, monkeypatch):
-    sets, teacher = {"one": colours(2, seed=1)}, Oracle()
-    kept = {"keep": tmp_path, **settings, "epochs": 3}
-    first = validate(sets, teacher, seeds=[7], **kept)
+def test_kept_students_are_not_trained_again_and_others_are(tmp_path, monkeypatch):
+    sets, oracle, protocol = {"one": image_set(2, seed=1)}, Oracle(), replace(PROTOCOL, epochs=3)
+    first = validate(sets, oracle, TEST, protocol, seeds=[7], keep=tmp_path)
     trained = []
     monkeypatch.setattr(
         validation, "train_student", lambda *a, **k: trained.append(k["seed"]) or train_student(*a, **k)
     )
-    again = validate(sets, teacher, seeds=[7, 8], **kept)
+    again = validate(sets, oracle, TEST, protocol, seeds=[7, 8], keep=tmp_path)
     assert trained == [8]
     pd.testing.assert_frame_equal(again[again.seed == 7], first, check_like=True)
-    validate(sets, teacher, seeds=[7], **kept | {"mix": "none"})
-    validate({"one": colours(2, seed=2)}, teacher, seeds=[7], **kept)
+    validate({"another name": sets["one"]}, oracle, TEST, protocol, seeds=[7], keep=tmp_path)
+    assert trained == [8], "it is the same set"
+    validate(sets, oracle, TEST, replace(protocol, mix="none"), seeds=[7], keep=tmp_path)
+    validate({"one": image_set(2, seed=2)}, oracle, TEST, protocol, seeds=[7], keep=tmp_path)
     assert trained == [8, 7, 7], "another protocol or other images are another student"
-    validate(sets, teacher, seeds=[7], **kept | {"test_images": 255 - settings["test_images"]})
+    for _ in range(2):
+        validate(sets, oracle, replace(TEST, pixels=255 - TEST.pixels), protocol, seeds=[7], keep=tmp_path)
     assert trained == [8, 7, 7, 7], "it was tested on other images"
-    as_set = in_memory("test", "test", "abcd", settings["test_labels"], settings["test_images"])
-    for test_images in (as_set, as_set, replace(as_set, pixels=255 - as_set.pixels)):
-        validate(sets, teacher, seeds=[7], **kept | {"test_images": test_images})
-    assert len(trained) == 6
 
 
-def test_ranking_holds_both_sets_to_the_same_treatment(settings, tmp_path):
-    condensed, random = colours(4, seed=1), colours(4, seed=2)
-    scores = validation.ranking(
-        condensed, random, Oracle(), real_hard=0.9, seeds=[0], keep=tmp_path, **settings | {"epochs": 2}
-    )
+def test_ranking_holds_both_sets_to_the_same_treatment(tmp_path):
+    condensed, random = image_set(4, seed=1), image_set(4, seed=2)
+    options = {"real_hard": 0.9, "seeds": [0], "keep": tmp_path}
+    common = Oracle(), TEST, replace(PROTOCOL, epochs=2)
+    scores = validation.ranking(condensed, random, *common, **options)
     assert scores["HLR"] == pytest.approx(0.9 - scores["hard labels"])
     assert len(list(tmp_path.iterdir())) == 5, "both sets with and without augmentation, one with hard labels"
-    same = validation.ranking(
-        condensed, condensed, Oracle(), real_hard=0.9, seeds=[0], keep=tmp_path, **settings | {"epochs": 2}
-    )
+    same = validation.ranking(condensed, condensed, *common, **options)
     assert same["IOR"] == 0 and same["ARS"] == pytest.approx((1 - math.exp(-1)) / (math.e - math.exp(-1)))
 
 
@@ -343,10 +347,19 @@ def test_protocol_defaults_are_the_published_ones():
     assert (resolved.temperature, resolved.lr, resolved.batch_size, resolved.evaluate_every) == (4, 0.1, 7, 1)
 
 
+def test_a_protocol_is_made_of_the_parameters_where_0_stands_for_the_published_value():
+    params = {name: parameter.default for name, parameter in declared("05_validation").items()}
+    protocol = Protocol.of(params | {"student_network": "vgg11", "student_ema": 0.5, "factor": 2}, amp=True)
+    assert (protocol.network, protocol.epochs, protocol.width) == ("vgg11", 60, 64)
+    assert (protocol.lr, protocol.batch_size, protocol.temperature) == (None, None, None)
+    assert (protocol.ema, protocol.factor, protocol.soft, protocol.amp) == (0.5, 2, True, True)
+    assert Protocol.of(params, None).ema is None
+
+
 def test_a_smaller_set_is_the_first_images_of_each_class():
     images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    images_, labels_ = validation.smaller({"a": (images, labels)}, 2)["a"]
-    assert images_[:, 0, 0, 0].tolist() == [0, 1, 3, 4] and labels_.tolist() == [0, 0, 1, 1]
-    with pytest.raises(ValueError, match="smaller_ipcs: 4 images of each class of a are asked for, one has 3"):
-        validation.smaller({"a": (images, labels)}, 4)
+    sets = {"a": in_memory("a", "train", "xy", np.array([0, 0, 0, 1, 1, 1]), images)}
+    smaller = validation.smaller(sets, 2)["a"]
+    assert smaller.images()[:, 0, 0, 0].tolist() == [0, 1, 3, 4] and smaller.labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="smaller_ipcs = 4: a has a class of 3 images"):
+        validation.smaller(sets, 4)

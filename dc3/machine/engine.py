@@ -94,7 +94,8 @@ class Engine:
 
     def _started(self) -> Any:
         check(self.name, self.address)
-        os.environ |= QUIET | os.environ
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         import ray
         import ray.data
 

@@ -66,7 +66,7 @@ def crop_boxes(
     is not two fractions, 0 < low ≤ high ≤ 1.
     """
     if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"scale is {scale}: two fractions of the image's area, 0 < low ≤ high ≤ 1")
+        raise ValueError(f"scale = {scale}: two fractions of the image's area, 0 < low ≤ high ≤ 1")
     uniform = torch.rand((2, 10, n), generator=generator, dtype=torch.float64, device=generator.device)
     corner = torch.rand((2, n), generator=generator, dtype=torch.float64, device=generator.device)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0])
@@ -112,12 +112,17 @@ def shuffle_patches(images: Tensor, factor: int, generator: torch.Generator) -> 
     not divide belongs to the last patch. A permutation of the pixels: nothing is resampled. ValueError for a factor
     outside 1 … the shorter side.
     """
-    if not 1 <= factor <= min(images.shape[2:]):
-        raise ValueError(f"factor is {factor}: patches per side, 1 … {min(images.shape[2:])} at this image size")
+    check_factor(factor, min(images.shape[2:]))
     if factor == 1:
         return images
     rows, columns = (_shuffled_pixels(len(images), side, factor, generator) for side in images.shape[2:])
     return _gather_pixels(images, rows, columns)
+
+
+def check_factor(factor: int, side: int) -> None:
+    """ValueError unless images of `side` px have `factor` patches a side."""
+    if not 1 <= factor <= side:
+        raise ValueError(f"factor = {factor}: patches a side, 1 to {side} at {side} px")
 
 
 def _shuffled_pixels(n: int, side: int, factor: int, generator: torch.Generator) -> Tensor:
@@ -135,7 +140,7 @@ def pad_crop_flip(images: Tensor, generator: torch.Generator, padding: int | Non
     n, _, height, width = images.shape
     padding = 4 * height // 32 if padding is None else padding
     if not 0 <= padding < min(height, width):
-        raise ValueError(f"padding is {padding}: it must be 0 … {min(height, width) - 1} px at this image size")
+        raise ValueError(f"padding = {padding}: 0 to {min(height, width) - 1} px at this image size")
     shift = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator, device=generator.device)
     rows = _reflect(torch.arange(height, device=shift.device) + shift[0], height)
     columns = _reflect(torch.arange(width, device=shift.device) + shift[1], width)

@@ -1,6 +1,7 @@
 """Feature networks: what image sets are compared by. The run's teacher, torch-fidelity's Inception, torchvision's."""
 
 import hashlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dc3.models.networks import last_linear
 from dc3.models.pipelines import first_line
 
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (b, H, W, 3) -> features (b, d), logits (b, C)
+NO_TORCH_FIDELITY = "feature_network = 'inception': needs torch-fidelity; pip install torch-fidelity"
 UNLOADABLE = (OSError, RuntimeError, UnpicklingError)
 
 
@@ -51,18 +53,30 @@ def feature_network(
     its default ImageNet weights, at their image size. `weights`: a local file in place of the download, for those two.
     Raises ValueError or FileNotFoundError naming the parameter and what to do.
     """
+    _check_name(name)
     device = torch.device(device)
     if weights is not None and not Path(weights).is_file():
-        raise FileNotFoundError(f"feature_weights={str(weights)!r}: no such file; expected the weights of {name!r}")
+        raise FileNotFoundError(f"feature_weights = {str(weights)!r}: no such file; expected the weights of {name!r}")
     if name == "teacher":
         if teacher is None:
-            raise ValueError("feature_network='teacher' needs the teacher: pass teacher=, or name another network")
+            raise ValueError("feature_network = 'teacher': needs the teacher; pass teacher=, or name another network")
         return classifier_network(teacher.to(device), "teacher")
     if name == "inception":
         return _inception(weights, device)
-    if name not in torchvision.models.list_models(module=torchvision.models):
-        raise ValueError(f"feature_network={name!r}: expected 'teacher', 'inception' or a torchvision classifier")
     return _torchvision(name, weights, device)
+
+
+def check_available(name: str) -> None:
+    """ValueError for a network that `feature_network` does not know, or whose library is not installed."""
+    _check_name(name)
+    if name == "inception" and importlib.util.find_spec("torch_fidelity") is None:
+        raise ValueError(NO_TORCH_FIDELITY)
+
+
+def _check_name(name: str) -> None:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in ("teacher", "inception", *known):
+        raise ValueError(f"feature_network = {name!r}: choose teacher, inception, or torchvision's {', '.join(known)}")
 
 
 def classifier_network(model: nn.Module, name: str, size: int | None = None) -> FeatureNetwork:
@@ -88,7 +102,7 @@ def classifier_network(model: nn.Module, name: str, size: int | None = None) -> 
             except RuntimeError as error:
                 height, width = pixels.shape[-2:]
                 raise ValueError(
-                    f"feature_network={name!r} cannot take images of {height}×{width} px: {first_line(error)}"
+                    f"feature_network = {name!r} cannot take images of {height}×{width} px: {first_line(error)}"
                 ) from error
         return _pooled(seen["embedding"], seen.get("map")), logits
 
@@ -138,13 +152,13 @@ def _inception(weights: str | Path | None, device: torch.device) -> FeatureNetwo
         path = None if weights is None else str(weights)
         model = NoTrainInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], path).to(device)
     except ModuleNotFoundError as error:
-        raise ValueError("feature_network='inception' needs torch-fidelity: pip install torch-fidelity") from error
+        raise ValueError(NO_TORCH_FIDELITY) from error
     except torch.OutOfMemoryError:  # on the GPU, of weights that were loaded
         raise
     except UNLOADABLE as error:
         raise FileNotFoundError(
-            f"feature_network='inception': weights cannot be loaded ({first_line(error)}): connect to the network, or "
-            "give feature_weights, the path of torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+            f"feature_network = 'inception': weights cannot be loaded ({first_line(error)}): connect to the network, "
+            "or give feature_weights, the path of torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
         ) from error
 
     @torch.inference_mode()
@@ -162,7 +176,7 @@ def _torchvision(name: str, weights: str | Path | None, device: torch.device) ->
         model.load_state_dict(state)
     except UNLOADABLE as error:
         raise FileNotFoundError(
-            f"feature_network={name!r}: weights cannot be loaded ({first_line(error)}): connect to the network, or "
+            f"feature_network = {name!r}: weights cannot be loaded ({first_line(error)}): connect to the network, or "
             f"give feature_weights, the path of {default.url.rsplit('/', 1)[1]}"
         ) from error
     return classifier_network(model.to(device), name, size=default.transforms().crop_size[0])

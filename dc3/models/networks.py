@@ -21,7 +21,7 @@ class ConvNet(nn.Sequential):
     def __init__(self, depth: int, num_classes: int, image_size: int, width: int = 128):
         side = image_size // 2**depth
         if side == 0:
-            fits = ", ".join(f"conv{d}" for d in range(3, 7) if image_size >= 2**d) or "none of conv3 … conv6"
+            fits = ", ".join(f"conv{d}" for d in range(3, 7) if image_size >= 2**d) or "another network"
             raise ValueError(
                 f"network = 'conv{depth}': halves the image {depth} times and needs image_size ≥ {2**depth}, "
                 f"got {image_size}; at this size choose {fits}"

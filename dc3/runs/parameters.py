@@ -62,9 +62,16 @@ IpcList = list[PositiveInt]
 
 WITHOUT_EFFECT = ("engine", "ray_address", "ray_actors", "ray_gpus")  # how a stage is computed, not what comes out
 
-TYPES = {name: value for name, value in globals().items() if name[0].isupper()} | {
-    kind.__name__: kind for kind in (int, float, str, bool, list)
-}
+__all__ = [  # the types of parameters: what `from dc3.runs.parameters import *` gives to a cell
+    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "EngineName", "FolderList",
+    "Fraction", "Function", "GeneratorList", "GradientLoss", "Greedy", "GuidanceScale", "ImageGuidanceScale",
+    "ImageSize", "IpcList", "KMeansKind",
+    "LatentsDtype", "Method", "Mix", "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt",
+    "NumberList", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName",
+    "Seed", "SeedList", "Selection", "Share",
+]  # fmt: skip
+
+TYPES = {name: globals()[name] for name in __all__} | {kind.__name__: kind for kind in (int, float, str, bool, list)}
 
 
 class ParameterError(ValueError):
@@ -191,13 +198,3 @@ def parse_value(text: str) -> Any:
         return yaml.load(text, FloatLoader)
     except yaml.YAMLError as error:
         raise ParameterError(f"{text!r} is not a value that YAML knows: {' '.join(str(error).split())}") from None
-
-
-__all__ = [  # what the notebooks' parameter cells import
-    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "EngineName", "FolderList",
-    "Fraction", "Function", "GeneratorList", "GradientLoss", "Greedy", "GuidanceScale", "ImageGuidanceScale",
-    "ImageSize", "IpcList", "KMeansKind",
-    "LatentsDtype", "Method", "Mix", "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt",
-    "NumberList", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName",
-    "Seed", "SeedList", "Selection", "Share",
-]  # fmt: skip

@@ -34,7 +34,7 @@ HISTORIES = ("history.parquet", "networks.parquet")  # the second trains the fir
 SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those that it needs with it
     (
         *("dataset", "data_dir", "image_size", "images_per_class", "ipc", "sure_share", "compared", "crops_per_side"),
-        *("generators", "dit_base", "dit_rows", "class_names"),
+        *("crop_tries", "crop_images", "generators", "dit_base", "dit_rows", "class_names"),
     ),
     ("vae", "vae_revision"),
     ("editor", "editor_revision"),
