@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from dc3.images.image_set import class_numbers
 from dc3.machine.arrays import Rows, groups, read_rows
 from dc3.machine.progress import tqdm
 
@@ -82,9 +83,7 @@ def bin_all(
 
     latents (n, d), labels (n,), the rest as in `bin_class`. Raises ValueError as that, and for another count of labels.
     """
-    labels = np.asarray(labels)
-    if labels.shape != (len(latents),):
-        raise ValueError(f"labels: expected one for each of {len(latents)} latents, got shape {labels.shape}")
+    labels = class_numbers(labels, count=len(latents))
     bin_numbers = np.empty(len(labels), np.int64)
     for _, members in tqdm(list(groups(labels)), desc="bins", unit="class"):
         binned = bin_class(read_rows(latents, members), components, bins, seed=seed, pca=pca, kmeans=kmeans)
@@ -112,7 +111,7 @@ def embed_2d(latents: np.ndarray, *, seed: int, perplexity: float = 30, componen
 def _checked(latents: np.ndarray) -> np.ndarray:
     latents = np.asarray(latents, np.float32)
     if latents.ndim != 2 or 0 in latents.shape:
-        raise ValueError(f"latents: expected (n, d) with at least one image, got shape {latents.shape}")
+        raise ValueError(f"latents = {latents.dtype} {latents.shape}: expected (n, d), n ≥ 1")
     if not np.isfinite(latents).all():
         raise ValueError("latents: contain NaN or infinity; run the features stage again")
     return latents
@@ -121,17 +120,17 @@ def _checked(latents: np.ndarray) -> np.ndarray:
 def _check_options(components: int, bins: int, pca: str, kmeans: str) -> None:
     for name, value in (("components", components), ("bins", bins)):
         if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+            raise ValueError(f"{name} = {value}: at least 1")
     if pca not in ("auto", "full", "randomized"):
-        raise ValueError(f"pca={pca!r}: expected 'auto', 'full' or 'randomized'")
+        raise ValueError(f"pca = {pca!r}: choose auto, full or randomized")
     if kmeans not in ("full", "minibatch"):
-        raise ValueError(f"kmeans={kmeans!r}: expected 'full' or 'minibatch'")
+        raise ValueError(f"kmeans = {kmeans!r}: choose full or minibatch")
 
 
 def _copies(latents: np.ndarray) -> np.ndarray:
     return pd.factorize(np.array([hash(row.tobytes()) for row in latents]))[0]
 
 
-def _note_reduction(asked: int, used: int, n: int) -> None:
-    if used < asked:
-        log.info("bins=%d reduced to %d for a class of %d images", asked, used, n)
+def _note_reduction(wanted: int, used: int, n: int) -> None:
+    if used < wanted:
+        log.info("bins = %d reduced to %d for a class of %d images", wanted, used, n)

@@ -209,8 +209,11 @@ def _check_names(told: str, found: tuple[str, ...], classes: tuple[str, ...]) ->
         return
     expected = numbered if all(name.isdigit() for name in found) else tuple(classes)
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    faults = [f"no folder for {', '.join(missing[:5])}"] * bool(missing)
-    faults += [f"folders of no class: {', '.join(unknown[:5])}"] * bool(unknown)
+    faults = []
+    if missing:
+        faults.append(f"no folder for {', '.join(missing[:5])}")
+    if unknown:
+        faults.append(f"folders of no class: {', '.join(unknown[:5])}")
     raise ValueError(
         f"{told}: {'; '.join(faults) or 'the class folders sort in another order'} "
         f"({len(found)} folders for {len(classes)} classes)"

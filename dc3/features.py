@@ -33,7 +33,7 @@ def load_vae(path_or_id: str | Path, revision: str | None = None, device: torch.
     name = str(path_or_id)
     local = Path(name).expanduser().is_dir()
     if not local and not HUB_ID.fullmatch(name):
-        raise FileNotFoundError(f"vae={name!r} is not a folder: {VAE_EXPECTED}")
+        raise FileNotFoundError(f"vae = {name!r}: not a folder; {VAE_EXPECTED}")
     source = str(Path(name).expanduser()) if local else name
     subfolders = ["vae", None] if not local or (Path(source) / "vae").is_dir() else [None]
     offline, reason = local, ""
@@ -47,7 +47,7 @@ def load_vae(path_or_id: str | Path, revision: str | None = None, device: torch.
             unreachable = isinstance(error.__context__, LocalEntryNotFoundError)  # half a minute of retries: not twice
             offline = offline or unreachable
             reason = reason or str(error.__context__ if unreachable else error).splitlines()[0]
-    raise FileNotFoundError(f"vae={name!r} cannot be loaded ({reason}): {VAE_EXPECTED}")
+    raise FileNotFoundError(f"vae = {name!r}: cannot be loaded ({reason}); {VAE_EXPECTED}")
 
 
 def encode(
@@ -67,7 +67,7 @@ def encode(
     images: an ImageSet or uint8 (n, H, W, 3); resized to `size` pixels a side by nearest neighbour. The last batch is
     padded, so that a row depends on its image only.
     amp: float16 autocast on cuda and float32 elsewhere (None), float32 everywhere (False), bfloat16 autocast (True).
-    dtype: float16 keeps 11 bits of a value, much finer than K-means tells images apart by, at half the disk and reading
+    dtype: float16 keeps 11 bits of a value, much finer than K-means can distinguish, at half the disk and reading
     time of float32, which is for VAEs whose latents exceed 65,504.
     engine: here, or in Ray's actors, to the same bytes at the same batch size.
     Rows go straight to the disk; the file has its name only when complete. Returns it, memory-mapped, read-only.
@@ -75,7 +75,7 @@ def encode(
     """
     for parameter, value in (("images", len(images)), ("size", size), ("batch_size", batch_size)):
         if value < 1:
-            raise ValueError(f"{parameter}: expected at least 1, got {value}")
+            raise ValueError(f"{parameter} = {value}: at least 1")
     device = torch.device(device or next(vae.parameters()).device)
     vae = vae.to(device)
     work = LatentWork(vae, images, size, batch_size, amp)
@@ -145,6 +145,6 @@ def _finite(rows: np.ndarray, dtype: np.dtype, positions: np.ndarray) -> np.ndar
     if len(broken):
         raise ValueError(
             f"vae: the latents of image {positions[broken[0]]} are not finite in {dtype}: "
-            "the model does not stand half precision, or its weights are damaged"
+            "the model needs float32 (precision, latents_dtype), or its weights are damaged"
         )
     return stored

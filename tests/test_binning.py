@@ -77,7 +77,7 @@ def test_copies_of_an_image_have_the_same_projection():
 def test_a_reduction_is_said(caplog):
     with caplog.at_level(logging.INFO, "dc3.binning"):
         bin_class(blobs(n=4)[0], bins=10, seed=0)
-    assert "bins=10 reduced to 4 for a class of 4 images" in caplog.text
+    assert "bins = 10 reduced to 4 for a class of 4 images" in caplog.text
 
 
 def test_bin_all_bins_each_class_on_its_own(tmp_path):
@@ -129,10 +129,10 @@ def test_bad_input_is_refused():
         (spoilt, {}, "NaN"),
         (good[0], {}, "latents"),
         (good[:0], {}, "latents"),
-        (good, {"bins": 0}, "bins=0"),
-        (good, {"components": 0}, "components=0"),
-        (good, {"pca": "sparse"}, "pca='sparse'"),
-        (good, {"kmeans": "fast"}, "kmeans='fast'"),
+        (good, {"bins": 0}, "bins = 0"),
+        (good, {"components": 0}, "components = 0"),
+        (good, {"pca": "sparse"}, "pca = 'sparse'"),
+        (good, {"kmeans": "fast"}, "kmeans = 'fast'"),
     ):
         with pytest.raises(ValueError, match=named):
             bin_class(latents, **({"seed": 0} | options))

@@ -50,7 +50,7 @@ def test_another_set_beside_embeds_itself_only(tmp_path):
 def test_other_pixels_weights_and_image_sets_are_other_features(tmp_path):
     changed = IMAGES.copy()
     changed[0, 0, 0, 0] ^= 1
-    sets = [IMAGES, changed, in_memory("x", "train", ("a",), np.zeros(6), IMAGES)]
+    sets = [IMAGES, changed, in_memory("x", "train", ("a",), np.zeros(6, int), IMAGES)]
     for seed in (0, 1):
         for images in sets:
             np.testing.assert_array_equal(

@@ -61,7 +61,7 @@ def test_a_pipeline_folder_and_a_vae_folder_give_the_same_model(vae_folder):
 def test_missing_vae_names_the_parameter(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in (tmp_path / "nowhere", tmp_path, "no/such-model"):
-        with pytest.raises(FileNotFoundError, match=r"vae=.*expected a folder in diffusers format"):
+        with pytest.raises(FileNotFoundError, match=r"vae = .*expected a folder in diffusers format"):
             features.load_vae(name)
 
 

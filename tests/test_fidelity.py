@@ -125,7 +125,7 @@ def test_a_hidden_vector_is_taken_as_it_is():
 def test_embedding_leaves_no_hook_and_streams_image_sets():
     model = convnet()
     network = classifier_network(model, "teacher")
-    image_set = in_memory("x", "train", "a", np.zeros(11), IMAGES)
+    image_set = in_memory("x", "train", "a", np.zeros(11, int), IMAGES)
     np.testing.assert_array_equal(embed(image_set, network, 3).features, embed(IMAGES, network, 3).features)
     assert sum(len(features) for features, _ in embedded_batches(image_set, network, 3)) == 11
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

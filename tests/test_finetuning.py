@@ -310,7 +310,7 @@ def test_bad_models_are_refused_by_parameter(vae, random_editor_folder, tmp_path
         ({"dit_heads": 5}, "dit_heads = 5: must divide dit_width = 96"),
         (
             {"finetune_beside": ["rded"], "compared": ["random"]},
-            r"finetune_beside = \['rded'\]: rded must stand in compared",
+            r"finetune_beside = \['rded'\]: rded must be in compared",
         ),
     ],
 )

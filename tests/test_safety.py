@@ -53,7 +53,7 @@ def test_a_vae_with_a_pickle_for_its_weights_runs_nothing(tmp_path, trace):
     vae.save_pretrained(tmp_path / "vae")
     (tmp_path / "vae/diffusion_pytorch_model.safetensors").unlink()
     (tmp_path / "vae/diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb(trace)))
-    with pytest.raises(FileNotFoundError, match="vae="):
+    with pytest.raises(FileNotFoundError, match="vae = "):
         features.load_vae(tmp_path / "vae")
     assert not trace.exists()
 

@@ -125,9 +125,9 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
             if n in weights and weights[n].shape != own[n].shape
         ],
     }
-    told = [f"{len(names)} {how} ({', '.join(names[:3])})" for how, names in misfits.items() if names]
-    if told:
-        raise ValueError(f"{path} does not fit the network: {'; '.join(told)}. Check network, num_classes, image_size")
+    found = [f"{len(names)} {how} ({', '.join(names[:3])})" for how, names in misfits.items() if names]
+    if found:
+        raise ValueError(f"{path} does not fit the network: {'; '.join(found)}. Check network, num_classes, image_size")
     model.load_state_dict(weights, strict=False)
 
 

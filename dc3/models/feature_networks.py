@@ -27,7 +27,7 @@ UNLOADABLE = (OSError, RuntimeError, UnpicklingError)
 class FeatureNetwork:
     """What images are compared by: uint8 (b, H, W, 3) on `device` to features (b, d) and logits (b, C).
 
-    `fingerprint` tells networks of one name apart, by their weights; "" where they are not known.
+    `fingerprint` identifies the network by its weights; "" where they are not known.
     """
 
     name: str

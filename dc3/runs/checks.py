@@ -174,7 +174,7 @@ def _check_picked(params: Values) -> None:
         lacking = [name for name in names if METHODS[name].picked_by not in (None, *params["compared"])]
         if lacking:
             raise ParameterError(
-                f"{parameter} = {params[parameter]!r}: {', '.join(lacking)} must stand in compared too, which is "
+                f"{parameter} = {params[parameter]!r}: {', '.join(lacking)} must be in compared too, which is "
                 f"{params['compared']!r}: 03_sampling makes the picks"
             )
 
