@@ -18,28 +18,29 @@ import typer
 from PIL import Image
 
 from dc3 import condensed
-from dc3.compensation import Coloring, compensate, draw
+from dc3.compensation import Coloring, Compensator, compensate, draw_for
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.machine import devices
-from dc3.models.editor import Editor, load_editor
+from dc3.models.editor import Editor, EditorSettings, load_editor
 from dc3.runs import parameters
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
 
 
-def published(images: ImageSet, picks: pd.DataFrame, coloring: Coloring, tool: Editor, folder: Path) -> None:
+def published(images: ImageSet, picks: pd.DataFrame, folder: Path, compensator: Compensator) -> None:
     """One call per image and prompt; the text is embedded anew in each."""
+    coloring, tool, used = compensator.coloring, compensator.editor, compensator.editor.settings
     for index in picks["index"]:
-        source = Image.fromarray(images.images([index])[0]).resize((tool.size, tool.size), Image.Resampling.BILINEAR)
-        drawn = draw(int(index), coloring)
+        source = Image.fromarray(images.images([index])[0]).resize((used.size, used.size), Image.Resampling.BILINEAR)
+        drawn = draw_for(int(index), coloring)
         for prompt, seed in zip(drawn.prompts, drawn.edit_seeds, strict=True):
             tool.pipeline(
                 coloring.instruction.format(p=prompt),
                 image=source,
-                num_inference_steps=tool.steps,
-                guidance_scale=tool.guidance_scale,
-                image_guidance_scale=tool.image_guidance_scale,
+                num_inference_steps=used.steps,
+                guidance_scale=used.guidance_scale,
+                image_guidance_scale=used.image_guidance_scale,
                 generator=torch.Generator().manual_seed(seed),
             )
 
@@ -72,10 +73,10 @@ def watch(tool: Editor) -> Stopwatch:
     return clock
 
 
-def timed(run: Callable, *arguments) -> float:
+def timed(run: Callable, images: ImageSet, picks: pd.DataFrame, compensator: Compensator) -> float:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        run(*arguments, Path(folder))
+        run(images, picks, Path(folder), compensator)
         return time.perf_counter() - started
 
 
@@ -93,21 +94,15 @@ def main(
     picks = pd.DataFrame({"index": index, "label": train.labels[index], "bin": 0})
     picks["rank"] = picks.groupby("label").cumcount()
     coloring = Coloring(0, DEFAULTS["warm_prompts"], DEFAULTS["cold_prompts"], DEFAULTS["instruction"], "gradient")
-    tool = load_editor(
-        editor,
-        size=size,
-        steps=steps,
-        guidance_scale=DEFAULTS["guidance_scale"],
-        image_guidance_scale=DEFAULTS["image_guidance_scale"],
-        batch_size=batch_size,
-        device=devices.device(),
-        precision=precision,
-    )
-    timed(compensate, train, picks[:2], coloring, tool)
-    loop = timed(published, train, picks, coloring, tool)
+    own = {"editor": editor, "edit_size": size, "edit_steps": steps, "edit_batch_size": batch_size}
+    used = EditorSettings.of(DEFAULTS | own | {"edit_precision": precision})
+    tool = load_editor(used, devices.device())
+    compensator = Compensator(coloring, tool)
+    timed(compensate, train, picks[:2], compensator)
+    loop = timed(published, train, picks, compensator)
     tool.embeddings.clear()
     clock = watch(tool)
-    ours = timed(compensate, train, picks, coloring, tool)
+    ours = timed(compensate, train, picks, compensator)
     print(f"{images} picks, {2 * images} edits of {steps} steps at {size} px, {tool.precision}, {tool.device}\n")
     rows = [{"how": "one call per image and prompt", "seconds": loop}, {"how": "dc3", "seconds": ours}]
     table = pd.DataFrame(rows)

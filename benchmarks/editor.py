@@ -13,7 +13,6 @@ the tables of the model card:
 3. the guidance scale: how far the edits go in their prompt's own direction, and SSIM.
 """
 
-from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -34,7 +33,7 @@ from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.machine import devices, paths
 from dc3.models import checkpoints
-from dc3.models.editor import Editor, load_editor
+from dc3.models.editor import Editor, EditorSettings, load_editor
 from dc3.models.evaluation import accuracy
 from dc3.runs import parameters
 
@@ -151,16 +150,9 @@ def main(
     test = datasets.load(dataset, "test", data_dir=folder, image_size=size)
     chosen = np.linspace(0, len(test) - 1, min(images, len(test))).astype(int)
     sources, labels = test.images(chosen), test.labels[chosen]
-    tool = load_editor(
-        editor,
-        size=size,
-        steps=DEFAULTS["edit_steps"],
-        guidance_scale=DEFAULTS["guidance_scale"],
-        image_guidance_scale=DEFAULTS["image_guidance_scale"],
-        batch_size=max(DEFAULTS["edit_batch_size"] * 32**2 // size**2, 1),
-        device=devices.device(),
-        precision=precision,
-    )
+    batch_size = max(DEFAULTS["edit_batch_size"] * 32**2 // size**2, 1)
+    own = {"editor": editor, "edit_size": size, "edit_batch_size": batch_size, "edit_precision": precision}
+    tool = load_editor(EditorSettings.of(DEFAULTS | own), devices.device())
     turn = np.arange(len(sources))
     prompts = np.array([*np.take(WARM, turn % len(WARM)), *np.take(COLD, turn // len(WARM) % len(COLD))])
     doubled = np.concatenate([sources, sources])
@@ -183,7 +175,7 @@ def main(
     print("\n" + pd.Series(told, name="value").rename_axis("measure").to_markdown())
     rows = []
     for scale in GUIDANCE:
-        guided = edit(replace(tool, guidance_scale=scale), doubled[some], list(prompts[some]), seed)
+        guided = edit(tool.using(guidance_scale=scale), doubled[some], list(prompts[some]), seed)
         moved = own_direction(lab_shifts(guided, doubled[some]), prompts[some], table)
         rows.append({"guidance": scale, "shift": moved, "SSIM of L*": similarities(guided, doubled[some]).mean()})
     print("\n" + pd.DataFrame(rows).to_markdown(index=False, floatfmt=".2f"))

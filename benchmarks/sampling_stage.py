@@ -1,7 +1,7 @@
 """The sampling stage on a whole image set, step by step: python benchmarks/sampling_stage.py --data-dir data/cifar10
 
 Forward: the gradient factors of every image, as 03_sampling computes them. Kernel and greedy: the calls that
-`strategies.choose` makes, for dc3 (BINS bins a class) and for submodular (whole classes), IPC picks a class. Rest: what
+`strategies.pick` makes, for dc3 (BINS bins a class) and for submodular (whole classes), IPC picks a class. Rest: what
 else it does (one class at a time out of the arrays, the table of picks). Decoding the files is timed apart; the bins,
 which stage 02 makes, are not timed: K-means here sees 8×8 pixels in the place of latents.
 
@@ -23,7 +23,6 @@ import typer
 from torch import nn
 
 from dc3 import binning, gradients, strategies
-from dc3 import strategies as class_strategies
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
@@ -32,7 +31,7 @@ from dc3.models import checkpoints, networks
 IMAGE_SIZE, IPC, BINS = 32, 10, 10
 GRID = 8  # pixels a side that the bins are made of
 STRATEGIES = ("dc3", "submodular")
-TIMED = {"kernel": "gradient_kernel", "greedy": "select"}  # step → the name that strategies.choose calls
+TIMED = {"kernel": "gradient_kernel", "greedy": "select"}  # step → the name that strategies.pick calls
 
 
 class Stopwatch:
@@ -67,12 +66,12 @@ def pixel_bins(images: ImageSet) -> np.ndarray:
     return binning.bin_all(small.reshape(len(images), -1), images.labels, bins=BINS, seed=0)
 
 
-def strategy_seconds(strategy: str, candidates: dict) -> dict[str, float]:
-    """Seconds of kernel, greedy and rest in `strategies.choose`."""
+def strategy_seconds(strategy: str, pool: strategies.Pool) -> dict[str, float]:
+    """Seconds of kernel, greedy and rest in `strategies.pick`."""
     watch = Stopwatch()
-    replaced = {name: watch.timed(step, getattr(class_strategies, name)) for step, name in TIMED.items()}
-    with patch.multiple(class_strategies, **replaced):
-        watch.timed("all", strategies.choose)(strategy, ipc=IPC, **candidates)
+    replaced = {name: watch.timed(step, getattr(strategies, name)) for step, name in TIMED.items()}
+    with patch.multiple(strategies, **replaced):
+        watch.timed("all", strategies.pick)(strategy, pool, strategies.PickOptions(IPC))
     whole = watch.seconds.pop("all")
     return watch.seconds | {"rest": whole - sum(watch.seconds.values())}
 
@@ -110,8 +109,8 @@ def main(
     images = watch.timed("decode", files.cached)()
     model = obtain_teacher(teacher, len(images.classes))
     logit_grad, embedding = watch.timed("forward", gradients.gradient_factors)(model, images.batches(), images.labels)
-    candidates = {"labels": images.labels, "bins": pixel_bins(images), "logit_grad": logit_grad, "embedding": embedding}
-    steps = {strategy: strategy_seconds(strategy, candidates) for strategy in STRATEGIES}
+    pool = strategies.Pool(images.labels, pixel_bins(images), logit_grad, embedding)
+    steps = {strategy: strategy_seconds(strategy, pool) for strategy in STRATEGIES}
 
     counts, rates = images.counts(), {step: len(images) / seconds for step, seconds in watch.seconds.items()}
     print(f"{len(images):,} images of {IMAGE_SIZE} px, {counts.min():,} to {counts.max():,} a class, IPC {IPC}", end="")

@@ -85,7 +85,8 @@ class Stopwatch:
 
 
 def select(labels: np.ndarray, bins: np.ndarray, logit_grad: object, embedding: object) -> pd.DataFrame:
-    return strategies.choose("dc3", labels=labels, ipc=IPC, bins=bins, logit_grad=logit_grad, embedding=embedding)
+    pool = strategies.Pool(labels, bins, logit_grad, embedding)
+    return strategies.pick("dc3", pool, strategies.PickOptions(IPC))
 
 
 def of_images(count: int, folder: Path) -> dict[str, float]:

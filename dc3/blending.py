@@ -14,7 +14,8 @@ rounded to the nearest integer; the modes differ in w:
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+
+from dc3.images.decoding import resized
 
 RAMP = 20 / 256
 CELL = 8 / 256
@@ -67,12 +68,8 @@ def _mosaic(images: Sequence[np.ndarray]) -> np.ndarray:
     """First and second above, third and fourth below; an odd side gives its extra pixel to the right and the bottom."""
     height, width = images[0].shape[:2]
     rows, columns = (height // 2, height - height // 2), (width // 2, width - width // 2)
-    quadrants = [_resized(image, rows[k // 2], columns[k % 2]) for k, image in enumerate(images)]
+    quadrants = [resized(image, rows[k // 2], columns[k % 2]) for k, image in enumerate(images)]
     return np.vstack([np.hstack(quadrants[:2]), np.hstack(quadrants[2:])])
-
-
-def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _check(images: Sequence[np.ndarray], mode: str, ramp: float, cell: float) -> None:

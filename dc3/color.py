@@ -1,9 +1,10 @@
 """Colour statistics of image sets, uint8 (n, H, W, 3). Per image where possible, to be bootstrapped."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.spatial import ConvexHull
 from skimage.color import lab2rgb, rgb2lab
 from sklearn.cluster import KMeans
@@ -174,6 +175,26 @@ def bootstrap_ci(
     draws = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(statistic(values)), float(low), float(high))
+
+
+def statistics(sets: Mapping[str, np.ndarray], *, seed: int) -> pd.DataFrame:
+    """A row a set, uint8 (n, H, W, 3) by name, columns set, images, and each statistic with the ends of its interval.
+
+    Colourfulness and hue entropy are bootstrapped; gamuts are of half as many images as the smallest set has.
+    """
+    size = min(map(len, sets.values())) // 2
+    rows = []
+    for name, images in sets.items():
+        measured = {
+            "colourfulness M": bootstrap_ci(colorfulness(images), seed=seed),
+            "hue entropy (bits)": bootstrap_ci(hue_histogram(images), hue_entropy, seed=seed),
+            f"gamut of {size} images (a*b*)": gamut_area_of_equal_sets(images, size, seed=seed),
+        }
+        columns = [interval.columns(column) for column, interval in measured.items()]
+        rows.append(
+            {"set": name, "images": len(images)} | {key: value for part in columns for key, value in part.items()}
+        )
+    return pd.DataFrame(rows)
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:

@@ -4,29 +4,30 @@ DC3, arXiv 2508.01139. All that is drawn for an image (prompts, noise, blend) co
 image comes out the same alone or in any company, today or after a kill.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
 from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Engine
 from dc3.machine.files import printable
-from dc3.models.editor import Editor, load_editor, weights_hash
-from dc3.models.evaluation import image_losses, weights_digest
-from dc3.strategies import METHODS, RDED, mosaic
+from dc3.models.editor import Editor, EditorSettings, load_editor, weights_hash
+from dc3.rded import mosaic
+from dc3.strategies import METHODS, RDED
 
 ATTEMPTS = 2
 SOURCE_MODE = "none"  # no edit: the pick itself, for ablation
-COPIES_A_BATCH = 256
+COPIED_A_BATCH, TILED_A_BATCH = 256, 64
+CANDIDATE = 0  # once a pick had several colourings, numbered in the seed and in the PNGs: sets keep their bytes with it
+HISTORY_OF_SET, HISTORY_OF_DRAW = {"edit_candidates": 1}, {"candidate": CANDIDATE}
 
 
 class EditFailed(RuntimeError):
@@ -45,13 +46,10 @@ class Coloring:
     ramp: float = RAMP
     cell: float = CELL
     edit_strength: float = 1.0  # how far a pick moves to its edits: 1 all the way, as published
-    edit_candidates: int = 1  # colourings a pick, of which the teacher keeps the one it is surest of
 
     def __post_init__(self) -> None:
         if not 0 < self.edit_strength <= 1:
             raise ValueError(f"edit_strength = {self.edit_strength}: a fraction above 0, and at most 1")
-        if self.edit_candidates < 1:
-            raise ValueError(f"edit_candidates = {self.edit_candidates}: at least 1")
         if "{p}" not in self.instruction:
             raise ValueError(f"instruction = {self.instruction!r} has no {{p}}: the place where the prompt goes")
         if self.blend_mode not in (*IMAGES_NEEDED, SOURCE_MODE):
@@ -59,54 +57,56 @@ class Coloring:
                 f"blend_mode = {self.blend_mode!r}: choose one of {', '.join([*IMAGES_NEEDED, SOURCE_MODE])}"
             )
 
+    @classmethod
+    def of(cls, params: Mapping[str, Any], seed: int) -> "Coloring":
+        """The colouring that the parameters of 04_compensation name."""
+        names = ("warm_prompts", "cold_prompts", "instruction", "blend_mode", "ramp", "cell", "edit_strength")
+        return cls(seed, **{name: params[name] for name in names})
+
     @property
     def edits_per_pick(self) -> int:
         """How many edits the blend mode takes of one image: 2 or 4, 0 with "none"."""
         return IMAGES_NEEDED.get(self.blend_mode, 0)
 
+    def instructions(self, prompts: Sequence[str]) -> list[str]:
+        """What the editor is told for each prompt."""
+        return [self.instruction.format(p=prompt) for prompt in prompts]
+
+    def as_pair(self) -> "Coloring":
+        """The same with one warm and one cold edit an image."""
+        return replace(self, blend_mode="gradient")
+
 
 @dataclass(frozen=True)
-class Draw:
+class EditDraw:
     """What was drawn for one image: its prompts (warm, cold, warm …), one noise seed an edit, the blend's seed."""
 
     prompts: list[str]
     edit_seeds: list[int]
     blend_seed: int
     attempt: int
-    candidate: int = 0
 
 
-def draw(index: int, coloring: Coloring, attempt: int = 0, candidate: int = 0) -> Draw:
-    """The draws of image `index`, a pure function of (run seed, index, attempt, candidate)."""
-    rng = np.random.default_rng([coloring.seed, index, attempt, candidate])
+def draw_for(index: int, coloring: Coloring, attempt: int = 0) -> EditDraw:
+    """The draw of image `index`, a pure function of (run seed, index, attempt)."""
+    rng = np.random.default_rng([coloring.seed, index, attempt, CANDIDATE])
     pools = [coloring.warm_prompts, coloring.cold_prompts]
     prompts = [str(rng.choice(pools[k % 2])) for k in range(coloring.edits_per_pick)]
     seeds = rng.integers(2**62, size=coloring.edits_per_pick + 1).tolist()
-    return Draw(prompts, seeds[:-1], seeds[-1], attempt, candidate)
+    return EditDraw(prompts, seeds[:-1], seeds[-1], attempt)
 
 
-def pairs_of(provenance: pd.DataFrame, coloring: Coloring) -> list[Draw]:
-    """Of each row of `provenance` the first warm and cold edit that were asked for; drawn where there were fewer."""
-    pair = replace(coloring, blend_mode="gradient")
+def recorded_pairs(provenance: pd.DataFrame, coloring: Coloring) -> list[EditDraw]:
+    """Of each row of `provenance` the draw of its first warm and cold edit; drawn here where it has fewer edits."""
     if "prompts" not in provenance or not provenance["prompts"].str.len().ge(2).all():
-        return [draw(int(index), pair) for index in provenance["index"]]
-    drawn = provenance[["prompts", "edit_seeds", "blend_seed", "attempt", "candidate"]]
-    return [Draw(list(row.prompts[:2]), list(row.edit_seeds[:2]), *row[2:]) for row in drawn.itertuples(index=False)]
+        return [draw_for(int(index), coloring.as_pair()) for index in provenance["index"]]
+    drawn = provenance[["prompts", "edit_seeds", "blend_seed", "attempt"]]
+    return [
+        EditDraw(list(row.prompts[:2]), list(row.edit_seeds[:2]), *row[2:]) for row in drawn.itertuples(index=False)
+    ]
 
 
-def edit_pairs(images: np.ndarray, draws: Sequence[Draw], coloring: Coloring, editor: Editor) -> np.ndarray:
-    """Every edit of every draw: uint8 (n, S, S, 3) → float32 (draws, edits, S, S, 3) in 0…1, NaN where one failed.
-
-    The draws are those of the first image, as many of the second, and so on; mostly one an image.
-    """
-    count = coloring.edits_per_pick
-    instructions = [coloring.instruction.format(p=prompt) for drawn in draws for prompt in drawn.prompts]
-    seeds = [seed for drawn in draws for seed in drawn.edit_seeds]
-    of = np.repeat(np.arange(len(images)), count * len(draws) // max(len(images), 1))
-    return editor.edit(images, instructions, seeds, of=of).reshape(len(draws), count, *images.shape[1:])
-
-
-def compensated(source: np.ndarray, edits: np.ndarray, drawn: Draw, coloring: Coloring) -> np.ndarray | None:
+def compensated(source: np.ndarray, edits: np.ndarray, drawn: EditDraw, coloring: Coloring) -> np.ndarray | None:
     """The blended image, uint8 (S, S, 3); None when an edit is not finite, or black where the source is not.
 
     With a strength s below 1, s·edit + (1 − s)·source is blended in the place of each edit.
@@ -125,34 +125,108 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
-def compensate(
+@dataclass(frozen=True)
+class Compensator:
+    """A colouring and the editor that does it."""
+
+    coloring: Coloring
+    editor: Editor
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], seed: int, device: torch.device) -> "Compensator | None":
+        """What the parameters of 04_compensation name; None where their `method` does not edit."""
+        if not METHODS[params["method"]].edits:
+            return None
+        return cls(Coloring.of(params, seed), load_editor(EditorSettings.of(params), device))
+
+    def edits_of(self, images: np.ndarray, draws: Sequence[EditDraw]) -> np.ndarray:
+        """Every edit of uint8 images (n, S, S, 3) by n draws: float32 (n, edits, S, S, 3) in 0…1, NaN where one failed."""
+        instructions = [told for drawn in draws for told in self.coloring.instructions(drawn.prompts)]
+        seeds = [seed for drawn in draws for seed in drawn.edit_seeds]
+        count = self.coloring.edits_per_pick
+        of = np.repeat(np.arange(len(images)), count)
+        return self.editor.edit(images, instructions, seeds, of=of).reshape(len(draws), count, *images.shape[1:])
+
+    def stamp(self) -> dict[str, Any]:
+        """What all images that it makes have in common, for their history."""
+        used = self.editor.settings
+        editor = {
+            "editor": used.name,
+            "editor_sha256": weights_hash(self.editor),
+            "precision": self.editor.precision,
+            "size": used.size,
+            "steps": used.steps,
+            "guidance_scale": used.guidance_scale,
+            "image_guidance_scale": used.image_guidance_scale,
+            "batch_size": used.batch_size,
+        }
+        return {"method": "compensate"} | asdict(self.coloring) | HISTORY_OF_SET | editor
+
+
+def condense(
     images: ImageSet,
     picks: pd.DataFrame,
-    coloring: Coloring,
-    editor: Editor | None,
     folder: Path,
-    teacher: nn.Module | None = None,
+    compensator: Compensator | None = None,
     engine: Engine = LOCAL,
+) -> pd.DataFrame:
+    """Writes the condensed set of `picks` to `folder`, in the layout of `dc3.condensed.fill`; returns its provenance.
+
+    Crops of RDED are tiled, other picks are compensated, or without a `compensator` filed as they are.
+    """
+    if "tile" in picks:
+        return tile(images, picks, folder)
+    if compensator is None:
+        return copy(images, picks, folder)
+    return compensate(images, picks, folder, compensator, engine)
+
+
+def compensate(
+    images: ImageSet, picks: pd.DataFrame, folder: Path, compensator: Compensator, engine: Engine = LOCAL
 ) -> pd.DataFrame:
     """Writes the compensated picks to `folder` in the layout of `dc3.condensed.fill`, and returns their provenance.
 
     `picks` has the columns index, label, bin, rank. A killed run goes on where it was. EditFailed when an image cannot
     be edited in two attempts; all others are kept, on Ray (`engine`) those of other batches. With blend_mode "none" the
     picks themselves are filed, as `copy`.
-    With several candidates a pick, `teacher` chooses; ValueError when there is none.
     """
-    if not coloring.edits_per_pick:
+    count = compensator.coloring.edits_per_pick
+    if not count:
         return copy(images, picks, folder)
-    if editor is None:
-        raise ValueError(f"blend_mode = {coloring.blend_mode!r}: an editor is needed")
-    stamp = {"method": "compensate"} | asdict(coloring) | _settings(editor)
-    if coloring.edit_candidates > 1:
-        if teacher is None:
-            raise ValueError(f"edit_candidates = {coloring.edit_candidates}: a teacher is needed to choose among them")
-        stamp["teacher_sha256"] = weights_digest(teacher)
-    a_batch = max(editor.batch_size // (coloring.edits_per_pick * coloring.edit_candidates), 1)
-    make = _Compensator(images, coloring, editor, teacher)
-    return condensed.fill(folder, images, picks, stamp, make, a_batch, engine)
+    a_batch = max(compensator.editor.settings.batch_size // count, 1)
+    return condensed.fill(
+        folder, images, picks, compensator.stamp(), CompensateRows(images, compensator), a_batch, engine
+    )
+
+
+@dataclass(frozen=True)
+class CompensateRows:
+    """Edits and blends the images of some rows; those whose edit failed go once more with the next draw."""
+
+    images: ImageSet
+    compensator: Compensator
+
+    def __call__(self, rows: pd.DataFrame) -> Iterator[condensed.Made]:
+        for attempt in range(ATTEMPTS):
+            made = self._attempt(rows, attempt)
+            yield from (one for one in made if one is not None)
+            rows = rows[[one is None for one in made]]
+            if rows.empty:
+                return
+        names = ", ".join(printable(self.images.source(int(index))) for index in rows["index"])
+        raise EditFailed(f"the editor returned NaN or black in {ATTEMPTS} attempts for {names}; all else is kept")
+
+    def _attempt(self, rows: pd.DataFrame, attempt: int) -> list[condensed.Made | None]:
+        """The image of each row; None where its edit failed."""
+        coloring = self.compensator.coloring
+        sources = self.images.images(rows["index"].to_numpy())
+        draws = [draw_for(int(index), coloring, attempt) for index in rows["index"]]
+        edits = self.compensator.edits_of(sources, draws)
+        images = [compensated(*parts, coloring) for parts in zip(sources, edits, draws, strict=True)]
+        return [
+            None if image is None else condensed.Made(row, image, asdict(drawn) | HISTORY_OF_DRAW)
+            for row, image, drawn in zip(rows.index, images, draws, strict=True)
+        ]
 
 
 def copy(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -162,119 +236,11 @@ def copy(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
         for row, image in zip(rows.index, images.images(rows["index"].to_numpy()), strict=True):
             yield condensed.Made(row, image, {})
 
-    return condensed.fill(folder, images, picks, {"method": "copy"}, make, COPIES_A_BATCH)
-
-
-def _settings(editor: Editor) -> dict:
-    return {
-        "editor": editor.name,
-        "editor_sha256": weights_hash(editor),
-        "precision": editor.precision,
-        "size": editor.size,
-        "steps": editor.steps,
-        "guidance_scale": editor.guidance_scale,
-        "image_guidance_scale": editor.image_guidance_scale,
-        "batch_size": editor.batch_size,
-    }
-
-
-class Candidate(NamedTuple):
-    """A colouring of a pick: the image, and what was drawn for it."""
-
-    image: np.ndarray
-    draw: Draw
-
-
-@dataclass(frozen=True)
-class _Compensator:
-    """Edits and blends the images of some rows; those whose edit failed go once more with the next draw."""
-
-    images: ImageSet
-    coloring: Coloring
-    editor: Editor
-    teacher: nn.Module | None
-
-    def __call__(self, rows: pd.DataFrame) -> Iterator[condensed.Made]:
-        for attempt in range(ATTEMPTS):
-            candidates = self._candidates(rows["index"].to_numpy(), attempt)
-            for row, label, of_row in zip(rows.index, rows["label"], candidates, strict=True):
-                if of_row:
-                    kept = of_row[self._surest(of_row, label)]
-                    yield condensed.Made(row, kept.image, asdict(kept.draw))
-            rows = rows[[not of_row for of_row in candidates]]
-            if rows.empty:
-                return
-        names = ", ".join(printable(self.images.source(int(index))) for index in rows["index"])
-        raise EditFailed(f"the editor returned NaN or black in {ATTEMPTS} attempts for {names}; all else is kept")
-
-    def _candidates(self, indices: np.ndarray, attempt: int) -> list[list[Candidate]]:
-        """The colourings of each image whose edits did not fail."""
-        count = self.coloring.edit_candidates
-        sources = self.images.images(indices)
-        draws = [draw(int(index), self.coloring, attempt, k) for index in indices for k in range(count)]
-        edits = edit_pairs(sources, draws, self.coloring, self.editor)
-        made = [
-            (compensated(sources[k // count], edits[k], drawn, self.coloring), drawn) for k, drawn in enumerate(draws)
-        ]
-        parts = (made[k : k + count] for k in range(0, len(made), count))
-        return [[Candidate(image, drawn) for image, drawn in part if image is not None] for part in parts]
-
-    def _surest(self, candidates: list[Candidate], label: int) -> int:
-        """The place of the colouring for which the teacher's loss with the pick's label is lowest."""
-        if len(candidates) == 1 or self.teacher is None:
-            return 0
-        return int(image_losses(self.teacher, np.stack([one.image for one in candidates]), int(label)).argmin())
-
-
-TILED_A_BATCH = 64
-
-
-def editor_of(params: dict[str, Any], device: torch.device) -> Editor:
-    """The editor that the parameters of 04_compensation name."""
-    return load_editor(
-        params["editor"],
-        size=params["edit_size"],
-        steps=params["edit_steps"],
-        guidance_scale=params["guidance_scale"],
-        image_guidance_scale=params["image_guidance_scale"],
-        batch_size=params["edit_batch_size"],
-        revision=params["editor_revision"],
-        device=device,
-        precision=params["edit_precision"],
-        compile_unet=params["edit_compile"],
-    )
-
-
-def coloring_of(params: dict[str, Any], seed: int) -> Coloring:
-    """The colouring that the parameters of 04_compensation name."""
-    names = ["warm_prompts", "cold_prompts", "instruction", "blend_mode", "ramp", "cell"]
-    names += ["edit_strength", "edit_candidates"]
-    return Coloring(seed, **{name: params[name] for name in names})
-
-
-def condense(
-    method: str,
-    images: ImageSet,
-    picks: pd.DataFrame,
-    coloring: Coloring,
-    editor: Editor | None,
-    folder: Path,
-    teacher: nn.Module | None = None,
-    engine: Engine = LOCAL,
-) -> pd.DataFrame:
-    """Writes the condensed set of `picks` to `folder`; returns its provenance.
-
-    Without edits `editor` may be None; `teacher` chooses where there are several candidates; `engine`: where is edited.
-    """
-    if "tile" in picks:
-        return tile(images, picks, folder)
-    if METHODS[method].edits:
-        return compensate(images, picks, coloring, editor, folder, teacher, engine)
-    return copy(images, picks, folder)
+    return condensed.fill(folder, images, picks, {"method": "copy"}, make, COPIED_A_BATCH)
 
 
 def tile(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Writes RDED's mosaics of crops to `folder`: `picks` of `rded.choose`."""
+    """Writes RDED's mosaics of crops to `folder`: `picks` of `rded.pick_crops`."""
     parts = {key: part.sort_values("tile") for key, part in picks.groupby(["label", "rank"])}
 
     def make(rows: pd.DataFrame) -> Iterator[condensed.Made]:

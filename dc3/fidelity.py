@@ -3,12 +3,13 @@
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -134,8 +135,8 @@ class _Given(nn.Module):
 
 def _checked_images(images: np.ndarray) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        told = ", with NaN" if np.issubdtype(images.dtype, np.floating) and np.isnan(images).any() else ""
-        raise ValueError(f"images: expected uint8 (n, H, W, 3), got {images.dtype} {images.shape}{told}")
+        nan = ", with NaN" if np.issubdtype(images.dtype, np.floating) and np.isnan(images).any() else ""
+        raise ValueError(f"images: expected uint8 (n, H, W, 3), got {images.dtype} {images.shape}{nan}")
     return np.require(images, requirements=["C", "W"])
 
 
@@ -233,6 +234,58 @@ def neighbourhoods(real: np.ndarray, fake: np.ndarray, neighbours: int = 5) -> N
 def _radii(features: Tensor, neighbours: int) -> Tensor:
     kth = min(neighbours, len(features) - 1) + 1  # the first is the image itself
     return torch.cat([torch.cdist(rows, features).kthvalue(kth, dim=1).values for rows in features.split(ROWS)])
+
+
+KID_SUBSET = 100  # images in a subset
+
+
+def scores(
+    real: Embedded,
+    fake: Embedded,
+    network: FeatureNetwork,
+    *,
+    seed: int,
+    subset_size: int = KID_SUBSET,
+    splits: int = 1,
+) -> dict[str, float]:
+    """FID, KID and IS of a set against the real one, named after `network`, and the deviations of the last two."""
+    distance = kid(real.features, fake.features, seed=seed, subset_size=subset_size)
+    inception = inception_score(fake.logits, seed=seed, splits=splits)
+    return {
+        network.label("FID"): fid(real.features, fake.features),
+        network.label("KID"): distance.mean,
+        "KID, ±": distance.std,
+        network.label("IS"): inception.mean,
+        "IS, ±": inception.std,
+    }
+
+
+def distances(
+    real: Embedded,
+    sets: Mapping[str, Embedded],
+    network: FeatureNetwork,
+    *,
+    seed: int,
+    neighbours: int = 5,
+    labels: Mapping[str, np.ndarray] | None = None,
+) -> pd.DataFrame:
+    """A row a set: columns set, images, read (the score to read), `scores`, `neighbourhoods`.
+
+    Subsets of KID and splits of IS have the same size in all sets, that of the smallest. With `labels` (n,) of every
+    set, for a network that knows their classes, also "class named": the share of images that it takes for their class.
+    """
+    smallest, dimension = min(len(fake.features) for fake in sets.values()), real.features.shape[1]
+    rows = []
+    for name, fake in sets.items():
+        count = len(fake.features)
+        sizes = {"subset_size": min(KID_SUBSET, smallest), "splits": max(1, 4 * count // smallest)}
+        row = {"set": name, "images": count, "read": network.label(to_read(len(real.features), count, dimension))}
+        row |= scores(real, fake, network, seed=seed, **sizes)
+        row |= neighbourhoods(real.features, fake.features, neighbours)._asdict()
+        if labels is not None:
+            row["class named"] = (fake.logits.argmax(axis=1) == labels[name]).mean()
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)

@@ -1,9 +1,12 @@
-"""What the panels for JupyterLab share. Without a screen (papermill, nbval) there is none to show."""
+"""The panels for JupyterLab: edit an image, go through the bins, go through the picks.
+
+Without a screen (papermill, nbval) there is none to show.
+"""
 
 import base64
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import ipywidgets as widgets
@@ -12,11 +15,10 @@ import pandas as pd
 from PIL import Image
 
 from dc3.blending import IMAGES_NEEDED
-from dc3.compensation import Coloring, Draw, compensated, edit_pairs, to_uint8
+from dc3.compensation import Compensator, EditDraw, compensated, to_uint8
 from dc3.figures.images import MUTED, mosaic
 from dc3.images.image_set import ImageSet
 from dc3.machine.paths import HEADLESS
-from dc3.models.editor import Editor
 from dc3.models.pipelines import first_line
 from dc3.sampling import gradient_kernel
 
@@ -37,44 +39,48 @@ def png(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, s
     return stream.getvalue()
 
 
-def telling(label: widgets.Label, action: Callable[[], None]) -> Callable[[object], None]:
-    """A handler that does `action`, and tells in `label` what it raises: else nobody would see it."""
+def class_choice(images: ImageSet, labels: Iterable[int]) -> widgets.Dropdown:
+    """A choice among the classes of some labels, by name."""
+    options = [(images.classes[label], int(label)) for label in sorted(set(labels))]
+    return widgets.Dropdown(options=options, description="class")
 
-    def handler(_change: object) -> None:
+
+def on_change(control: widgets.Widget, action: Callable[[], None], report: widgets.Label) -> None:
+    """Does `action` when the control's value changes; what it raises is shown in `report`, else nobody would see it."""
+
+    def handle(_change: object) -> None:
         try:
             action()
         except Exception as error:
-            label.value = f"{type(error).__name__}: {error}"
+            report.value = error_text(error)
 
-    return handler
+    control.observe(handle, "value")
 
 
-def edit_panel(images: np.ndarray, coloring: Coloring, editor: Editor) -> widgets.Widget | None:
+def error_text(error: Exception) -> str:
+    """The kind of an error and the first line of its message."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def edit_panel(images: np.ndarray, compensator: Compensator) -> widgets.Widget | None:
     """A panel to edit one of uint8 (n, S, S, 3): source, warm, cold, blended; None without a screen.
 
-    Prompts, guidance scales, seed and blend can be chosen; `coloring` and `editor` give the rest and the first values.
+    Prompts, guidance scales, seed and blend can be chosen; `compensator` gives the rest and the first values.
     """
-    return EditPanel(images, coloring, editor).view if has_screen() else None
+    return EditPanel(images, compensator).view if has_screen() else None
 
 
 class EditPanel:
     """The controls, and what they show; `edit` makes the picture of their present values."""
 
-    def __init__(self, images: np.ndarray, coloring: Coloring, editor: Editor):
-        self.images, self.coloring, self.editor = images, coloring, editor
+    def __init__(self, images: np.ndarray, compensator: Compensator):
+        self.images, self.compensator = images, compensator
+        coloring, editor = compensator.coloring, compensator.editor.settings
         self.image = widgets.IntSlider(0, 0, len(images) - 1, description="image")
         self.warm = widgets.Dropdown(options=list(coloring.warm_prompts), description="warm")
         self.cold = widgets.Dropdown(options=list(coloring.cold_prompts), description="cold")
-        self.guidance = widgets.FloatSlider(
-            editor.guidance_scale, min=1.05, max=max(8, editor.guidance_scale), step=0.05, description="guidance"
-        )
-        self.keeping = widgets.FloatSlider(
-            editor.image_guidance_scale,
-            min=1,
-            max=max(3, editor.image_guidance_scale),
-            step=0.1,
-            description="image g.",
-        )
+        self.guidance = _slider("guidance", editor.guidance_scale, 1.05, 8, 0.05)
+        self.keeping = _slider("image g.", editor.image_guidance_scale, 1, 3, 0.1)
         pairs = [mode for mode, needed in IMAGES_NEEDED.items() if needed == 2]
         self.blend = widgets.Dropdown(options=pairs, value="gradient", description="blend")
         self.seed = widgets.BoundedIntText(0, min=0, max=2**31, description="seed ≥ 0")
@@ -86,12 +92,12 @@ class EditPanel:
         self.edit()
 
     def pressed(self) -> None:
-        """What the button does: it is grey while the edit is made, and an error is told in the caption."""
+        """What the button does: it is grey while the edit is made, and the caption shows an error."""
         self.button.disabled, self.caption.value = True, "editing …"
         try:
             self.edit()
         except Exception as error:  # the handler of a button: what it raises is seen nowhere else
-            self._failed(f"{type(error).__name__}: {first_line(error)}")
+            self._failed(error_text(error))
         finally:
             self.button.disabled = False
 
@@ -101,14 +107,13 @@ class EditPanel:
 
     def edit(self) -> None:
         """Edits the chosen image and shows it, or says in the caption that the edit failed."""
-        source = self.images[self.image.value]
-        coloring = replace(self.coloring, blend_mode=self.blend.value)
-        seed = self.seed.value
-        drawn = Draw([self.warm.value, self.cold.value], [2 * seed, 2 * seed + 1], seed, 0)
-        editor = replace(
-            self.editor, guidance_scale=self.guidance.value, image_guidance_scale=self.keeping.value, batch_size=2
+        source, seed = self.images[self.image.value], self.seed.value
+        drawn = EditDraw([self.warm.value, self.cold.value], [2 * seed, 2 * seed + 1], seed, 0)
+        coloring = replace(self.compensator.coloring, blend_mode=self.blend.value)
+        editor = self.compensator.editor.using(
+            guidance_scale=self.guidance.value, image_guidance_scale=self.keeping.value, batch_size=2
         )
-        edits = edit_pairs(source[None], [drawn], coloring, editor)[0]
+        edits = Compensator(coloring, editor).edits_of(source[None], [drawn])[0]
         blended = compensated(source, edits, drawn, coloring)
         if blended is None:
             self._failed("NaN or black; change the seed or lower the guidance")
@@ -118,6 +123,10 @@ class EditPanel:
             f"guidance {self.guidance.value:g} and {self.keeping.value:g}, seed {seed}"
         )
         self.picture.value = png([source, *to_uint8(edits), blended])
+
+
+def _slider(name: str, value: float, least: float, most: float, step: float) -> widgets.FloatSlider:
+    return widgets.FloatSlider(value, min=least, max=max(most, value), step=step, description=name)
 
 
 MAP, PREVIEW, MARGIN = 440, 200, 12  # pixels
@@ -141,21 +150,20 @@ STYLE = """<style>
 
 def bin_panel(images: ImageSet, table: pd.DataFrame) -> widgets.Widget | None:
     """The panel over a map with the columns index (into `images`), label, bin, x, y; None without a screen."""
-    return BinExplorer(images, table).view if has_screen() else None
+    return BinPanel(images, table).view if has_screen() else None
 
 
-class BinExplorer:
+class BinPanel:
     """The controls, and what they show: the map of a class, and images of the chosen bin (or one of each bin)."""
 
     def __init__(self, images: ImageSet, table: pd.DataFrame):
         self.images, self.table = images, table
-        labels = [(images.classes[label], int(label)) for label in sorted(table["label"].unique())]
-        self.of_class = widgets.Dropdown(options=labels, description="class")
+        self.of_class = class_choice(images, table["label"])
         self.bin = widgets.Dropdown(options=[ALL], description="bin")
         self.map, self.picture = widgets.HTML(), widgets.Image(format="png")
         self.hint, self.caption = widgets.Label(HINT), widgets.Label()
-        self.of_class.observe(telling(self.hint, self.choose_class), "value")
-        self.bin.observe(telling(self.hint, self.draw), "value")
+        on_change(self.of_class, self.choose_class, self.hint)
+        on_change(self.bin, self.show, self.hint)
         controls = widgets.HBox([self.of_class, self.bin])
         self.view = widgets.VBox([controls, self.hint, self.map, self.caption, self.picture])
         self.choose_class()
@@ -166,23 +174,23 @@ class BinExplorer:
         return self.table[self.table["label"] == self.of_class.value]
 
     def choose_class(self) -> None:
-        """Offers the bins of the chosen class, all at first, and draws them."""
+        """Offers the bins of the chosen class, all at first, and shows them."""
         with self.bin.hold_trait_notifications():
             self.bin.options = [ALL, *sorted(self.part["bin"].unique().tolist())]
             self.bin.value = ALL
-        self.draw()
+        self.show()
 
-    def draw(self) -> None:
+    def show(self) -> None:
         """Shows the map of the chosen class, and images of the chosen bin."""
         part, self.hint.value = self.part, HINT
         self.map.value = STYLE + _map(part, self.images.images(part["index"].to_numpy()), self.bin.value)
         if self.bin.value == ALL:
             first = part.drop_duplicates("bin").sort_values("bin")[:BIN_SHOWN]
-            shown, told = first["index"], f"an image of each bin: {', '.join(map(str, first['bin']))}"
+            shown, text = first["index"], f"an image of each bin: {', '.join(map(str, first['bin']))}"
         else:
             shown = part.loc[part["bin"] == self.bin.value, "index"]
-            told = f"bin {self.bin.value}: {min(len(shown), BIN_SHOWN)} of its {len(shown)} images"
-        self.caption.value = told
+            text = f"bin {self.bin.value}: {min(len(shown), BIN_SHOWN)} of its {len(shown)} images"
+        self.caption.value = text
         self.picture.value = png(self.images.images(shown.to_numpy()[:BIN_SHOWN]), BIN_COLUMNS, SMALL)
 
 
@@ -224,20 +232,19 @@ def pick_panel(
 
     logit_grad (n, C) and embedding (n, d) are those of all images, by which they are alike.
     """
-    return PickExplorer(images, picks, logit_grad, embedding).view if has_screen() else None
+    return PickPanel(images, picks, logit_grad, embedding).view if has_screen() else None
 
 
-class PickExplorer:
+class PickPanel:
     """The controls, and what they show: the chosen pick, then the images of its class that are most like it."""
 
     def __init__(self, images: ImageSet, picks: pd.DataFrame, logit_grad: np.ndarray, embedding: np.ndarray):
         self.images, self.picks, self.logit_grad, self.embedding = images, picks, logit_grad, embedding
-        labels = [(images.classes[label], int(label)) for label in sorted(picks["label"].unique())]
-        self.of_class = widgets.Dropdown(options=labels, description="class")
+        self.of_class = class_choice(images, picks["label"])
         self.rank = widgets.IntSlider(0, 0, 0, description="pick")
         self.caption, self.picture = widgets.Label(), widgets.Image(format="png")
-        self.of_class.observe(telling(self.caption, self.choose_class), "value")
-        self.rank.observe(telling(self.caption, self.draw), "value")
+        on_change(self.of_class, self.choose_class, self.caption)
+        on_change(self.rank, self.show, self.caption)
         self.view = widgets.VBox([widgets.HBox([self.of_class, self.rank]), self.caption, self.picture])
         self.choose_class()
 
@@ -247,13 +254,13 @@ class PickExplorer:
         return self.picks[self.picks["label"] == self.of_class.value].sort_values("rank")
 
     def choose_class(self) -> None:
-        """Goes to the first pick of the chosen class, and draws it."""
+        """Goes to the first pick of the chosen class, and shows it."""
         with self.rank.hold_trait_notifications():
             self.rank.max = len(self.part) - 1
             self.rank.value = 0
-        self.draw()
+        self.show()
 
-    def draw(self) -> None:
+    def show(self) -> None:
         """Shows the chosen pick, and beside it the images of its class that are most like it."""
         pick = self.part.iloc[self.rank.value]
         nearest, similarity = self.nearest(int(pick["index"]))

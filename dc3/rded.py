@@ -4,14 +4,19 @@ Sun et al., CVPR 2024, arXiv 2312.03526, with the crops, scores and mosaics of t
 The loss of a teacher stands for how realistic a crop is.
 """
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isqrt
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from dc3.binning import NO_BIN
+from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet, normalise
 from dc3.machine.devices import autocast
 from dc3.machine.progress import tqdm
@@ -22,59 +27,74 @@ SMALLEST_TILE = 4  # pixels a side
 COLUMNS = ["index", "label", "bin", "rank", "gain", "tile", "top", "left", "side"]
 
 
-def choose(
-    images: ImageSet,
-    teacher: nn.Module,
-    *,
-    ipc: int,
-    factor: int = 1,
-    num_crop: int = 5,
-    mipc: int = 300,
-    seed: int,
-    batch_size: int = 500,
-) -> pd.DataFrame:
-    """RDED's selection: the best crop of each of `mipc` drawn images of a class, of these the best ipc·factor².
+@dataclass(frozen=True)
+class Crops:
+    """How RDED crops. `factor`: crops a side of a condensed image; `num_crop`: tries an image; `mipc`: images a class.
+
+    `batch_size` counts crops; those of one image stay together, and only a batch of pixels is held at a time.
+    """
+
+    factor: int = 1
+    num_crop: int = 5
+    mipc: int = 300
+    batch_size: int = 500
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "Crops":
+        """The crops that the parameters of 03_sampling name."""
+        return cls(params["crops_per_side"], params["crop_tries"], params["crop_images"])
+
+
+def pick_crops(images: ImageSet, teacher: nn.Module, ipc: int, seed: int, crops: Crops) -> pd.DataFrame:
+    """RDED's picks: the best crop of each of `mipc` drawn images of a class, of these the best ipc·factor².
 
     The best crop is the one of the lowest of `crop_losses`. Of a class's picks, best first, condensed image r has
     numbers r, r + ipc, r + 2·ipc, … in its tiles 0, 1, 2, …: one of each tier of quality. Equal losses come in the
     order of the set.
-    batch_size counts crops; those of one image stay together, and only a batch of pixels is held at a time.
     Returns COLUMNS, a row a crop, sorted by label, rank, tile: index (position in the set), label, bin (−1), rank (of
     the condensed image in its class), gain (minus the loss), tile (0 … factor²−1, row by row), top, left, side (of the
     crop, in pixels of its source).
-    Raises ValueError as `check`, and for a teacher that does not take the images or whose losses are not finite.
+    Raises ValueError for a number out of range, a class with fewer than ipc·factor² drawn images, and a teacher that
+    does not take the images or whose losses are not finite.
     """
-    check(images, ipc=ipc, factor=factor, num_crop=num_crop, mipc=mipc, seed=seed, batch_size=batch_size)
+    _check(images, ipc, seed, crops)
     check_takes(teacher, images.image_size, len(images.classes), "teacher")
     tables = []
     for label in tqdm(range(len(images.classes)), unit="class"):
-        indices, boxes = draw(images, label, num_crop=num_crop, mipc=mipc, seed=seed)
-        losses = crop_losses(images, indices, boxes, teacher, factor=factor, batch_size=batch_size)
-        tables.append(_best_crops(indices, boxes, losses, ipc, factor).assign(label=label))
+        indices, boxes = random_crops(images, label, seed, crops)
+        losses = crop_losses(images, indices, boxes, teacher, crops)
+        tables.append(_best_crops(indices, boxes, losses, ipc, crops.factor).assign(label=label))
     return pd.concat(tables, ignore_index=True).assign(bin=NO_BIN)[COLUMNS]
 
 
-def check(
-    images: ImageSet, *, ipc: int, factor: int = 1, num_crop: int = 5, mipc: int = 300, seed: int, batch_size: int = 500
-) -> None:
-    """Raises ValueError for what `choose` refuses: a number out of range, a class with fewer than ipc·factor² draws."""
-    counts = {"ipc": ipc, "factor": factor, "num_crop": num_crop, "mipc": mipc, "batch_size": batch_size}
+def _check(images: ImageSet, ipc: int, seed: int, crops: Crops) -> None:
+    counts = {"ipc": ipc, **asdict(crops)}
     for name, value, least in [*((name, count, 1) for name, count in counts.items()), ("seed", seed, 0)]:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+<<<<<<< HEAD
             raise ValueError(f"{name} = {value!r}: an integer ≥ {least}")
     size = images.image_size
+=======
+            raise ValueError(f"{name}: {value!r} is not an integer ≥ {least}")
+    size, factor = images.image_size, crops.factor
+>>>>>>> f38622d (Picking and compensation take configuration objects; candidates and disparity functions are deleted)
     if factor > size // SMALLEST_TILE:
         raise ValueError(f"factor = {factor}: at image_size {size} rded takes 1 to {size // SMALLEST_TILE}")
     sizes, needed = images.counts(), ipc * factor**2
     smallest = int(sizes.argmin())
-    if min(sizes[smallest], mipc) < needed:
+    if min(sizes[smallest], crops.mipc) < needed:
         raise ValueError(
+<<<<<<< HEAD
             f"factor = {factor}: with ipc = {ipc} rded needs {needed} images of each class; "
-            f"{images.classes[smallest]!r} has {sizes[smallest]}, of which at most mipc = {mipc} are drawn"
+            f"{images.classes[smallest]!r} has {sizes[smallest]}, of which at most mipc = {crops.mipc} are drawn"
+=======
+            f"ipc: {ipc} at factor {factor} needs ipc·factor² = {needed} drawn images a class; class "
+            f"{images.classes[smallest]!r} has {sizes[smallest]} images, of which at most mipc = {crops.mipc} are drawn"
+>>>>>>> f38622d (Picking and compensation take configuration objects; candidates and disparity functions are deleted)
         )
 
 
-def draw(images: ImageSet, label: int, *, num_crop: int, mipc: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def random_crops(images: ImageSet, label: int, seed: int, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
     """The images of a class to crop, int64 (m,), ascending, m ≤ mipc; top, left, side of the crops, (m, num_crop, 3).
 
     Those of RandomResizedCrop with ratio (1, 1): a square of 8 to 100 % of the area, uniform, its side √(area·S²)
@@ -84,8 +104,8 @@ def draw(images: ImageSet, label: int, *, num_crop: int, mipc: int, seed: int) -
     """
     members, size = images.class_indices(label), images.image_size
     which, where = np.random.default_rng([seed, label]).spawn(2)
-    drawn = np.sort(which.permutation(len(members))[:mipc])
-    area, *place = np.moveaxis(where.random((len(members), num_crop, 3))[drawn], -1, 0)
+    drawn = np.sort(which.permutation(len(members))[: crops.mipc])
+    area, *place = np.moveaxis(where.random((len(members), crops.num_crop, 3))[drawn], -1, 0)
     side = np.rint(size * np.sqrt(SMALLEST_AREA + (1 - SMALLEST_AREA) * area))
     top, left = (np.floor(fraction * (size - side + 1)) for fraction in place)
     return members[drawn], np.stack([top, left, side], axis=-1).astype(np.int64)
@@ -93,15 +113,9 @@ def draw(images: ImageSet, label: int, *, num_crop: int, mipc: int, seed: int) -
 
 @torch.no_grad()
 def crop_losses(
-    images: ImageSet,
-    indices: np.ndarray,
-    boxes: np.ndarray,
-    teacher: nn.Module,
-    *,
-    factor: int,
-    batch_size: int = 500,
+    images: ImageSet, indices: np.ndarray, boxes: np.ndarray, teacher: nn.Module, crops: Crops
 ) -> np.ndarray:
-    """The teacher's cross-entropy of each crop with its image's label: (m,), (m, k, 3) of `draw` → float64 (m, k).
+    """The teacher's cross-entropy of each crop with its image's label: `random_crops`, m of k tries → float64 (m, k).
 
     A crop is shown with S // factor pixels a side in the centre of an S × S image, the rest zero AFTER ImageNet
     normalisation: the mean colour. The teacher is in eval mode, its mode is put back. It computes in float32 whatever
@@ -109,14 +123,14 @@ def crop_losses(
     ValueError naming the first image with a loss that is not finite.
     """
     device, training = next(teacher.parameters()).device, teacher.training
-    shown, a_batch = images.image_size // factor, max(batch_size // boxes.shape[1], 1)
+    shown, a_batch = images.image_size // crops.factor, max(crops.batch_size // boxes.shape[1], 1)
     teacher.eval()
     logits = []
     for start in range(0, len(indices), a_batch):
         part = slice(start, start + a_batch)
-        crops = _padded_crops(images.images(indices[part]), boxes[part], shown, device)
+        batch = _padded_crops(images.images(indices[part]), boxes[part], shown, device)
         with autocast(device, amp=False):
-            logits.append(teacher(crops).cpu())
+            logits.append(teacher(batch).cpu())
     teacher.train(training)
     labels = torch.from_numpy(images.labels[indices]).repeat_interleave(boxes.shape[1])
     losses = F.cross_entropy(torch.cat(logits).double(), labels, reduction="none").reshape(boxes.shape[:2]).numpy()
@@ -128,16 +142,15 @@ def crop_losses(
 
 def _padded_crops(pixels: np.ndarray, boxes: np.ndarray, shown: int, device: torch.device) -> Tensor:
     """uint8 (b, S, S, 3), (b, k, 3) → normalised float32 (b·k, 3, S, S), an odd pixel of padding below and right."""
-    pairs = zip(map(Image.fromarray, pixels), boxes.tolist(), strict=True)
+    pairs = zip(pixels, boxes.tolist(), strict=True)
     crops = [_cut(image, top, left, side, shown, shown) for image, squares in pairs for top, left, side in squares]
     padding = pixels.shape[1] - shown
     return F.pad(normalise(np.stack(crops), device), (padding // 2, padding - padding // 2) * 2)
 
 
-def _cut(source: Image.Image, top: int, left: int, side: int, height: int, width: int) -> np.ndarray:
-    """A square of an image, resized bilinearly with antialiasing and rounded: uint8 (height, width, 3)."""
-    crop = source.crop((left, top, left + side, top + side))
-    return np.asarray(crop.resize((width, height), Image.Resampling.BILINEAR))
+def _cut(source: np.ndarray, top: int, left: int, side: int, height: int, width: int) -> np.ndarray:
+    """A square of a uint8 image, resized to (height, width, 3)."""
+    return resized(source[top : top + side, left : left + side], height, width)
 
 
 def _best_crops(indices: np.ndarray, boxes: np.ndarray, losses: np.ndarray, ipc: int, factor: int) -> pd.DataFrame:
@@ -151,23 +164,22 @@ def _best_crops(indices: np.ndarray, boxes: np.ndarray, losses: np.ndarray, ipc:
     return pd.DataFrame({**columns, "top": top, "left": left, "side": side})
 
 
-def condensed_image(sources: np.ndarray, rows: pd.DataFrame, factor: int) -> np.ndarray:
-    """One mosaic, uint8 (S, S, 3), of factor × factor crops: the very pixels that were scored, where factor divides S.
+def mosaic(images: ImageSet, rows: pd.DataFrame) -> np.ndarray:
+    """One condensed image, uint8 (S, S, 3), of factor × factor crops: the pixels that were scored if factor divides S.
 
-    rows: those of one condensed image in the table of `choose`; sources: images.images(rows["index"]), uint8
-    (factor², S, S, 3). Where it does not, the first S mod factor rows and columns of tiles have a pixel more, and their
-    crops are resized to that. Raises ValueError when the rows are not one of each tile, or the sources not as many.
+    rows: those of one condensed image in the table of `pick_crops`, factor² of them. Where factor does not divide S,
+    the first S mod factor rows and columns of tiles have a pixel more, and their crops are resized to that. Raises
+    ValueError when the rows are not one of each tile.
     """
-    if sorted(rows["tile"]) != list(range(factor**2)) or len(sources) != len(rows):
+    factor = isqrt(len(rows))
+    if sorted(rows["tile"]) != list(range(factor**2)):
         raise ValueError(
-            f"rows: expected tiles 0 to {factor**2 - 1} for factor {factor}, each once and with its source, got tiles "
-            f"{sorted(rows['tile'])} and {len(sources)} sources"
+            f"rows: expected tiles 0 to {factor**2 - 1} for factor {factor}, each once, got {sorted(rows['tile'])}"
         )
-    size = sources.shape[1]
+    sources, size = images.images(rows["index"].to_numpy()), images.image_size
     edges = [k * (size // factor) + min(k, size % factor) for k in range(factor + 1)]
-    mosaic = np.empty_like(sources[0])
+    canvas = np.empty_like(sources[0])
     for source, row in zip(sources, rows.itertuples(), strict=True):
         (top, bottom), (left, right) = (edges[k : k + 2] for k in divmod(row.tile, factor))
-        tile = _cut(Image.fromarray(source), row.top, row.left, row.side, bottom - top, right - left)
-        mosaic[top:bottom, left:right] = tile
-    return mosaic
+        canvas[top:bottom, left:right] = _cut(source, row.top, row.left, row.side, bottom - top, right - left)
+    return canvas

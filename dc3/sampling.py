@@ -5,7 +5,7 @@ every (function, greedy) pair:
 
 | function | cost of a pick |
 | --- | --- |
-| GraphCut, DisparitySum, DisparityMin | O(n), one row of the kernel |
+| GraphCut | O(n), one row of the kernel |
 | LogDeterminant | O(n·picks), one row of an incremental Cholesky factor |
 | FacilityLocation | O(n·changed), the rows of the images that the pick represents better: about n²·log(budget) in all |
 
@@ -13,8 +13,8 @@ With all gains current there is nothing to be lazy about: LazyGreedy picks what 
 LazierThanLazyGreedy what StochasticGreedy picks, as published. submodlib does none of the work, for reasons that
 benchmarks/sampling.py measures (50 picks of n = 5000, one thread: 0.03 to 0.3 s here, 0.8 to 10 s there; it is ahead,
 by milliseconds, at n ≤ 100 and where it draws samples for FacilityLocation at n ≤ 1300). Its ties go to the highest
-index, it refuses a budget of n, its draws cannot be seeded, its LazyGreedy is wrong for the disparity functions (not
-submodular), and it takes most kernels as lists of Python floats (1.2 GB at n = 5000). It is the oracle of the tests.
+index, it refuses a budget of n, its draws cannot be seeded, and it takes most kernels as lists of Python floats (1.2 GB
+at n = 5000). It is the oracle of the tests.
 """
 
 import math
@@ -207,30 +207,7 @@ class LogDeterminant(SetFunction):
         self._set_variance(self.variance - self.factor[self.size].square())
 
 
-class DisparitySum(SetFunction):
-    """gain(x|A) = Σ_{j∈A} d_jx with the distance d = 1 − s; every first pick gains 0."""
-
-    def _update(self, pick: int, similarity: Tensor) -> None:
-        self.gains += 1 - similarity
-
-
-class DisparityMin(SetFunction):
-    """gain(x|A) = min distance within A∪x − min distance within A; d = 1 − s; 0 within fewer than two images."""
-
-    def __init__(self, kernel: Tensor, budget: int, lam: float):
-        super().__init__(kernel, budget, lam)
-        self.nearest = torch.full_like(self.gains, torch.inf)
-        self.smallest = torch.full_like(self.gains[0], torch.inf)
-
-    def _update(self, pick: int, similarity: Tensor) -> None:
-        self.smallest = torch.minimum(self.smallest, self.nearest[pick])
-        self.nearest = torch.minimum(self.nearest, 1 - similarity)
-        self.gains = torch.minimum(self.nearest, self.smallest) - (self.smallest if self.size else 0)
-
-
-FUNCTIONS = {cls.__name__: cls for cls in (GraphCut, FacilityLocation, LogDeterminant, DisparitySum, DisparityMin)}
-
-
+FUNCTIONS = {cls.__name__: cls for cls in (GraphCut, FacilityLocation, LogDeterminant)}
 DRAWS_A_SAMPLE = {"NaiveGreedy": False, "LazyGreedy": False, "StochasticGreedy": True, "LazierThanLazyGreedy": True}
 
 
@@ -244,7 +221,7 @@ def select(
 ) -> Selection:
     """DC3's greedy submodular maximisation: `budget` images of a symmetric (n, n) kernel, whatever their gains.
 
-    function: GraphCut (with λ = `lam`), FacilityLocation, LogDeterminant, DisparitySum or DisparityMin.
+    function: GraphCut (with λ = `lam`), FacilityLocation or LogDeterminant.
     greedy: NaiveGreedy, LazyGreedy, StochasticGreedy or LazierThanLazyGreedy; the latter two draw from `seed`.
     Ties go to the lowest index. Runs on the kernel's device; the gains are the published formulas' in float64.
     Raises ValueError for an unknown function or greedy, a budget outside 1 … n, a kernel that is not square, finite

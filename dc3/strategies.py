@@ -1,8 +1,12 @@
-"""Choosing ipc images of every class by one of `dc3.strategies`, as one table: among which, how well covered."""
+"""From methods to picks: what each method picks by, the images it picks from, and how it picks in a class.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import isqrt
+The table of picks has a row an image and the columns index (its position in the image set), label, bin (−1 without
+bins), rank (pick order in its class, from 0) and gain (NaN where the strategy has none), sorted by label and rank.
+RDED picks crops: its table has a row a crop, and the columns of `dc3.rded.pick_crops` besides.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,82 +14,91 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dc3 import rded
 from dc3.binning import NO_BIN
 from dc3.images.image_set import ImageSet
 from dc3.machine.arrays import OnDisk, groups, portable, read_rows
 from dc3.machine.devices import Array, accumulator, as_tensor
 from dc3.machine.engine import LOCAL, Columns, Engine
+from dc3.rded import Crops, mosaic, pick_crops
 from dc3.sampling import Selection, allocate_budget, check_count, check_options, gradient_kernel, select
 
+RDED = "rded"
+DQ_BINS = 10  # Dataset Quantization's N
 
-def choose(
-    selection: str,
-    *,
-    labels: Sequence[int] | np.ndarray,
-    ipc: int,
-    bins: Sequence[int] | np.ndarray | None = None,
-    logit_grad: Array | None = None,
-    embedding: Array | None = None,
-    seed: int = 0,
-    function: str = "GraphCut",
-    greedy: str = "NaiveGreedy",
-    lam: float = 1.0,
-    allocation: str = "proportional",
-    among: np.ndarray | None = None,
-    device: torch.device | str | None = None,
-    engine: Engine = LOCAL,
-) -> pd.DataFrame:
-    """The selection table: ipc images of every class, by one of STRATEGIES.
 
-    labels, bins (n,) integers; logit_grad (n, C) and embedding (n, d) of gradient_factors, arrays or memory maps, of
-    which one class at a time is read, to `device`; one kernel at a time is held. Herding and kcenter work on the
-    embedding; bins, logit_grad and embedding may be absent where the strategy does not need them. Draws depend on
-    (seed, class) only. among (n,) bool: the images that may be picked, such as `surest`; None for all. engine: class
-    after class here, or each class in one of Ray's tasks, to the same picks.
-    Returns columns index (position in the image set), label, bin (of `bins`; −1 without), rank (pick order in the
-    class, from 0; dc3 takes the first picks of all bins, then the second ones, …), gain (NaN for the baselines that
-    have none), sorted by label and rank. Raises ValueError naming an unknown strategy, a missing or mismatched
-    array, and a class of fewer than ipc images to pick from.
+@dataclass(frozen=True)
+class Method:
+    """`picked_by`: one of STRATEGIES, or "rded"; None: the run's own `selection`. `edits`: by the editor."""
+
+    name: str
+    picked_by: str | None = None
+    edits: bool = False
+
+    @property
+    def picks_file(self) -> str:
+        """The selection table of the method among the outputs of 03_sampling."""
+        return f"compared/{self.picked_by}.parquet" if self.picked_by else "selection.parquet"
+
+
+METHODS = {
+    "dc3": Method("DC3", edits=True),
+    "dc3_plain": Method("DC3 picks, plain"),
+    "submodular": Method("submodular, no bins", "submodular"),
+    "random": Method("random", "random"),
+    "herding": Method("herding", "herding"),
+    "kcenter": Method("k-center", "kcenter"),
+    "dq": Method("DQ", "dq"),
+    "rded": Method("RDED", RDED),
+}
+
+
+@dataclass(frozen=True)
+class PickOptions:
+    """How many images of a class are picked, and how; `crops` are RDED's. Draws depend on (seed, class) only.
+
+    Raises ValueError for what `sampling.select` refuses.
     """
-    if selection not in STRATEGIES:
-        raise ValueError(f"selection: {selection!r} is not one of {', '.join(STRATEGIES)}")
-    strategy = STRATEGIES[selection]
-    labels, bins, factors = _checked(labels, bins, {"logit_grad": logit_grad, "embedding": embedding}, strategy.needs)
-    check_options(function, greedy, lam, seed)
-    among = np.ones(len(labels), bool) if among is None else np.asarray(among, bool)
-    counts = np.bincount(labels[among], minlength=labels.max() + 1)
-    for label in np.unique(labels):
-        check_count("ipc", ipc, int(counts[label]), f"the number of images of class {label} to pick from")
-    options = {"seed": int(seed), "function": function, "greedy": greedy, "lam": lam, "allocation": allocation}
-    sent = {name: factor if engine.is_local else portable(factor) for name, factor in factors.items()}
-    members = {int(label): of_class[among[of_class]] for label, of_class in groups(labels)}
-    work = ClassWork(selection, int(ipc), members, bins, sent, options, device)
-    of_classes = engine.map(work, [np.array([label]) for label in members], "classes", actors=False)
-    return pd.concat(map(pd.DataFrame, of_classes)).sort_values(["label", "rank"], ignore_index=True)
+
+    ipc: int
+    seed: int = 0
+    function: str = "GraphCut"
+    greedy: str = "NaiveGreedy"
+    lam: float = 1.0
+    allocation: str = "proportional"
+    crops: Crops = field(default_factory=Crops)
+
+    def __post_init__(self) -> None:
+        check_options(self.function, self.greedy, self.lam, self.seed)
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], seed: int) -> "PickOptions":
+        """The options that the parameters of 03_sampling name."""
+        own = {name: params[name] for name in ("ipc", "function", "greedy", "lam", "allocation")}
+        return cls(seed=seed, crops=Crops.of(params), **own)
 
 
 @dataclass(frozen=True, eq=False)
-class ClassWork:
-    """`engine.Work`: the picks of one class, as the columns of the selection table."""
+class Pool:
+    """The images to pick from, and what is known of each; what a strategy does not need may be absent.
 
-    selection: str
-    ipc: int
-    members: dict[int, np.ndarray]
-    bins: np.ndarray
-    factors: dict[str, Array | OnDisk | None]
-    options: dict[str, Any]
-    device: torch.device | str | None
+    labels, bins (n,) integers; logit_grad (n, C) and embedding (n, d) of `gradients.gradient_factors`, arrays or memory
+    maps, of which one class at a time is read, to `device`. among (n,) bool: the images that may be picked, such as
+    `surest`; None for all. RDED needs the images themselves and the teacher, and knows no `among`.
+    """
 
-    def __call__(self, chunk: np.ndarray) -> Columns:
-        label = int(chunk[0])
-        members = self.members[label]
-        gradient, feature = (_rows(name, factor, members, self.device) for name, factor in self.factors.items())
-        images = ClassImages(label, self.bins[members], gradient, feature, **self.options)
-        picks = STRATEGIES[self.selection].choose(images, self.ipc)
-        index = members[picks.indices]
-        columns = {"index": index, "label": np.full(self.ipc, label), "bin": self.bins[index]}
-        return columns | {"rank": np.arange(self.ipc), "gain": picks.gains}
+    labels: Sequence[int] | np.ndarray
+    bins: Sequence[int] | np.ndarray | None = None
+    logit_grad: Array | None = None
+    embedding: Array | None = None
+    among: np.ndarray | None = None
+    images: ImageSet | None = None
+    teacher: nn.Module | None = None
+    device: torch.device | str | None = None
+
+    @property
+    def factors(self) -> dict[str, Array | None]:
+        """The two arrays of which one class at a time is read, by their names."""
+        return {"logit_grad": self.logit_grad, "embedding": self.embedding}
 
 
 def surest(losses: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
@@ -107,20 +120,64 @@ def sure_count(share: float, images: int) -> int:
     return max(round(share * images), 1)
 
 
-def _checked(
-    labels: Sequence[int] | np.ndarray,
-    bins: Sequence[int] | np.ndarray | None,
-    factors: dict[str, Array | None],
-    needs: tuple[str, ...],
-) -> tuple[np.ndarray, np.ndarray, dict[str, Array | None]]:
-    labels = _integers("labels", labels)
-    for name, array in {"bins": bins, **factors}.items():
+def pick(picked_by: str, pool: Pool, options: PickOptions, engine: Engine = LOCAL) -> pd.DataFrame:
+    """The table of picks: ipc images of every class, by one of STRATEGIES, or RDED's crops.
+
+    dc3 takes the first picks of all bins, then the second ones, … One kernel at a time is held. Herding and kcenter
+    work on the embedding. engine: class after class here, or each class in one of Ray's tasks, to the same picks.
+    Raises ValueError naming an unknown strategy, a missing or mismatched array, and a class of fewer than ipc images to
+    pick from.
+    """
+    if picked_by == RDED:
+        if pool.images is None or pool.teacher is None:
+            raise ValueError("images, teacher: missing, and rded needs them")
+        return pick_crops(pool.images, pool.teacher, options.ipc, options.seed, options.crops)
+    if picked_by not in STRATEGIES:
+        raise ValueError(f"selection: {picked_by!r} is not one of {', '.join(STRATEGIES)}")
+    labels, bins, factors = _checked(pool, STRATEGIES[picked_by].needs)
+    among = np.ones(len(labels), bool) if pool.among is None else np.asarray(pool.among, bool)
+    counts = np.bincount(labels[among], minlength=labels.max() + 1)
+    for label in np.unique(labels):
+        check_count("ipc", options.ipc, int(counts[label]), f"the number of images of class {label} to pick from")
+    sent = {name: factor if engine.is_local else portable(factor) for name, factor in factors.items()}
+    members = {int(label): of_class[among[of_class]] for label, of_class in groups(labels)}
+    work = ClassWork(picked_by, members, bins, sent, options, pool.device)
+    of_classes = engine.map(work, [np.array([label]) for label in members], "classes", actors=False)
+    return pd.concat(map(pd.DataFrame, of_classes)).sort_values(["label", "rank"], ignore_index=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassWork:
+    """`engine.Work`: the picks of one class, as the columns of the table of picks."""
+
+    picked_by: str
+    members: dict[int, np.ndarray]
+    bins: np.ndarray
+    factors: dict[str, Array | OnDisk | None]
+    options: PickOptions
+    device: torch.device | str | None
+
+    def __call__(self, chunk: np.ndarray) -> Columns:
+        label, ipc = int(chunk[0]), int(self.options.ipc)
+        members = self.members[label]
+        gradient, feature = (_rows(name, factor, members, self.device) for name, factor in self.factors.items())
+        images = ClassImages(label, self.bins[members], gradient, feature, self.options)
+        picks = STRATEGIES[self.picked_by].pick(images, ipc)
+        index = members[picks.indices]
+        columns = {"index": index, "label": np.full(ipc, label), "bin": self.bins[index]}
+        return columns | {"rank": np.arange(ipc), "gain": picks.gains}
+
+
+def _checked(pool: Pool, needs: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, dict[str, Array | None]]:
+    """Labels, bins and factors of the pool; factors that are not needed are None."""
+    labels = _integers("labels", pool.labels)
+    for name, array in {"bins": pool.bins, **pool.factors}.items():
         if array is None and name in needs:
             raise ValueError(f"{name}: missing, and the strategy needs it")
         if array is not None and len(array) != len(labels):
             raise ValueError(f"{name}: {len(array)} rows for {len(labels)} labels")
-    bins = np.full(len(labels), NO_BIN) if bins is None else _integers("bins", bins)
-    return labels, bins, {name: array if name in needs else None for name, array in factors.items()}
+    bins = np.full(len(labels), NO_BIN) if pool.bins is None else _integers("bins", pool.bins)
+    return labels, bins, {name: array if name in needs else None for name, array in pool.factors.items()}
 
 
 def _integers(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -139,39 +196,9 @@ def _rows(name: str, factor: Array | OnDisk | None, members: np.ndarray, device:
     return rows.to(device=device, dtype=torch.float32)
 
 
-def coverage(
-    table: pd.DataFrame,
-    *,
-    labels: Sequence[int] | np.ndarray,
-    bins: Sequence[int] | np.ndarray,
-    logit_grad: Array,
-    embedding: Array,
-    device: torch.device | str | None = None,
-) -> pd.DataFrame:
-    """How well each class's picks cover it; no (n, n) kernel is formed, only (class size, picks).
-
-    table: of `choose`; the rest as there. Returns columns label, bins (share of the class's bins with a pick, 0 to 1)
-    and similarity (mean over the class of the similarity to the closest pick: the facility location of the picks / n).
-    """
-    factors: dict[str, Array | None] = {"logit_grad": logit_grad, "embedding": embedding}
-    labels, bins, factors = _checked(labels, bins, factors, ("bins", *factors))
-    rows, members_of = [], dict(groups(labels))
-    for label, picks in table.groupby("label")["index"]:
-        members = members_of[label]
-        columns = np.searchsorted(members, picks.to_numpy())
-        gradient, feature = (_rows(name, factor, members, device) for name, factor in factors.items())
-        kernel = as_tensor(gradient_kernel(gradient, feature, columns))
-        bin_share = len(np.unique(bins[picks])) / len(np.unique(bins[members]))
-        rows.append({"label": label, "bins": bin_share, "similarity": float(kernel.amax(1).mean())})
-    return pd.DataFrame(rows)
-
-
-DQ_BINS = 10  # Dataset Quantization's N
-
-
 @dataclass(frozen=True, eq=False)
 class ClassImages:
-    """One class, its images numbered from 0: bins (n,), logit_grad (n, C), embedding (n, d), and how to select.
+    """One class, its images numbered from 0: bins (n,), logit_grad (n, C), embedding (n, d), and how to pick.
 
     What the strategy does not need has no columns, (n, 0).
     """
@@ -180,34 +207,30 @@ class ClassImages:
     bins: np.ndarray
     logit_grad: Tensor
     embedding: Tensor
-    seed: int
-    function: str
-    greedy: str
-    lam: float
-    allocation: str
+    options: PickOptions
 
     def __len__(self) -> int:
         return len(self.bins)
 
     def rng(self) -> np.random.Generator:
         """A generator at its start, from (seed, class)."""
-        return np.random.default_rng([self.seed, self.label])
+        return np.random.default_rng([self.options.seed, self.label])
 
     def greedy_picks(self, members: np.ndarray, budget: int, function: str, part: int = 0) -> Selection:
-        """The picks among `members` (m,), by a kernel of these only; `part` tells the class's several draws apart."""
+        """The picks among `members` (m,), by a kernel of these only; each `part` of a class has draws of its own."""
         rows = torch.from_numpy(members).to(self.logit_grad.device)
         kernel = gradient_kernel(self.logit_grad[rows], self.embedding[rows])
-        seed = int(np.random.SeedSequence([self.seed, self.label, part]).generate_state(1)[0])
-        chosen = select(kernel, budget, function, self.greedy, self.lam, seed)
+        seed = int(np.random.SeedSequence([self.options.seed, self.label, part]).generate_state(1)[0])
+        chosen = select(kernel, budget, function, self.options.greedy, self.options.lam, seed)
         return Selection(members[chosen.indices], chosen.gains)
 
 
 def dc3(images: ClassImages, ipc: int) -> Selection:
     """DC3: greedy submodular picks in every bin; ranked bin after bin in turns, first picks of all bins first."""
     names, sizes = np.unique(images.bins, return_counts=True)
-    shares = allocate_budget(sizes, ipc, images.allocation)
+    shares = allocate_budget(sizes, ipc, images.options.allocation)
     chosen = [
-        images.greedy_picks(np.flatnonzero(images.bins == name), share, images.function, part)
+        images.greedy_picks(np.flatnonzero(images.bins == name), share, images.options.function, part)
         for part, (name, share) in enumerate(zip(names, shares, strict=True))
         if share
     ]
@@ -218,7 +241,7 @@ def dc3(images: ClassImages, ipc: int) -> Selection:
 
 def submodular(images: ClassImages, ipc: int) -> Selection:
     """The same greedy over the whole class, without bins."""
-    return images.greedy_picks(np.arange(len(images)), ipc, images.function)
+    return images.greedy_picks(np.arange(len(images)), ipc, images.options.function)
 
 
 def random(images: ClassImages, ipc: int) -> Selection:
@@ -272,9 +295,9 @@ def _without_gains(picks: Sequence[int] | np.ndarray) -> Selection:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How ipc images of a class are chosen, and which of bins, logit_grad and embedding that needs."""
+    """How ipc images of a class are picked, and which of the pool's bins, logit_grad and embedding that needs."""
 
-    choose: Callable[[ClassImages, int], Selection]
+    pick: Callable[[ClassImages, int], Selection]
     needs: tuple[str, ...] = ()
 
 
@@ -288,57 +311,23 @@ STRATEGIES = {
 }
 
 
-RDED = "rded"
+def coverage(picks: pd.DataFrame, pool: Pool) -> pd.DataFrame:
+    """How well each class's picks cover it; no (n, n) kernel is formed, only (class size, picks).
 
-
-@dataclass(frozen=True)
-class Method:
-    """`picked_by`: a strategy of dc3.strategies, or "rded"; None: the run's own `selection`. `edits`: by the editor."""
-
-    name: str
-    picked_by: str | None = None
-    edits: bool = False
-
-    @property
-    def picks_file(self) -> str:
-        """The selection table of the method among the outputs of 03_sampling."""
-        return f"compared/{self.picked_by}.parquet" if self.picked_by else "selection.parquet"
-
-
-METHODS = {
-    "dc3": Method("DC3", edits=True),
-    "dc3_plain": Method("DC3 picks, plain"),
-    "submodular": Method("submodular, no bins", "submodular"),
-    "random": Method("random", "random"),
-    "herding": Method("herding", "herding"),
-    "kcenter": Method("k-center", "kcenter"),
-    "dq": Method("DQ", "dq"),
-    "rded": Method("RDED", RDED),
-}
-
-
-def pick(
-    picked_by: str,
-    images: ImageSet,
-    teacher: nn.Module,
-    *,
-    ipc: int,
-    seed: int,
-    crops: dict[str, Any] | None = None,
-    **candidates: Any,
-) -> pd.DataFrame:
-    """The selection table: columns index, label, bin, rank, gain; for "rded" also tile, top, left, side.
-
-    `crops`: factor, num_crop, mipc of `rded.choose`; `candidates`: the other arguments of `strategies.choose`.
+    The pool needs bins, logit_grad and embedding. Returns columns label, bins (share of the class's bins with a pick, 0
+    to 1) and similarity (mean over the class of the similarity to the closest pick: the facility location of the
+    picks / n).
     """
-    if picked_by == RDED:
-        return rded.choose(images, teacher, ipc=ipc, seed=seed, **(crops or {}))
-    return choose(picked_by, labels=images.labels, ipc=ipc, seed=seed, **candidates)
-
-
-def mosaic(images: ImageSet, part: pd.DataFrame) -> np.ndarray:
-    """One condensed image of RDED, uint8 (S, S, 3), of its rows of the selection table."""
-    return rded.condensed_image(images.images(part["index"].to_numpy()), part, isqrt(len(part)))
+    labels, bins, factors = _checked(pool, ("bins", *pool.factors))
+    rows, members_of = [], dict(groups(labels))
+    for label, picked in picks.groupby("label")["index"]:
+        members = members_of[label]
+        columns = np.searchsorted(members, picked.to_numpy())
+        gradient, feature = (_rows(name, factor, members, pool.device) for name, factor in factors.items())
+        kernel = as_tensor(gradient_kernel(gradient, feature, columns))
+        bin_share = len(np.unique(bins[picked])) / len(np.unique(bins[members]))
+        rows.append({"label": label, "bins": bin_share, "similarity": float(kernel.amax(1).mean())})
+    return pd.DataFrame(rows)
 
 
 def plain_images(images: ImageSet, picks: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

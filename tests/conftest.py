@@ -14,7 +14,7 @@ from dc3.generators.tiny_editor import (
     build_tokenizer,
 )
 from dc3.machine import paths
-from dc3.models.editor import load_editor
+from dc3.models.editor import EditorSettings, load_editor
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,9 @@ def random_editor_folder(tmp_path_factory):
 def random_editor(random_editor_folder):
     """That editor, loaded as a user's would be, at two steps and four edits a batch."""
     return load_editor(
-        str(random_editor_folder), size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4
+        EditorSettings(
+            str(random_editor_folder), size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4
+        )
     )
 
 

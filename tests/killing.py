@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dc3.compensation import Coloring, compensate
+from dc3.compensation import Coloring, Compensator, compensate
 from dc3.images.image_set import in_memory
 from dc3.machine.files import sha256
-from dc3.models.editor import load_editor
+from dc3.models.editor import EditorSettings, load_editor
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 PICKS = pd.DataFrame({"index": np.arange(14), "label": np.arange(14) // 7, "bin": 0, "rank": np.arange(14) % 7})
@@ -33,8 +33,8 @@ def compensation(editor_folder: str, folder: Path) -> None:
     torch.set_num_threads(1)
     pixels = np.random.default_rng(0).integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
     images = in_memory("noise", "train", ["a", "b"], np.repeat([0, 1], 7), pixels)
-    editor = load_editor(editor_folder, size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4)
-    compensate(images, PICKS, COLORING, editor, folder)
+    used = EditorSettings(editor_folder, size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4)
+    compensate(images, PICKS, folder, Compensator(COLORING, load_editor(used)))
 
 
 def child(editor_folder: str, folder: Path) -> int:

@@ -130,6 +130,20 @@ def test_an_interval_is_three_columns_of_a_table():
     assert color.Interval(2.0, 1.0, 3.0).columns("M") == {"M": 2.0, "M, low": 1.0, "M, high": 3.0}
 
 
+def test_statistics_are_a_row_a_set_and_gamuts_of_equal_sets():
+    sets = {"few": noise(4), "many": noise(9, seed=1)}
+    table = color.statistics(sets, seed=3).set_index("set")
+    assert table["images"].to_dict() == {"few": 4, "many": 9}
+    for name, images in sets.items():
+        expected = {
+            "colourfulness M": color.bootstrap_ci(color.colorfulness(images), seed=3),
+            "hue entropy (bits)": color.bootstrap_ci(color.hue_histogram(images), color.hue_entropy, seed=3),
+            "gamut of 2 images (a*b*)": color.gamut_area_of_equal_sets(images, 2, seed=3),
+        }
+        for column, interval in expected.items():
+            assert tuple(table.loc[name, [column, f"{column}, low", f"{column}, high"]]) == interval
+
+
 def test_palette_finds_the_main_colors():
     images = np.concatenate([solid(200, 30, 30, n=6), solid(20, 40, 180, n=2)])
     colors, share = color.palette(images, colors=2, seed=0)

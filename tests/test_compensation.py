@@ -11,14 +11,22 @@ import pytest
 from PIL import Image
 
 from dc3 import condensed
-from dc3.compensation import Coloring, EditFailed, compensate, compensated, copy, draw, edit_pairs, pairs_of
+from dc3.compensation import (
+    Coloring,
+    Compensator,
+    EditFailed,
+    compensate,
+    compensated,
+    copy,
+    draw_for,
+    recorded_pairs,
+)
 from dc3.images.datasets import image_folder
 from dc3.images.image_set import in_memory
 from dc3.machine.files import sha256
 from dc3.machine.paths import SHIPPED_EDITOR
-from dc3.models.editor import load_editor
-from dc3.models.evaluation import image_losses
-from dc3.models.networks import create
+from dc3.models.editor import EditorSettings, load_editor
+from dc3.runs.parameters import declared
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 
@@ -37,7 +45,7 @@ def picks():
 @pytest.fixture(scope="module")
 def undisturbed(images, picks, random_editor, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return compensate(images, picks, COLORING, random_editor, folder), folder
+    return compensate(images, picks, folder, Compensator(COLORING, random_editor)), folder
 
 
 def digests(folder):
@@ -60,12 +68,12 @@ def test_the_set_is_one_file_a_pick_in_class_folders_with_its_provenance(undistu
 
 def test_the_provenance_says_what_made_each_image(undisturbed, images, random_editor):
     row = undisturbed[0].set_index("index").loc[7]
-    drawn = draw(7, COLORING)
+    drawn = draw_for(7, COLORING)
     assert list(row["prompts"]) == drawn.prompts and list(row["edit_seeds"]) == drawn.edit_seeds
     assert row["source_sha256"] == hashlib.sha256(images.images([7])).hexdigest()
     assert (row["class"], row["label"], row["bin"], row["rank"]) == ("b", 1, 0, 0)
     assert (row["blend_mode"], row["guidance_scale"], row["image_guidance_scale"]) == ("gradient", 2.0, 1.2)
-    assert (row["steps"], row["editor"], len(row["editor_sha256"])) == (2, random_editor.name, 64)
+    assert (row["steps"], row["editor"], len(row["editor_sha256"])) == (2, random_editor.settings.name, 64)
 
 
 def test_an_image_from_a_file_is_known_by_the_files_hash(random_editor, tmp_path):
@@ -82,7 +90,7 @@ def test_an_image_from_a_file_is_known_by_the_files_hash(random_editor, tmp_path
 def test_an_image_has_the_same_bytes_alone_as_in_company(undisturbed, images, picks, random_editor, tmp_path):
     _, folder = undisturbed
     alone = picks[picks["index"] == 10]
-    compensate(images, alone, COLORING, random_editor, tmp_path)
+    compensate(images, alone, tmp_path, Compensator(COLORING, random_editor))
     assert digests(tmp_path) == {"00001/00001.png": digests(folder)["00001/00001.png"]}
 
 
@@ -98,10 +106,10 @@ def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
 
     monkeypatch.setattr(condensed, "_write", write_three)
     with pytest.raises(KeyboardInterrupt):
-        compensate(images, picks, COLORING, random_editor, tmp_path)
+        compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.png")}
     monkeypatch.setattr(condensed, "_write", written)
-    provenance = compensate(images, picks, COLORING, random_editor, tmp_path)
+    provenance = compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
     assert digests(tmp_path) == digests(undisturbed[1])
     assert provenance.equals(undisturbed[0])
     assert len(kept) == 3 and all(path.stat().st_mtime_ns == time for path, time in kept.items())
@@ -119,10 +127,10 @@ def test_killed_at_random_moments_the_set_ends_in_the_bytes_of_an_undisturbed_ru
 
 
 def test_a_damaged_image_is_made_again(undisturbed, images, picks, random_editor, tmp_path):
-    compensate(images, picks, COLORING, random_editor, tmp_path)
+    compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
     damaged = tmp_path / "00001/00002.png"
     damaged.write_bytes(damaged.read_bytes()[:-60])
-    compensate(images, picks, COLORING, random_editor, tmp_path)
+    compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
     assert digests(tmp_path) == digests(undisturbed[1])
 
 
@@ -132,9 +140,7 @@ def test_across_batch_sizes_hardly_a_pixel_differs_and_none_by_more_than_one(rec
     instructions = [f"Adjust the color hue to be {p} and preserve all details and content" for p in ("sunny", "rainy")]
     edits = {}
     for batch_size in (1, 3, 4):
-        editor = load_editor(
-            SHIPPED_EDITOR.name, size=32, steps=3, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=batch_size
-        )
+        editor = load_editor(EditorSettings(SHIPPED_EDITOR.name, 32, 3, 2.0, 1.2, batch_size))
         edited = editor.edit(pixels, instructions * 2, list(range(4)))
         edits[batch_size] = np.rint(edited * 255).astype(int)
     for batch_size in (1, 3):
@@ -148,9 +154,9 @@ def test_what_another_setting_made_is_redone_and_strangers_are_removed(
     undisturbed, images, picks, random_editor, tmp_path
 ):
     warm = replace(COLORING, blend_mode="warm")
-    compensate(images, picks, warm, random_editor, tmp_path)
+    compensate(images, picks, tmp_path, Compensator(warm, random_editor))
     assert not set(digests(tmp_path).values()) & set(digests(undisturbed[1]).values())
-    compensate(images, picks[picks["label"] == 0], COLORING, random_editor, tmp_path)
+    compensate(images, picks[picks["label"] == 0], tmp_path, Compensator(COLORING, random_editor))
     expected = {file: digest for file, digest in digests(undisturbed[1]).items() if file.startswith("00000")}
     assert digests(tmp_path) == expected
 
@@ -160,7 +166,7 @@ class BreaksOn:
 
     def __init__(self, editor, indices, attempts):
         self.editor = editor
-        self.seeds = {s for i in indices for a in range(attempts) for s in draw(i, COLORING, a).edit_seeds}
+        self.seeds = {s for i in indices for a in range(attempts) for s in draw_for(i, COLORING, a).edit_seeds}
 
     def __getattr__(self, name):
         return getattr(self.editor, name)
@@ -174,7 +180,7 @@ class BreaksOn:
 def test_a_failed_edit_is_retried_with_another_draw_and_the_retry_is_recorded(
     undisturbed, images, picks, random_editor, tmp_path
 ):
-    provenance = compensate(images, picks, COLORING, BreaksOn(random_editor, [7], 1), tmp_path)
+    provenance = compensate(images, picks, tmp_path, Compensator(COLORING, BreaksOn(random_editor, [7], 1)))
     assert provenance.set_index("index")["attempt"].to_dict() == {4: 0, 1: 0, 7: 1, 10: 0, 6: 0}
     differing = [file for file, digest in digests(undisturbed[1]).items() if digests(tmp_path)[file] != digest]
     assert differing == ["00001/00000.png"]
@@ -182,26 +188,26 @@ def test_a_failed_edit_is_retried_with_another_draw_and_the_retry_is_recorded(
 
 def test_an_edit_that_fails_twice_ends_the_run_with_its_name_and_keeps_the_rest(images, picks, random_editor, tmp_path):
     with pytest.raises(EditFailed, match=images.source(7)):
-        compensate(images, picks, COLORING, BreaksOn(random_editor, [7], 2), tmp_path)
+        compensate(images, picks, tmp_path, Compensator(COLORING, BreaksOn(random_editor, [7], 2)))
     assert "00000/00000.png" in digests(tmp_path) and "00001/00000.png" not in digests(tmp_path)
 
 
 def test_fourfold_view_draws_two_warm_and_two_cold_prompts():
-    drawn = draw(3, replace(COLORING, blend_mode="fourfold_view"))
+    drawn = draw_for(3, replace(COLORING, blend_mode="fourfold_view"))
     assert [prompt in COLORING.warm_prompts for prompt in drawn.prompts] == [True, False, True, False]
     assert len(set(drawn.edit_seeds)) == 4
 
 
 def test_mode_none_files_the_picks_themselves(images, picks, random_editor, tmp_path):
-    compensate(images, picks, replace(COLORING, blend_mode="none"), random_editor, tmp_path)
+    compensate(images, picks, tmp_path, Compensator(replace(COLORING, blend_mode="none"), random_editor))
     saved = np.asarray(Image.open(tmp_path / "00001/00000.png"))
     assert (saved == images.images([7])[0]).all()
 
 
 def test_draws_depend_on_the_run_seed_and_the_index():
-    assert draw(5, COLORING) == draw(5, COLORING)
-    assert draw(5, COLORING) != draw(6, COLORING)
-    assert draw(5, COLORING) != draw(5, replace(COLORING, seed=1))
+    assert draw_for(5, COLORING) == draw_for(5, COLORING)
+    assert draw_for(5, COLORING) != draw_for(6, COLORING)
+    assert draw_for(5, COLORING) != draw_for(5, replace(COLORING, seed=1))
 
 
 @pytest.mark.parametrize(("field", "value"), [("instruction", "make it warm"), ("blend_mode", "mosaic")])
@@ -215,47 +221,34 @@ def test_a_mild_edit_lies_between_the_pick_and_its_edit():
     edits = np.stack([np.full((8, 8, 3), 180 / 255), np.full((8, 8, 3), 20 / 255)]).astype(np.float32)
     for strength, value in ((1.0, 180), (0.5, 140), (0.25, 120)):
         coloring = replace(COLORING, blend_mode="warm", edit_strength=strength)
-        assert (compensated(source, edits, draw(0, coloring), coloring) == value).all()
+        assert (compensated(source, edits, draw_for(0, coloring), coloring) == value).all()
     with pytest.raises(ValueError, match="edit_strength = 0"):
         replace(COLORING, edit_strength=0)
 
 
-def test_of_several_colourings_the_one_the_teacher_is_surest_of_is_kept(images, picks, random_editor, tmp_path):
-    teacher = create("conv3", 2, 32, width=8, seed=0).eval()
-    several = replace(COLORING, edit_candidates=3)
-    kept = compensate(images, picks, several, random_editor, tmp_path / "kept", teacher)
-    losses = np.stack([_losses_of_candidate(images, kept, k, random_editor, teacher) for k in range(3)])
-    assert kept["candidate"].tolist() == losses.argmin(axis=0).tolist() and kept["candidate"].nunique() > 1
-    assert kept["teacher_sha256"].nunique() == 1
-    with pytest.raises(ValueError, match="edit_candidates = 3: a teacher is needed"):
-        compensate(images, picks, several, random_editor, tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-
-
 def test_the_edits_that_are_shown_are_those_of_the_image_that_was_kept(images, picks, random_editor, tmp_path):
-    teacher = create("conv3", 2, 32, width=8, seed=0).eval()
-    several = replace(COLORING, edit_candidates=3)
-    kept = compensate(images, picks, several, random_editor, tmp_path / "kept", teacher)
-    sources, draws = images.images(kept["index"]), pairs_of(kept, several)
-    edits = edit_pairs(sources, draws, COLORING, random_editor)
+    kept = compensate(images, picks, tmp_path / "kept", Compensator(COLORING, BreaksOn(random_editor, [7], 1)))
+    sources, draws = images.images(kept["index"]), recorded_pairs(kept, COLORING)
+    edits = Compensator(COLORING, random_editor).edits_of(sources, draws)
     again = [compensated(*parts, COLORING) for parts in zip(sources, edits, draws, strict=True)]
     filed = np.stack([np.asarray(Image.open(tmp_path / "kept" / name)) for name in kept["file"]])
     assert np.abs(np.stack(again).astype(int) - filed).max() <= 1
     plain = copy(images, picks, tmp_path / "plain")
-    assert [len(drawn.prompts) for drawn in pairs_of(plain, COLORING)] == [2] * len(plain)
+    assert [len(drawn.prompts) for drawn in recorded_pairs(plain, COLORING)] == [2] * len(plain)
 
 
-def _losses_of_candidate(images, rows, candidate, editor, teacher):
-    losses = []
-    for index, label in zip(rows["index"], rows["label"], strict=True):
-        drawn, source = draw(index, COLORING, candidate=candidate), images.images([index])
-        instructions = [COLORING.instruction.format(p=prompt) for prompt in drawn.prompts]
-        edits = editor.variations(source[0], instructions, drawn.edit_seeds)
-        made = compensated(source[0], edits, drawn, COLORING)
-        losses.append(image_losses(teacher, made[None], label)[0])
-    return losses
+def test_draws_and_histories_are_those_of_earlier_versions(images, picks, undisturbed):
+    """A condensed set keeps its bytes: the draws of image 7, and the keys of its history in their order."""
+    drawn = draw_for(7, COLORING)
+    assert drawn.prompts == ["sepia", "rainy"] and drawn.blend_seed == 2197499804361925096
+    assert drawn.edit_seeds == [3583867920954890687, 3685517640310069395]
+    history = condensed.history(undisturbed[1] / "00001/00000.png")
+    assert list(history["draw"]) == ["prompts", "edit_seeds", "blend_seed", "attempt", "candidate"]
+    assert list(history["set"])[8:11] == ["edit_strength", "edit_candidates", "editor"]
 
 
-def test_the_first_of_several_colourings_is_the_one_that_would_be_alone():
-    assert draw(7, COLORING) == draw(7, replace(COLORING, edit_candidates=4), candidate=0)
-    assert draw(7, COLORING).edit_seeds != draw(7, COLORING, candidate=1).edit_seeds
+def test_a_compensator_comes_from_the_parameters_and_only_for_methods_that_edit(random_editor_folder):
+    params = {name: parameter.default for name, parameter in declared("04_compensation").items()}
+    made = Compensator.of(params | {"editor": str(random_editor_folder)}, 3, "cpu")
+    assert made.coloring.seed == 3 and made.editor.settings.size == params["edit_size"]
+    assert Compensator.of(params | {"method": "random"}, 3, "cpu") is None

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionInstructPix2P
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dc3.generators.tiny_editor import build_tokenizer
-from dc3.models.editor import load_editor, weights_hash
+from dc3.models.editor import EditorSettings, load_editor, weights_hash
 
 PROMPTS = ["make it warm", "make it cold", "make it warm", "sepia", "snowy"]
 
@@ -54,7 +56,8 @@ def test_a_pipeline_of_the_real_checkpoints_components_runs_at_another_size(tmp_
     StableDiffusionInstructPix2PixPipeline(
         vae, CLIPTextModel(text), tokenizer, unet, PNDMScheduler(), None, None, requires_safety_checker=False
     ).save_pretrained(tmp_path)
-    editor = load_editor(str(tmp_path), size=64, steps=3, guidance_scale=4, image_guidance_scale=1.5, batch_size=2)
+    used = EditorSettings(str(tmp_path), size=64, steps=3, guidance_scale=4, image_guidance_scale=1.5, batch_size=2)
+    editor = load_editor(used)
     edited = editor.edit(images[:3], PROMPTS[:3], [0, 1, 2])
     assert type(editor.pipeline.scheduler).__name__ == "EulerAncestralDiscreteScheduler"
     assert edited.shape == (3, 32, 32, 3) and np.isfinite(edited).all()
@@ -68,21 +71,16 @@ def test_several_edits_of_one_image_encode_it_once(random_editor, images, monkey
     assert (varied == random_editor.edit(images[:1].repeat(5, 0), PROMPTS, [1, 2, 3, 4, 5])).all()
 
 
-def test_half_precision_edits_hardly_differ(random_editor, random_editor_folder, images):
-    half = load_editor(
-        str(random_editor_folder), size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4,
-        precision="bfloat16",
-    )  # fmt: skip
+def test_half_precision_edits_hardly_differ(random_editor, images):
+    half = load_editor(replace(random_editor.settings, precision="bfloat16"))
     assert half.precision == "bfloat16" and random_editor.precision == "float32"
     assert weights_hash(half) != weights_hash(random_editor)
     difference = np.abs(half.edit(images, PROMPTS, range(5)) - random_editor.edit(images, PROMPTS, range(5)))
     assert 0 < difference.mean() < 0.02
 
 
-def test_the_weights_hash_tells_editors_apart(random_editor, random_editor_folder):
-    again = load_editor(
-        str(random_editor_folder), size=32, steps=1, guidance_scale=1, image_guidance_scale=1, batch_size=1
-    )
+def test_other_weights_have_another_hash(random_editor):
+    again = load_editor(replace(random_editor.settings, steps=1))
     assert weights_hash(again) == weights_hash(random_editor)
     with torch.no_grad():
         next(again.pipeline.unet.parameters()).add_(1e-3)
@@ -91,9 +89,18 @@ def test_the_weights_hash_tells_editors_apart(random_editor, random_editor_folde
 
 def test_a_missing_editor_is_named_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"editor = .*nowhere.*tiny-instruct-pix2pix"):
-        load_editor(str(tmp_path / "nowhere"), size=32, steps=1, guidance_scale=1, image_guidance_scale=1, batch_size=1)
+        load_editor(EditorSettings(str(tmp_path / "nowhere"), 32, 1, 1, 1, 1))
 
 
 def test_lists_of_different_lengths_are_refused(random_editor, images):
     with pytest.raises(ValueError, match="5 images, 2 instructions"):
         random_editor.edit(images, PROMPTS[:2], [0] * 5)
+
+
+def test_settings_come_from_the_parameters_and_change_without_loading_again(random_editor):
+    params = {"editor": "hub/id", "edit_size": 64, "edit_steps": 7, "guidance_scale": 4.0, "image_guidance_scale": 1.5}
+    params |= {"edit_batch_size": 3, "editor_revision": "v1", "edit_precision": "float16", "edit_compile": True}
+    assert EditorSettings.of(params) == EditorSettings("hub/id", 64, 7, 4.0, 1.5, 3, "v1", "float16", True)
+    other = random_editor.using(batch_size=1)
+    assert other.settings.batch_size == 1 and random_editor.settings.batch_size == 4
+    assert other.pipeline is random_editor.pipeline

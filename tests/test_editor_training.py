@@ -98,16 +98,16 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 def test_training_writes_a_pipeline_that_loads_and_resumes_from_its_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_editor, "build_unet", lambda channels: small_unet(channels))
     train_editor(EditorRecipe(**TINY), tmp_path / "work", tmp_path / "editor", device="cpu")
-    from dc3.models.editor import load_editor, weights_hash
+    from dc3.models.editor import EditorSettings, load_editor, weights_hash
 
-    options = {"size": 32, "steps": 1, "guidance_scale": 2, "image_guidance_scale": 1.2, "batch_size": 1}
-    editor = load_editor(str(tmp_path / "editor"), **options)
+    first, again = (EditorSettings(str(tmp_path / name), 32, 1, 2, 1.2, 1) for name in ("editor", "again"))
+    editor = load_editor(first)
     assert editor.pipeline.scheduler.config.prediction_type == "v_prediction"
     assert editor.pipeline.scheduler.config.rescale_betas_zero_snr
     edited = editor.edit(np.zeros((1, 32, 32, 3), np.uint8), [INSTRUCTION.format(p="sunny")], [0])
     assert np.isfinite(edited).all()
     train_editor(EditorRecipe(**TINY), tmp_path / "work", tmp_path / "again", device="cpu")
-    assert weights_hash(load_editor(str(tmp_path / "again"), **options)) == weights_hash(editor)
+    assert weights_hash(load_editor(again)) == weights_hash(editor)
     other = EditorRecipe(**TINY | {"steps": 3, "seed": 1})
     with pytest.raises(
         AnotherTraining, match=r"work is of another training \(seed 0 → 1, steps 2 → 3\): remove it.*--work"

@@ -3,7 +3,6 @@
 import os
 import socket
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 from squares import Squares
 
 from dc3 import condensed, features, gradients, strategies
-from dc3.compensation import Coloring, compensate
+from dc3.compensation import Coloring, Compensator, compensate
 from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
@@ -156,9 +155,8 @@ def test_gradients_and_picks_are_the_same(on_ray, images, tmp_path):
     for name, where in (("local", LOCAL), ("ray", on_ray)):
         files = [tmp_path / f"{kind}_{name}.npy" for kind in ("logit_grad", "embedding")]
         found = gradients.to_disk(*files, teacher, images, images.labels, batch_size=5, engine=where)
-        candidates = dict(zip(("logit_grad", "embedding"), found, strict=True)) | {"bins": np.arange(24) % 3}
-        choose = partial(strategies.choose, labels=images.labels, ipc=4, seed=1, engine=where, **candidates)
-        tables[name] = [choose(selection) for selection in ("dc3", "random")]
+        pool, options = strategies.Pool(images.labels, np.arange(24) % 3, *found), strategies.PickOptions(4, seed=1)
+        tables[name] = [strategies.pick(selection, pool, options, where) for selection in ("dc3", "random")]
         for selection, table in zip(("dc3", "random"), tables[name], strict=True):
             table.to_parquet(tmp_path / f"{selection}_{name}.parquet")
     for kind in ("logit_grad.npy", "embedding.npy", "dc3.parquet", "random.parquet"):
@@ -171,7 +169,7 @@ def test_a_condensed_set_and_its_provenance_have_the_same_bytes(on_ray, images, 
     made = {}
     for name, where in (("local", LOCAL), ("ray", replace(on_ray, actors=1))):
         folder = tmp_path / name
-        compensate(images, PICKS, COLORING, random_editor, folder, engine=where)
+        compensate(images, PICKS, folder, Compensator(COLORING, random_editor), where)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         made[name] = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     assert len(made["local"]) == len(PICKS) + 1 and condensed.PROVENANCE in made["local"]

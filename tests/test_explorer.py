@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from dc3 import panels
-from dc3.compensation import Coloring
+from dc3.compensation import Coloring, Compensator
 from dc3.machine.paths import HEADLESS
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
@@ -22,7 +22,7 @@ def shown(panel):
 
 
 def test_the_panel_shows_the_edit_of_its_present_choices(images, random_editor):
-    panel = panels.EditPanel(images, COLORING, random_editor)
+    panel = panels.EditPanel(images, Compensator(COLORING, random_editor))
     before = shown(panel)
     assert before.shape == (160, 4 * 160 + 3 * 4, 3)
     assert (before[::5, :160:5] == images[0]).all(), "the source comes first"
@@ -37,14 +37,14 @@ def test_the_panel_shows_the_edit_of_its_present_choices(images, random_editor):
 
 
 def test_an_edit_that_raises_is_told_and_the_button_can_be_pressed_again(images, random_editor, monkeypatch):
-    panel = panels.EditPanel(images, COLORING, random_editor)
+    panel = panels.EditPanel(images, Compensator(COLORING, random_editor))
 
     def out_of_memory(*_, **__):
         assert panel.button.disabled, "grey while it works"
         raise torch.OutOfMemoryError("no memory left\nand a page of advice")
 
     with monkeypatch.context() as patched:
-        patched.setattr(panels, "edit_pairs", out_of_memory)
+        patched.setattr(Compensator, "edits_of", out_of_memory)
         panel.button.click()
     assert panel.caption.value == "this edit failed: OutOfMemoryError: no memory left" and not panel.picture.value
     assert not panel.button.disabled
@@ -54,6 +54,6 @@ def test_an_edit_that_raises_is_told_and_the_button_can_be_pressed_again(images,
 
 def test_without_a_screen_there_is_no_panel(images, random_editor, monkeypatch):
     monkeypatch.setenv(HEADLESS, "1")
-    assert panels.edit_panel(images, COLORING, random_editor) is None
+    assert panels.edit_panel(images, Compensator(COLORING, random_editor)) is None
     monkeypatch.delenv(HEADLESS)
-    assert panels.edit_panel(images, COLORING, random_editor) is not None
+    assert panels.edit_panel(images, Compensator(COLORING, random_editor)) is not None

@@ -53,7 +53,7 @@ def shades(picture, columns, side):
 
 
 def test_each_point_of_the_map_holds_its_image_and_says_which_it_is(images, table):
-    panel = panels.BinExplorer(images, table)
+    panel = panels.BinPanel(images, table)
     panel.of_class.value = 1
     points = re.findall(r'<g class="p".*?</g></g>', panel.map.value)
     assert len(points) == PER_CLASS
@@ -65,7 +65,7 @@ def test_each_point_of_the_map_holds_its_image_and_says_which_it_is(images, tabl
 
 
 def test_a_chosen_bin_is_shown_and_the_others_are_pale(images, table):
-    panel = panels.BinExplorer(images, table)
+    panel = panels.BinPanel(images, table)
     assert panel.bin.options == ("all", 0, 1, 2) and "p pale" not in panel.map.value
     assert shades(panel.picture, 3, panels.SMALL)[:3] == [images.pixels[k, 0, 0, 0] for k in (0, 1, 2)]
     panel.bin.value = 2
@@ -78,7 +78,7 @@ def test_a_chosen_bin_is_shown_and_the_others_are_pale(images, table):
 
 
 def test_the_slider_goes_through_the_picks_of_a_class(images, picks, factors):
-    panel = panels.PickExplorer(images, picks, *factors)
+    panel = panels.PickPanel(images, picks, *factors)
     assert panel.rank.max == 1 and panel.caption.value.startswith("image 3, bin 0, gain 2.5;")
     panel.rank.value = 1
     assert panel.caption.value.startswith("image 1, bin 1, gain 1;")
@@ -88,7 +88,7 @@ def test_the_slider_goes_through_the_picks_of_a_class(images, picks, factors):
 
 
 def test_beside_a_pick_stand_the_images_most_like_it(images, picks, factors):
-    panel = panels.PickExplorer(images, picks, *factors)
+    panel = panels.PickPanel(images, picks, *factors)
     nearest, similarity = panel.nearest(3)
     kernel = sampling.gradient_kernel(factors[0][:PER_CLASS], factors[1][:PER_CLASS])[3]
     expected = [k for k in np.argsort(-kernel, kind="stable") if k != 3]
@@ -106,7 +106,7 @@ def test_without_a_screen_there_are_no_panels(images, table, picks, factors, mon
 
 
 def test_what_goes_wrong_behind_a_control_is_told_in_the_panel(images, table, picks, factors, monkeypatch):
-    bins, chosen = panels.BinExplorer(images, table), panels.PickExplorer(images, picks, *factors)
+    bins, chosen = panels.BinPanel(images, table), panels.PickPanel(images, picks, *factors)
     with monkeypatch.context() as patched:
         patched.setattr(type(images), "images", lambda self, indices: 1 / 0)
         bins.bin.value, chosen.of_class.value = 1, 1

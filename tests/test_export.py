@@ -10,10 +10,11 @@ from finished_runs import CLASSES, FOLDER_OF_THE_MACHINE, IPC, SIZE, image_set, 
 from PIL import Image
 from typer.testing import CliRunner
 
-from dc3 import cli, compensation, condensed, strategies
+from dc3 import cli, compensation, condensed
 from dc3.condensed import history
 from dc3.machine import files
 from dc3.models import checkpoints, evaluation
+from dc3.rded import Crops, pick_crops
 from dc3.runs import export as dataset_card
 
 N = len(CLASSES) * IPC
@@ -151,7 +152,7 @@ def test_an_editor_from_a_folder_of_the_machine_is_named_without_it_in_the_pngs_
 
 def test_mosaics_of_many_sources_say_which_they_are(run, home, monkeypatch):
     images, model = image_set(), checkpoints.load(run / "00_teacher/teacher.safetensors").model
-    picks = strategies.pick("rded", images, model, ipc=IPC, seed=0, crops={"factor": 2, "num_crop": 2, "mipc": 9})
+    picks = pick_crops(images, model, IPC, 0, Crops(factor=2, num_crop=2, mipc=9))
     compensation.tile(images, picks, run / "04_compensation/condensed")
     exported("toy", "--to", "hf")
     data = imagefolder(run / "export-hf", home, monkeypatch)

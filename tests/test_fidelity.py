@@ -9,7 +9,18 @@ import torchvision
 from scipy.linalg import sqrtm
 from torch import nn
 
-from dc3.fidelity import embed, embedded_batches, fid, inception_score, kid, to_read
+from dc3.fidelity import (
+    Embedded,
+    distances,
+    embed,
+    embedded_batches,
+    fid,
+    inception_score,
+    kid,
+    neighbourhoods,
+    scores,
+    to_read,
+)
 from dc3.images.image_set import in_memory, normalise
 from dc3.models.feature_networks import FeatureNetwork, classifier_network, feature_network
 
@@ -225,3 +236,24 @@ def test_bad_sets_are_refused():
                 score(good, fake)
     with pytest.raises(ValueError, match="at least 2"):
         inception_score(good[:1], seed=0)
+
+
+def test_distances_are_a_row_a_set_with_subsets_of_one_size():
+    def features(n, seed):
+        return Embedded(gaussian(n, 4, seed=seed), gaussian(n, 3, seed=seed + 10))
+
+    real, sets = features(50, 0), {"few": features(8, 1), "many": features(20, 2)}
+    labels = {name: np.zeros(len(fake.logits), int) for name, fake in sets.items()}
+    network = FeatureNetwork("teacher", None, "cpu")
+    table = distances(real, sets, network, seed=1, neighbours=3, labels=labels).set_index("set")
+    assert table["images"].to_dict() == {"few": 8, "many": 20} and table["read"].tolist() == ["FID-teacher"] * 2
+    row, fake = table.loc["many"], sets["many"]
+    assert row["FID-teacher"] == fid(real.features, fake.features)
+    assert (row["KID-teacher"], row["KID, ±"]) == kid(real.features, fake.features, seed=1, subset_size=8)
+    assert (row["IS-teacher"], row["IS, ±"]) == inception_score(fake.logits, seed=1, splits=10)
+    assert row["coverage"] == neighbourhoods(real.features, fake.features, 3).coverage
+    assert row["class named"] == (fake.logits.argmax(axis=1) == 0).mean()
+    one = scores(real, fake, network, seed=1)
+    assert one["FID-teacher"] == row["FID-teacher"]
+    assert one["KID-teacher"] == kid(real.features, fake.features, seed=1, subset_size=100).mean
+    assert "class named" not in distances(real, sets, network, seed=1)

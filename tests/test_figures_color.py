@@ -22,7 +22,7 @@ def roses():
 
 def moves():
     table = pd.DataFrame({"label": [0, 0, 1, 1], "bin": [0, 1, 0, 0], "x": [0.0, 1, 2, 3], "y": [0.0, 1, 2, 3]})
-    return color.move_maps(table.assign(to_x=[5, np.nan, 6, 7], to_y=[5, np.nan, 6, 7]), ["cat", "dog"])
+    return color.displacement_maps(table.assign(to_x=[5, np.nan, 6, 7], to_y=[5, np.nan, 6, 7]), ["cat", "dog"])
 
 
 def test_the_area_of_a_petal_is_its_share():

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from dc3 import features, fidelity, gradients, strategies, students, teacher
-from dc3 import strategies as methods
+from dc3 import features, fidelity, gradients, strategies, students, teacher, validation
 from dc3.generators import training_loop
 from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images.image_set import in_memory
 from dc3.models import networks
-from dc3.models.editor import load_editor
+from dc3.models.editor import EditorSettings, load_editor
 from dc3.models.feature_networks import classifier_network
+from dc3.rded import Crops, pick_crops
 
 THERE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 SMALL = teacher.TeacherRecipe("conv3", epochs=2, seed=3, width=8, batch_size=16)
@@ -54,8 +54,8 @@ def test_factors_losses_and_picks(device, model, images, amp, tmp_path):
         assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
     losses = gradients.class_losses(model, found[1], images.labels)
     assert np.abs(losses - gradients.class_losses(on_cpu, expected[1], images.labels)).max() < 0.1
-    candidates = {"bins": images.labels, "logit_grad": found[0], "embedding": found[1], "device": device}
-    table = strategies.choose("dc3", labels=images.labels, ipc=2, **candidates)
+    pool = strategies.Pool(images.labels, images.labels, *found, device=device)
+    table = strategies.pick("dc3", pool, strategies.PickOptions(ipc=2))
     assert table["index"].is_unique and len(table) == 6
 
 
@@ -70,10 +70,7 @@ def test_latents(device, images, amp, tmp_path):
 
 
 def test_a_batch_of_edits(device, random_editor_folder, images):
-    editor = load_editor(
-        str(random_editor_folder), size=32, steps=1, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=2,
-        device=device,
-    )  # fmt: skip
+    editor = load_editor(EditorSettings(str(random_editor_folder), 32, 1, 2.0, 1.2, 2), device)
     edited = editor.edit(images.images([0, 1]), ["sunny", "rainy"], [5, 6])
     assert edited.shape == (2, 32, 32, 3) and np.isfinite(edited).all()
 
@@ -118,9 +115,9 @@ def test_a_checkpoint_of_the_cpu_goes_on(device, tmp_path):
 
 def test_crops_of_rded_are_those_of_the_cpu(model, images):
     """Ranked in float32; equal but for crops that are as good as each other."""
-    options = {"ipc": 2, "seed": 0, "crops": {"factor": 2, "num_crop": 2, "mipc": 12}}
-    found = methods.pick("rded", images, model, **options)
-    expected = methods.pick("rded", images, copy.deepcopy(model).cpu(), **options)
+    crops = Crops(factor=2, num_crop=2, mipc=12)
+    found = pick_crops(images, model, 2, 0, crops)
+    expected = pick_crops(images, copy.deepcopy(model).cpu(), 2, 0, crops)
     assert np.abs(found["gain"] - expected["gain"]).max() < 1e-2
 
 

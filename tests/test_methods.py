@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dc3 import compensation, condensed, strategies
-from dc3.compensation import Coloring
+from dc3 import condensed, strategies
+from dc3.compensation import condense
 from dc3.images.image_set import in_memory
 from dc3.models import networks
+from dc3.rded import Crops
 from dc3.runs import parameters
 from dc3.runs.checks import check_inputs
-
-COLORING = Coloring(0, ["sunny"], ["rainy"], "Adjust the color hue to be {p}", "gradient")
+from dc3.strategies import PickOptions, Pool
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def pick(picked_by, images, teacher, ipc=3):
     rng = np.random.default_rng(1)
     factors = {"logit_grad": rng.normal(size=(40, 2)), "embedding": rng.normal(size=(40, 5))}
     factors = {name: array.astype(np.float32) for name, array in factors.items()}
-    crops = {"factor": 2, "num_crop": 3, "mipc": 20}
-    return strategies.pick(picked_by, images, teacher, ipc=ipc, seed=0, crops=crops, bins=np.arange(40) % 4, **factors)
+    pool = Pool(images.labels, np.arange(40) % 4, **factors, images=images, teacher=teacher)
+    return strategies.pick(picked_by, pool, PickOptions(ipc, crops=Crops(factor=2, num_crop=3, mipc=20)))
 
 
 def test_the_parameter_names_the_table():
@@ -42,7 +42,7 @@ def test_the_parameter_names_the_table():
 @pytest.mark.parametrize("method", [name for name, m in strategies.METHODS.items() if not m.edits])
 def test_every_baseline_writes_the_same_layout_with_provenance(method, images, teacher, tmp_path):
     picks = pick(strategies.METHODS[method].picked_by or "dc3", images, teacher)
-    provenance = compensation.condense(method, images, picks, COLORING, None, tmp_path)
+    provenance = condense(images, picks, tmp_path)
     made = condensed.load(tmp_path, images.classes, 16)
     assert made.counts().tolist() == [3, 3]
     expected, labels = strategies.plain_images(images, picks)
@@ -53,7 +53,7 @@ def test_every_baseline_writes_the_same_layout_with_provenance(method, images, t
 
 def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
-    provenance = compensation.condense("rded", images, picks, COLORING, None, tmp_path)
+    provenance = condense(images, picks, tmp_path)
     assert len(provenance) == 6 and all(len(tiles["index"]) == 4 for tiles in provenance["tiles"])
     assert sorted(np.concatenate([tiles["index"] for tiles in provenance["tiles"]])) == sorted(picks["index"])
 
@@ -61,16 +61,16 @@ def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
 def test_mosaics_of_other_crops_are_made_again(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
     other = picks.assign(side=picks["side"].clip(upper=5))
-    compensation.condense("rded", images, other, COLORING, None, tmp_path)
-    compensation.condense("rded", images, picks, COLORING, None, tmp_path)
+    condense(images, other, tmp_path)
+    condense(images, picks, tmp_path)
     assert (condensed.load(tmp_path, images.classes, 16).images() == strategies.plain_images(images, picks)[0]).all()
 
 
 def test_a_source_that_changed_is_condensed_again(images, teacher, tmp_path):
     picks = pick("random", images, teacher)
-    compensation.condense("random", images, picks, COLORING, None, tmp_path)
+    condense(images, picks, tmp_path)
     inverted = in_memory("noise", "train", ["a", "b"], images.labels, 255 - images.pixels)
-    compensation.condense("random", inverted, picks, COLORING, None, tmp_path)
+    condense(inverted, picks, tmp_path)
     assert (condensed.load(tmp_path, images.classes, 16).images() == inverted.images(picks["index"])).all()
 
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import resized_crop
 
 from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, in_memory
 from dc3.models.networks import create
-from dc3.rded import choose, condensed_image, crop_losses, draw
+from dc3.rded import Crops, crop_losses, mosaic, pick_crops, random_crops
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -66,7 +66,11 @@ def naive_loss(model, crop, label, size):
 
 
 def draw_class(images, label, num_crop=5, mipc=300, seed=0):
-    return draw(images, label, num_crop=num_crop, mipc=mipc, seed=seed)
+    return random_crops(images, label, seed, Crops(num_crop=num_crop, mipc=mipc))
+
+
+def choose(images, model, *, ipc, seed, **crops):
+    return pick_crops(images, model, ipc, seed, Crops(**crops))
 
 
 def naive_choose(images, model, ipc, factor, num_crop, mipc, seed):
@@ -192,9 +196,9 @@ def test_the_teacher_is_used_in_eval_mode_and_left_as_it_was():
 
 def test_crops_are_ranked_in_float32_whatever_the_precision_around():
     indices, boxes = draw_class(image_set(), 0)
-    expected = crop_losses(image_set(), indices, boxes, teacher(), factor=1)
+    expected = crop_losses(image_set(), indices, boxes, teacher(), Crops())
     with torch.autocast("cpu", torch.bfloat16):
-        assert (crop_losses(image_set(), indices, boxes, teacher(), factor=1) == expected).all()
+        assert (crop_losses(image_set(), indices, boxes, teacher(), Crops()) == expected).all()
 
 
 @pytest.mark.parametrize(
@@ -205,13 +209,12 @@ def test_a_mosaic_holds_the_very_pixels_that_were_scored(size, factor, tiles):
     images, model = image_set(size), teacher(size)
     table, ends = choose(images, model, ipc=1, factor=factor, num_crop=3, seed=2), np.cumsum(tiles)
     for _, rows in table.groupby(["label", "rank"]):
-        mosaic = condensed_image(images.images(rows["index"]), rows, factor)
-        assert mosaic.shape == (size, size, 3) and mosaic.dtype == np.uint8
-        backwards = rows.iloc[::-1]
-        assert (condensed_image(images.images(backwards["index"]), backwards, factor) == mosaic).all()
+        made = mosaic(images, rows)
+        assert made.shape == (size, size, 3) and made.dtype == np.uint8
+        assert (mosaic(images, rows.iloc[::-1]) == made).all()
         for row in rows.itertuples():
             y, x = divmod(row.tile, factor)
-            tile = mosaic[ends[y] - tiles[y] : ends[y], ends[x] - tiles[x] : ends[x]]
+            tile = made[ends[y] - tiles[y] : ends[y], ends[x] - tiles[x] : ends[x]]
             source, box = images.pixels[row.index], (row.top, row.left, row.side)
             assert (tile == cropped(source, box, tiles[y], tiles[x])).all()
             floats = torch.from_numpy(source).permute(2, 0, 1) / 255
@@ -224,12 +227,9 @@ def test_a_mosaic_holds_the_very_pixels_that_were_scored(size, factor, tiles):
 def test_a_mosaic_of_other_rows_is_refused():
     images = image_set()
     rows = choose(images, teacher(), ipc=2, factor=2, num_crop=1, seed=0).query("label == 0")
-    sources = images.images(rows["index"])
     for broken in (rows, rows[:3], rows.iloc[[0, 1, 2, 2]]):
-        with pytest.raises(ValueError, match="rows: expected tiles 0 to 3 for factor 2"):
-            condensed_image(sources[: len(broken)], broken, 2)
-    with pytest.raises(ValueError, match="3 sources"):
-        condensed_image(sources[:3], rows[:4], 2)
+        with pytest.raises(ValueError, match="rows: expected tiles 0 to"):
+            mosaic(images, broken)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dc3 import strategies
 from dc3.sampling import allocate_budget, gradient_kernel, select
-from dc3.strategies import STRATEGIES, choose, coverage, surest
+from dc3.strategies import STRATEGIES, PickOptions, Pool, surest
 
 NAMES = ["dc3", "submodular", "random", "herding", "kcenter", "dq"]
 
@@ -21,6 +22,19 @@ def image_set(n=180, classes=3, bins=4, seed=0):
     logit_grad = rng.normal(size=(n, 5)).astype(np.float32)
     embedding = np.abs(rng.normal(size=(n, 8))).astype(np.float32)
     return {"labels": labels, "bins": numbers, "logit_grad": logit_grad, "embedding": embedding}
+
+
+POOL = ("labels", "bins", "logit_grad", "embedding", "among", "device")
+
+
+def choose(selection, **given):
+    """The table of picks for what `Pool` and `PickOptions` take."""
+    pool = Pool(**{name: given.pop(name) for name in POOL if name in given})
+    return strategies.pick(selection, pool, PickOptions(**given))
+
+
+def coverage(picks, **pool):
+    return strategies.coverage(picks, Pool(**pool))
 
 
 def members(images, label):

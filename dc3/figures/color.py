@@ -67,7 +67,7 @@ def palettes(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     return figure
 
 
-def move_maps(table: pd.DataFrame, classes: list[str] | tuple[str, ...]) -> Figure:
+def displacement_maps(table: pd.DataFrame, classes: list[str] | tuple[str, ...]) -> Figure:
     """A t-SNE map a class with an arrow from each pick to its condensed image.
 
     Columns label, bin, x, y, and to_x, to_y: where the condensed image of a pick lies; NaN for images without one.

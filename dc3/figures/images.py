@@ -5,10 +5,10 @@ are in dc3.figures.accuracy, those of 06 alone in dc3.figures.color.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import radians, sin
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,6 +21,9 @@ from matplotlib.patches import FancyArrowPatch
 from dc3.figures.style import colors_of
 from dc3.figures.style import save as save
 from dc3.figures.style import save_table as save_table
+
+if TYPE_CHECKING:
+    from dc3.edit_strips import Steps
 
 WIDTH = 6.5  # inches: the text column of a page (TMLR's), for which the style's font sizes are made
 MAX_CLASSES = 10  # shown in figures that have a panel or row a class
@@ -214,7 +217,6 @@ def colorfulness_violins(values: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-CROWD = 25  # images of the class that are shown, a square of them
 HEADINGS = (
     "the images of a class",
     "latents in bins,\nstars: picks",
@@ -224,27 +226,11 @@ HEADINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Steps:
-    """What became of one class: uint8 images (n, H, W, 3) of every step, the picks in the same order in all of them.
-
-    `bin_map` has the columns index, bin, x, y of the class's images; `picked` are the indices of all its picks.
-    """
-
-    crowd: np.ndarray
-    bin_map: pd.DataFrame
-    picked: pd.Series
-    picks: np.ndarray
-    warm: np.ndarray
-    cold: np.ndarray
-    condensed: np.ndarray
-
-
-def overview(steps: Steps) -> Figure:
+def overview(steps: "Steps") -> Figure:
     """Five panels with arrows between them, left to right in the order of the method."""
     figure, axes = plt.subplots(1, 5, figsize=(WIDTH, 2.5), width_ratios=[5, 5, 1.25, 2.5, 1.25])
     crowd, bins, *columns = axes
-    show(crowd, mosaic(steps.crowd[:CROWD], columns=5))
+    show(crowd, mosaic(steps.crowd, columns=5))
     bin_panel(bins, steps.bin_map, steps.picked)
     pairs = np.stack([steps.warm, steps.cold], axis=1).reshape(-1, *steps.warm.shape[1:])
     for ax, images, wide in zip(columns, (steps.picks, pairs, steps.condensed), (1, 2, 1), strict=True):

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from dc3 import features
 from dc3.generators.recipes import FinetuneRecipe, Sampling
 from dc3.generators.training_loop import fit
+from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet
 from dc3.machine import progress
 from dc3.machine.devices import autocast
 from dc3.machine.files import claim, replacing
-from dc3.models.editor import resized, resized_back
 
 NO_CLASS = -1  # a dropped condition: what classifier-free guidance guides away from
 LOSSES, CHECKPOINT = "losses.npy", "checkpoint.pt"
@@ -216,7 +216,7 @@ def generate(
         pixels = batch.float().permute(0, 2, 3, 1).cpu().numpy()
         if not np.isfinite(pixels).all():
             raise FloatingPointError(f"{generator.name} generates images that are not finite: lower its learning rate")
-        made[rows] = [np.rint(255 * resized_back(image, sampling.image_size).clip(0, 1)) for image in pixels]
+        made[rows] = [np.rint(255 * resized(image, sampling.image_size).clip(0, 1)) for image in pixels]
     return made, labels
 
 

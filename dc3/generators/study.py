@@ -23,7 +23,6 @@ from dc3.models.feature_networks import FeatureNetwork
 
 NAMES = {"dit": dit.DiT.name, "lora": lora.LoRA.name}
 REAL = "real images"  # the row of training images under the same scores: what no generator can be expected to beat
-KID_SUBSET = 100
 IMAGES = "images.npy"
 
 
@@ -173,19 +172,9 @@ def scores(
 
 def _scores(outcome: Outcome, real: fidelity.Embedded, network: FeatureNetwork, seed: int) -> dict:
     images = np.asarray(outcome.images)
-    fake = fidelity.embed(images, network)
-    kid = fidelity.kid(
-        real.features, fake.features, seed=seed, subset_size=min(KID_SUBSET, len(images), len(real.features))
-    )
-    return {
-        "generator": outcome.generator,
-        "set": outcome.set,
-        "seed": outcome.seed,
-        "images": len(images),
-        network.label("FID"): fidelity.fid(real.features, fake.features),
-        network.label("KID"): kid.mean,
-        network.label("IS"): fidelity.inception_score(fake.logits, seed=seed, splits=1).mean,
-    }
+    scores = fidelity.scores(real, fidelity.embed(images, network), network, seed=seed)
+    row = {"generator": outcome.generator, "set": outcome.set, "seed": outcome.seed, "images": len(images)}
+    return row | {network.label(name): scores[network.label(name)] for name in ("FID", "KID", "IS")}
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

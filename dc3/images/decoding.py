@@ -98,3 +98,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def square(image: Image.Image, size: int) -> Image.Image:
     """Centre crop with the shorter side scaled to `size`; never builds more than that, however long the image is."""
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+
+
+def resized(image: np.ndarray, height: int, width: int | None = None) -> np.ndarray:
+    """uint8 or float32 (H, W, 3) → the same dtype (height, width, 3), antialiased bilinear; width defaults to height.
+
+    uint8 is rounded, floats are resized channel by channel. An image of the right size is returned as it is.
+    """
+    width = width or height
+    if image.shape[:2] == (height, width):
+        return image
+    parts = [image] if image.dtype == np.uint8 else np.moveaxis(image, -1, 0)
+    scaled = [np.asarray(Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR)) for part in parts]
+    return scaled[0] if image.dtype == np.uint8 else np.stack(scaled, axis=-1)

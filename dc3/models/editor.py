@@ -4,40 +4,73 @@ The same code runs the shipped tiny-instruct-pix2pix and `timbrooks/instruct-pix
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
-from PIL import Image
 from torch import Tensor
 
+from dc3.images.decoding import resized
 from dc3.models.evaluation import weights_digest
 from dc3.models.pipelines import load_pipeline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass
-class Editor:
-    """A loaded pipeline and how it is used: `size` pixels a side, steps, the two guidance scales, edits a batch."""
+@dataclass(frozen=True)
+class EditorSettings:
+    """Which editor, and how it is used: `size` pixels a side, denoising steps, the two guidance scales, edits a batch.
 
-    pipeline: StableDiffusionInstructPix2PixPipeline
+    `name` is "tiny-instruct-pix2pix" (shipped), a folder in diffusers' format, or a hub id, of which `revision` names
+    one version. `precision` "auto": float16 on a GPU, float32 elsewhere. `compiled`: torch.compile, which pays on a GPU
+    after a minute.
+    """
+
     name: str
     size: int
     steps: int
     guidance_scale: float
     image_guidance_scale: float
     batch_size: int
-    embeddings: dict[str, Tensor] = field(default_factory=dict)
+    revision: str = ""
+    precision: str = "auto"
     compiled: bool = False
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "EditorSettings":
+        """The editor that the parameters of 04_compensation name."""
+        return cls(
+            params["editor"],
+            params["edit_size"],
+            params["edit_steps"],
+            params["guidance_scale"],
+            params["image_guidance_scale"],
+            params["edit_batch_size"],
+            params["editor_revision"],
+            params["edit_precision"],
+            params["edit_compile"],
+        )
+
+
+@dataclass
+class Editor:
+    """A loaded pipeline and how it is used."""
+
+    pipeline: StableDiffusionInstructPix2PixPipeline
+    settings: EditorSettings
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        if self.compiled:  # which does not travel to another process with the weights
+        if self.settings.compiled:  # which does not travel to another process with the weights
             self.pipeline.unet.compile()
+
+    def using(self, **changes: Any) -> "Editor":
+        """The same pipeline with other settings, such as guidance_scale or batch_size."""
+        return replace(self, settings=replace(self.settings, **changes))
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +106,7 @@ class Editor:
         edited = np.empty((len(of), *images.shape[1:]), np.float32)
         for rows in self._padded_batches(len(of)):
             batch = self._edit_batch(sources[of[rows]], [instructions[k] for k in rows], [seeds[k] for k in rows])
-            edited[rows] = [resized_back(image, images.shape[1]) for image in batch]
+            edited[rows] = [resized(image, images.shape[1]) for image in batch]
         return edited
 
     def variations(self, image: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
@@ -82,15 +115,15 @@ class Editor:
 
     def _padded_batches(self, count: int) -> list[np.ndarray]:
         """Row numbers 0 … count − 1 in arrays of batch_size; the last is filled up with its own rows."""
-        starts = range(0, count, self.batch_size)
-        return [np.resize(np.arange(start, min(start + self.batch_size, count)), self.batch_size) for start in starts]
+        size = self.settings.batch_size
+        return [np.resize(np.arange(start, min(start + size, count)), size) for start in range(0, count, size)]
 
     @torch.inference_mode()
     def _source_latents(self, images: np.ndarray) -> Tensor:
         """The images' posterior modes, unscaled as InstructPix2Pix takes them: (m, 4, s, s)."""
         parts: dict[int, Tensor] = {}
         for rows in self._padded_batches(len(images)):
-            source = torch.from_numpy(np.stack([resized(image, self.size) for image in images[rows]]))
+            source = torch.from_numpy(np.stack([resized(image, self.settings.size) for image in images[rows]]))
             pixels = self.pipeline.image_processor.preprocess(source.permute(0, 3, 1, 2).float() / 255)
             latents = self.pipeline.vae.encode(pixels.to(self.device, self.pipeline.vae.dtype)).latent_dist.mode()
             parts |= dict(zip(rows.tolist(), latents, strict=True))
@@ -103,9 +136,9 @@ class Editor:
             image=sources,
             prompt_embeds=text,
             negative_prompt_embeds=self._embedding("").expand_as(text),
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            image_guidance_scale=self.image_guidance_scale,
+            num_inference_steps=self.settings.steps,
+            guidance_scale=self.settings.guidance_scale,
+            image_guidance_scale=self.settings.image_guidance_scale,
             generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
             output_type="pt",
         ).images
@@ -125,61 +158,28 @@ class Editor:
         return self.embeddings[instruction]
 
 
-def load_editor(
-    editor: str,
-    *,
-    size: int,
-    steps: int,
-    guidance_scale: float,
-    image_guidance_scale: float,
-    batch_size: int,
-    revision: str = "",
-    device: str | torch.device = "cpu",
-    precision: str = "auto",
-    compile_unet: bool = False,
-) -> Editor:
+def load_editor(settings: EditorSettings, device: str | torch.device = "cpu") -> Editor:
     """Loads a pipeline with the Euler ancestral sampler.
 
-    `editor` is "tiny-instruct-pix2pix" (shipped), a folder in diffusers' format, or a hub id, of which `revision` names
-    one version. `precision` "auto": float16 on a GPU, float32 elsewhere. `compile_unet`: torch.compile, which pays on
-    a GPU after a minute. FileNotFoundError when the editor cannot be had, ValueError when its VAE has other than the 4
-    latent channels that the pipeline knows latents by; both name the parameter.
+    FileNotFoundError when the editor cannot be loaded, ValueError when its VAE has other than the 4 latent channels
+    that the pipeline knows latents by; both name the parameter.
     """
-    device = torch.device(device)
+    device, precision = torch.device(device), settings.precision
     dtype = DTYPES["float16" if device.type == "cuda" else "float32"] if precision == "auto" else DTYPES[precision]
-    pipeline = load_pipeline(StableDiffusionInstructPix2PixPipeline, "editor", editor, revision, dtype)
+    name, revision = settings.name, settings.revision
+    pipeline = load_pipeline(StableDiffusionInstructPix2PixPipeline, "editor", name, revision, dtype)
     if (channels := pipeline.vae.config.latent_channels) != pipeline.image_processor.config.vae_latent_channels:
-        raise ValueError(f"editor = {editor!r}: its VAE has {channels} latent channels, not 4")
+        raise ValueError(f"editor = {name!r}: its VAE has {channels} latent channels, not 4")
     pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.to(device)
-    if compile_unet:
+    if settings.compiled:
         pipeline.unet.compile()
-    return Editor(
-        pipeline, editor, size, steps, guidance_scale, image_guidance_scale, batch_size, compiled=compile_unet
-    )
+    return Editor(pipeline, settings)
 
 
 def weights_hash(editor: Editor) -> str:
     """SHA-256 over the parameters of U-Net, VAE and text encoder as loaded: which editor made an image."""
     parts = (editor.pipeline.unet, editor.pipeline.vae, editor.pipeline.text_encoder)
     return hashlib.sha256("".join(map(weights_digest, parts)).encode()).hexdigest()
-
-
-def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (S, S, 3) → uint8 (size, size, 3), antialiased bilinear."""
-    if image.shape[0] == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-
-
-def resized_back(image: np.ndarray, size: int) -> np.ndarray:
-    """float32 (s, s, 3) → float32 (size, size, 3), antialiased bilinear, channel by channel."""
-    if image.shape[0] == size:
-        return image
-    channels = [
-        Image.fromarray(channel).resize((size, size), Image.Resampling.BILINEAR)
-        for channel in np.moveaxis(image, -1, 0)
-    ]
-    return np.stack([np.asarray(channel) for channel in channels], axis=-1)

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3 import compensation, condensed, strategies
+from dc3 import condensed, strategies
+from dc3.compensation import Compensator, condense
 from dc3.machine import paths
-from dc3.models import checkpoints
 from dc3.runs.notebook_stage import Settings
 from dc3.runs.stage import StageMissing, read_manifest
 
@@ -46,12 +46,10 @@ def reproduce(run: str, index: int) -> Reproduction:
     method = strategies.METHODS[params["method"]]
     picks = pd.read_parquet(paths.RUNS / run / "03_sampling" / method.picks_file)
     picks = picks[(picks["label"] == row["label"]) & (picks["rank"] == row["rank"])]
-    editor = compensation.editor_of(params, settings.device) if method.edits else None
-    coloring = compensation.coloring_of(params, settings.seed)
+    compensator = Compensator.of(params, settings.seed, settings.device)
     with tempfile.TemporaryDirectory() as again:
         images = settings.image_set("train")
-        teacher = checkpoints.load(paths.RUNS / run / "00_teacher" / "teacher.safetensors", settings.device).model
-        table = compensation.condense(params["method"], images, picks, coloring, editor, Path(again), teacher)
+        table = condense(images, picks, Path(again), compensator)
         difference = _largest_difference(folder / row["file"], Path(again) / row["file"])
     return Reproduction(folder / row["file"], row["sha256"], table["sha256"].iloc[0], difference)
 

@@ -1,0 +1,137 @@
+"""Edits laid out for the eye: of every prompt, seed, guidance and blend, and what became of the picks of a class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dc3.blending import IMAGES_NEEDED, blend
+from dc3.compensation import Compensator, draw_for, recorded_pairs, to_uint8
+from dc3.images.image_set import ImageSet
+from dc3.models.editor import Editor
+
+BATCH = 10  # edits: strips are short, and every batch is padded to its size
+BLENDS = ("gradient", "random", "grid", "fourfold_view")
+CROWD = 25  # images of a class that stand for all of it
+
+
+class Strips(NamedTuple):
+    """Rows of uint8 images (columns, S, S, 3) by name, with a heading a column, as `figures.image_rows` draws them."""
+
+    rows: dict[str, np.ndarray]
+    headings: list[str]
+
+
+class Steps(NamedTuple):
+    """What became of one class: uint8 images (n, H, W, 3) of every step, the picks in the same order in all of them.
+
+    `bin_map` has the columns index, bin, x, y of the class's images; `picked` are the indices of all its picks.
+    """
+
+    crowd: np.ndarray
+    bin_map: pd.DataFrame
+    picked: pd.Series
+    picks: np.ndarray
+    warm: np.ndarray
+    cold: np.ndarray
+    condensed: np.ndarray
+
+
+def picks_and_edits(compensator: Compensator, train: ImageSet, condensed: ImageSet, provenance: pd.DataFrame) -> Strips:
+    """The picks of some rows of the provenance: source, warm edit, cold edit and condensed image, a column a pick."""
+    edits = _pairs(compensator, train, provenance)
+    rows = {"source": train.images(provenance["index"]), "warm": edits[:, 0], "cold": edits[:, 1]}
+    headings = [", ".join(drawn.prompts) for drawn in recorded_pairs(provenance, compensator.coloring)]
+    return Strips(rows | {"blended": condensed.images(provenance.index)}, headings)
+
+
+def blends(compensator: Compensator, name: str, source: np.ndarray, index: int) -> Strips:
+    """One row, `name`: image `index`, uint8 (S, S, 3), two warm and two cold edits, and every blend of them."""
+    coloring = replace(compensator.coloring, blend_mode="fourfold_view")
+    drawn = draw_for(index, coloring)
+    edits = to_uint8(Compensator(coloring, _shown(compensator)).edits_of(source[None], [drawn]))[0]
+    blended = [
+        blend(
+            list(edits[: IMAGES_NEEDED[mode]]),
+            mode,
+            np.random.default_rng(drawn.blend_seed),
+            ramp=coloring.ramp,
+            cell=coloring.cell,
+        )
+        for mode in BLENDS
+    ]
+    headings = ["source", *drawn.prompts, *(mode.replace("_", " ") for mode in BLENDS)]
+    return Strips({name: np.stack([source, *edits, *blended])}, headings)
+
+
+def prompts(compensator: Compensator, sources: Mapping[str, np.ndarray]) -> Strips:
+    """A row a source, uint8 (S, S, 3) by name; a column a prompt, all with the same noise."""
+    editor, pool = _shown(compensator), _all_prompts(compensator)
+    return Strips({name: _edits(compensator, editor, source, pool) for name, source in sources.items()}, pool)
+
+
+def seeds(compensator: Compensator, source: np.ndarray, some_prompts: Sequence[str], count: int = 10) -> Strips:
+    """A row a prompt, a column a noise seed, of one uint8 (S, S, 3)."""
+    editor, numbers = _shown(compensator), range(count)
+    rows = {prompt: _edits(compensator, editor, source, [prompt] * count, numbers) for prompt in some_prompts}
+    return Strips(rows, [f"seed {k}" for k in numbers])
+
+
+def guidances(compensator: Compensator, source: np.ndarray, scales: Sequence[float]) -> Strips:
+    """A row a guidance scale, a column a prompt, of one uint8 (S, S, 3)."""
+    editor, pool = _shown(compensator), _all_prompts(compensator)
+    rows = {
+        f"guidance {scale:g}": _edits(compensator, editor.using(guidance_scale=scale), source, pool) for scale in scales
+    }
+    return Strips(rows, pool)
+
+
+def class_steps(
+    compensator: Compensator,
+    train: ImageSet,
+    condensed: ImageSet,
+    of_class: pd.DataFrame,
+    bin_map: pd.DataFrame,
+    count: int = 5,
+) -> Steps:
+    """The steps of the method for one class, its provenance `of_class`; of the picks the first `count` are shown."""
+    some, label = of_class.head(count), int(of_class["label"].iloc[0])
+    edits = _pairs(compensator, train, some)
+    return Steps(
+        crowd=train.images(train.class_indices(label)[:CROWD]),
+        bin_map=bin_map[bin_map["label"] == label],
+        picked=of_class["index"],
+        picks=train.images(some["index"]),
+        warm=edits[:, 0],
+        cold=edits[:, 1],
+        condensed=condensed.images(some.index),
+    )
+
+
+def _pairs(compensator: Compensator, train: ImageSet, provenance: pd.DataFrame) -> np.ndarray:
+    """The first warm and cold edit of each row of the provenance, uint8 (n, 2, S, S, 3)."""
+    draws = recorded_pairs(provenance, compensator.coloring)
+    pair = Compensator(compensator.coloring.as_pair(), _shown(compensator))
+    return to_uint8(pair.edits_of(train.images(provenance["index"]), draws))
+
+
+def _shown(compensator: Compensator) -> Editor:
+    return compensator.editor.using(batch_size=BATCH)
+
+
+def _all_prompts(compensator: Compensator) -> list[str]:
+    return [*compensator.coloring.warm_prompts, *compensator.coloring.cold_prompts]
+
+
+def _edits(
+    compensator: Compensator,
+    editor: Editor,
+    source: np.ndarray,
+    some_prompts: Sequence[str],
+    noise: Sequence[int] | None = None,
+) -> np.ndarray:
+    """One edit of `source` for each prompt, uint8 (prompts, S, S, 3); the same noise for all unless it is given."""
+    told = compensator.coloring.instructions(some_prompts)
+    return to_uint8(editor.variations(source, told, noise or [0] * len(told)))
