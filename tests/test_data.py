@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from dc3.images import datasets, scenes
-from dc3.images.decoding import UnreadableImage, read_image
+from dc3.images.decoding import UnreadableImage, read_image, resized
 from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, in_memory, normalise
 
 SHARED_CIFAR = Path(__file__).parents[1].parent / "shared" / "data" / "cifar10.zip"
@@ -313,3 +313,12 @@ def test_real_cifar10_loads(tmp_path):
     image_set = datasets.load("imagefolder", "train", data_dir=root)
     assert len(image_set.classes) == 10
     assert image_set.images().shape[1:] == (32, 32, 3)
+
+
+def test_one_resizer_for_bytes_and_floats():
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    small = resized(image, 5, 7)
+    assert (small == np.asarray(Image.fromarray(image).resize((7, 5), Image.Resampling.BILINEAR))).all()
+    floats = resized(image.astype(np.float32), 5, 7)
+    assert floats.dtype == np.float32 and np.abs(floats - small).max() <= 1
+    assert resized(image, 12, 16) is image

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dc3.images.image_set import check_images, class_numbers, normalise
@@ -128,16 +127,6 @@ def accuracy(
 ) -> float:
     """Top-1 accuracy, a fraction; arguments and errors of `evaluate`."""
     return evaluate(model, images, labels, batch_size, amp=amp).top1
-
-
-def image_losses(model: nn.Module, images: np.ndarray, labels: int | np.ndarray) -> np.ndarray:
-    """Cross-entropy of each answer with its label (or the one label of all), (n,) float64: how sure the model is.
-
-    In float32 whatever the run's precision, for these losses rank images.
-    """
-    logits = predict(model, images, amp=False).double()
-    targets = torch.from_numpy(np.broadcast_to(np.asarray(labels, np.int64), len(logits)).copy())
-    return F.cross_entropy(logits, targets, reduction="none").numpy()
 
 
 def weights_digest(model: nn.Module) -> str:
