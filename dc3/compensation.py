@@ -140,7 +140,7 @@ class Compensator:
         return cls(Coloring.of(params, seed), load_editor(EditorSettings.of(params), device))
 
     def edits_of(self, images: np.ndarray, draws: Sequence[EditDraw]) -> np.ndarray:
-        """Every edit of uint8 images (n, S, S, 3) by n draws: float32 (n, edits, S, S, 3) in 0…1, NaN where one failed."""
+        """Every edit of uint8 images (n, S, S, 3), n draws: float32 (n, edits, S, S, 3) in 0…1, NaN where it failed."""
         instructions = [told for drawn in draws for told in self.coloring.instructions(drawn.prompts)]
         seeds = [seed for drawn in draws for seed in drawn.edit_seeds]
         count = self.coloring.edits_per_pick
