@@ -31,8 +31,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from dc3 import teacher as teachers
 from dc3 import students
+from dc3 import teacher as teachers
 from dc3.images import datasets
 from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from dc3.models import augmentation, networks

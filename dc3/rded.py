@@ -57,7 +57,7 @@ def pick_crops(images: ImageSet, teacher: nn.Module, ipc: int, seed: int, crops:
     Raises ValueError for a number out of range, a class with fewer than ipc·factor² drawn images, and a teacher that
     does not take the images or whose losses are not finite.
     """
-    _check(images, ipc, seed, crops)
+    check_crops(images, ipc, seed, crops)
     check_takes(teacher, images.image_size, len(images.classes), "teacher")
     tables = []
     for label in tqdm(range(len(images.classes)), unit="class"):
@@ -67,30 +67,21 @@ def pick_crops(images: ImageSet, teacher: nn.Module, ipc: int, seed: int, crops:
     return pd.concat(tables, ignore_index=True).assign(bin=NO_BIN)[COLUMNS]
 
 
-def _check(images: ImageSet, ipc: int, seed: int, crops: Crops) -> None:
+def check_crops(images: ImageSet, ipc: int, seed: int, crops: Crops) -> None:
+    """Raises ValueError for what `pick_crops` refuses: a number out of range, too few images in a class."""
     counts = {"ipc": ipc, **asdict(crops)}
     for name, value, least in [*((name, count, 1) for name, count in counts.items()), ("seed", seed, 0)]:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-<<<<<<< HEAD
             raise ValueError(f"{name} = {value!r}: an integer ≥ {least}")
-    size = images.image_size
-=======
-            raise ValueError(f"{name}: {value!r} is not an integer ≥ {least}")
     size, factor = images.image_size, crops.factor
->>>>>>> f38622d (Picking and compensation take configuration objects; candidates and disparity functions are deleted)
     if factor > size // SMALLEST_TILE:
         raise ValueError(f"factor = {factor}: at image_size {size} rded takes 1 to {size // SMALLEST_TILE}")
     sizes, needed = images.counts(), ipc * factor**2
     smallest = int(sizes.argmin())
     if min(sizes[smallest], crops.mipc) < needed:
         raise ValueError(
-<<<<<<< HEAD
             f"factor = {factor}: with ipc = {ipc} rded needs {needed} images of each class; "
             f"{images.classes[smallest]!r} has {sizes[smallest]}, of which at most mipc = {crops.mipc} are drawn"
-=======
-            f"ipc: {ipc} at factor {factor} needs ipc·factor² = {needed} drawn images a class; class "
-            f"{images.classes[smallest]!r} has {sizes[smallest]} images, of which at most mipc = {crops.mipc} are drawn"
->>>>>>> f38622d (Picking and compensation take configuration objects; candidates and disparity functions are deleted)
         )
 
 

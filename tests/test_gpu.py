@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dc3 import features, fidelity, gradients, strategies, students, teacher, validation
+from dc3 import features, fidelity, gradients, strategies, students, teacher
 from dc3.generators import training_loop
 from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images.image_set import in_memory

@@ -258,9 +258,8 @@ def _check_sure(params: Values, smallest: int) -> None:
 def _check_crops(params: Values, images: "ImageSet") -> None:
     from dc3 import rded  # brings torch
 
-    options = {argument: params[name] for argument, name in CROPS.items()}
     try:
-        rded.check(images, ipc=params["ipc"], seed=0, **options)
+        rded.check_crops(images, params["ipc"], 0, rded.Crops.of(params))
     except ValueError as error:
         raise ValueError(f"{_renamed(error, CROPS)}; or leave rded out of compared") from None
 
