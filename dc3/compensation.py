@@ -19,7 +19,8 @@ from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
 from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Engine
 from dc3.machine.files import printable
-from dc3.models.editor import Editor, EditorSettings, load_editor, weights_hash
+from dc3.models.editor import Editor, EditorSettings, load_editor
+from dc3.models.evaluation import weights_digest
 from dc3.rded import mosaic
 from dc3.strategies import METHODS, RDED
 
@@ -152,7 +153,7 @@ class Compensator:
         used = self.editor.settings
         editor = {
             "editor": used.name,
-            "editor_sha256": weights_hash(self.editor),
+            "editor_sha256": weights_digest(*self.editor.networks),
             "precision": self.editor.precision,
             "size": used.size,
             "steps": used.steps,

@@ -3,7 +3,6 @@
 The same code runs the shipped tiny-instruct-pix2pix and `timbrooks/instruct-pix2pix`, from a hub or a folder.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from dc3.images.decoding import resized
-from dc3.models.evaluation import weights_digest
 from dc3.models.pipelines import load_pipeline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -109,6 +107,11 @@ class Editor:
             edited[rows] = [resized(image, images.shape[1]) for image in batch]
         return edited
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """U-Net, VAE and text encoder: what `evaluation.weights_digest` takes to say which editor made an image."""
+        return self.pipeline.unet, self.pipeline.vae, self.pipeline.text_encoder
+
     def variations(self, image: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """Several edits of one uint8 (S, S, 3): float32 (n, S, S, 3) in 0…1."""
         return self.edit(image[None], instructions, seeds, of=np.zeros(len(instructions), np.int64))
@@ -177,9 +180,3 @@ def load_editor(settings: EditorSettings, device: str | torch.device = "cpu") ->
     if settings.compiled:
         pipeline.unet.compile()
     return Editor(pipeline, settings)
-
-
-def weights_hash(editor: Editor) -> str:
-    """SHA-256 over the parameters of U-Net, VAE and text encoder as loaded: which editor made an image."""
-    parts = (editor.pipeline.unet, editor.pipeline.vae, editor.pipeline.text_encoder)
-    return hashlib.sha256("".join(map(weights_digest, parts)).encode()).hexdigest()

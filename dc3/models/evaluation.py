@@ -129,10 +129,12 @@ def accuracy(
     return evaluate(model, images, labels, batch_size, amp=amp).top1
 
 
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over the weights by name: which network it is, wherever it was loaded from."""
+def weights_digest(*networks: nn.Module) -> str:
+    """SHA-256 over the weights by name: which network it is, wherever it was loaded from; of several, over theirs."""
+    if len(networks) > 1:
+        return hashlib.sha256("".join(map(weights_digest, networks)).encode()).hexdigest()
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(networks[0].state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -1,6 +1,5 @@
 """Feature networks: what image sets are compared by. The run's teacher, torch-fidelity's Inception, torchvision's."""
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch.nn.functional import interpolate
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from dc3.images.image_set import normalise
+from dc3.models.evaluation import weights_digest
 from dc3.models.networks import last_linear
 from dc3.models.pipelines import first_line
 
@@ -106,16 +106,7 @@ def classifier_network(model: nn.Module, name: str, size: int | None = None) -> 
                 ) from error
         return _pooled(seen["embedding"], seen.get("map")), logits
 
-    return FeatureNetwork(name, extract, device, _fingerprint(model, size))
-
-
-def _fingerprint(model: nn.Module, size: int | None = None) -> str:
-    """SHA-256 over the weights, by name, and the size that images are brought to."""
-    digest = hashlib.sha256(repr((type(model).__name__, size)).encode())
-    for key, values in model.state_dict().items():
-        digest.update(f"{key} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return FeatureNetwork(name, extract, device, f"{type(model).__name__} {size} {weights_digest(model)}")
 
 
 @contextmanager
@@ -165,7 +156,7 @@ def _inception(weights: str | Path | None, device: torch.device) -> FeatureNetwo
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
         return model._torch_fidelity_forward(images.permute(0, 3, 1, 2))
 
-    return FeatureNetwork("inception", extract, device, _fingerprint(model))
+    return FeatureNetwork("inception", extract, device, weights_digest(model))
 
 
 def _torchvision(name: str, weights: str | Path | None, device: torch.device) -> FeatureNetwork:
