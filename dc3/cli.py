@@ -96,7 +96,7 @@ def sweep(
 
 
 @data_app.command("check")
-def data_check(
+def check_data(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="with train/ and val/ (or test/), or a condensed set")],
     decode: Annotated[
         bool | None,
@@ -104,14 +104,14 @@ def data_check(
     ] = None,
 ) -> None:
     """Say what a run would see in a folder: classes, counts, sizes, unreadable files; 1 when it would be refused."""
-    from dc3.runs.data_check import look, told
+    from dc3.runs import data_check
 
     try:
-        seen = look(folder, decode)
+        seen = data_check.look(folder, decode)
     except (ValueError, OSError) as error:
         stop(f"DIR = {str(folder)!r}: {error}", REFUSED)
-    typer.echo(told(seen))
-    if not seen.fit:
+    typer.echo(data_check.report(seen))
+    if not seen.ready:
         raise typer.Exit(FAILED)
 
 
@@ -151,7 +151,7 @@ def compare_runs(
 @app.command("export")
 def export_set(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with a finished 04_compensation")],
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="hf (Hugging Face datasets), npz or webdataset")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="hf (Hugging Face datasets) or npz")],
     out: Annotated[Path | None, typer.Option(help="a new folder; by itself: runs/RUN/export-FORMAT")] = None,
     soft_labels: Annotated[bool, typer.Option("--soft-labels", help="with the teacher's logits of each image")] = False,
 ) -> None:
