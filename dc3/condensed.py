@@ -21,8 +21,8 @@ from dc3.images.datasets import image_folder
 from dc3.images.decoding import size_of
 from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Columns, Engine
-from dc3.machine.files import printable, replacing, sha256, walk
-from dc3.machine.paths import Place, Remote
+from dc3.machine.files import printable, replacing, sha256
+from dc3.machine.paths import Place, files_below, reaching
 from dc3.machine.progress import tqdm
 
 CHUNK_KEY = "dc3"  # of the PNG text chunk
@@ -58,7 +58,7 @@ def fill(
     targets = [folder / f"{row.label:05d}" / f"{row.rank:05d}.png" for row in picks.itertuples()]
     stamp = json.loads(json.dumps(stamp))
     (folder / PROVENANCE).unlink(missing_ok=True)
-    _remove_strangers(folder, set(targets))
+    _remove_others(folder, set(targets))
     origins = [_origin(images, int(index), stamp) for index in picks["index"]]
     waiting = [k for k, path in enumerate(targets) if not _is_made(path, origins[k])]
     with tqdm(total=len(picks), initial=len(picks) - len(waiting), desc="condensed", unit="img") as bar:
@@ -122,7 +122,7 @@ def _is_made(path: Path, origin: dict[str, Any]) -> bool:
     return origin.items() <= made.items()
 
 
-def _remove_strangers(folder: Path, targets: set[Path]) -> None:
+def _remove_others(folder: Path, targets: set[Path]) -> None:
     for path in folder.glob("*/*"):
         if path not in targets:
             path.unlink()
@@ -152,11 +152,8 @@ def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], fold
 
 def source_sha256(images: ImageSet, index: int) -> str:
     """Of the file that image `index` was read from; of its pixels (uint8, row by row) where there is no file."""
-    if isinstance(images.root, Remote):
-        return hashlib.sha256((images.root / images.source(index)).read_bytes()).hexdigest()
-    if images.root is not None:
-        return sha256(images.root / images.source(index))
-    return hashlib.sha256(np.ascontiguousarray(images.images([index])).data).hexdigest()
+    content = images.images([index]).tobytes() if images.root is None else images.file(index).read_bytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(
@@ -177,23 +174,23 @@ def load(
     if not folder.is_dir():
         raise FileNotFoundError(f"{parameter} = {str(folder)!r} is not a folder: expected one with class folders")
     found = image_folder(folder, name="condensed", split=folder.name, image_size=image_size, parameter=parameter)
-    told = f"{parameter} = {str(folder)!r}"
-    _check_names(told, found.classes, classes)
+    where = f"{parameter} = {str(folder)!r}"
+    _check_names(where, found.classes, classes)
     counts = found.counts()
     if counts.min() != counts.max() and not allow_unequal:
         few, many = classes[counts.argmin()], classes[counts.argmax()]
         raise ValueError(
-            f"{told} has {counts.min()} images of {few} and {counts.max()} of {many}: "
+            f"{where} has {counts.min()} images of {few} and {counts.max()} of {many}: "
             "expected the same number (IPC) of each class"
         )
-    _check_sizes(told, found)
+    _check_sizes(where, found)
     return found.cached()
 
 
 def load_beside(folders: list[str], classes: tuple[str, ...], image_size: int, parameter: str) -> dict[str, ImageSet]:
     """Condensed sets from elsewhere under the names of their folders, IPC equal or not; raises as `load`.
 
-    ValueError for two folders of one name, which no table could tell apart.
+    ValueError for two folders of one name: tables name a set by its folder.
     """
     sets: dict[str, ImageSet] = {}
     for folder in map(Path, folders):
@@ -203,29 +200,26 @@ def load_beside(folders: list[str], classes: tuple[str, ...], image_size: int, p
     return sets
 
 
-def _check_names(told: str, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
+def _check_names(where: str, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
     numbered = tuple(f"{label:05d}" for label in range(len(classes)))
     if found in (tuple(classes), numbered):
         return
     expected = numbered if all(name.isdigit() for name in found) else tuple(classes)
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    faults = []
-    if missing:
-        faults.append(f"no folder for {', '.join(missing[:5])}")
-    if unknown:
-        faults.append(f"folders of no class: {', '.join(unknown[:5])}")
+    faults = [f"no folder for {', '.join(missing[:5])}"] if missing else []
+    faults += [f"folders of no class: {', '.join(unknown[:5])}"] if unknown else []
     raise ValueError(
-        f"{told}: {'; '.join(faults) or 'the class folders sort in another order'} "
+        f"{where}: {'; '.join(faults) or 'the class folders sort in another order'} "
         f"({len(found)} folders for {len(classes)} classes)"
     )
 
 
-def _check_sizes(told: str, found: ImageSet) -> None:
+def _check_sizes(where: str, found: ImageSet) -> None:
     for index, source in enumerate(found.sources):
         width, height = size_of(found.file(index))
         if (width, height) != (found.image_size, found.image_size):
             raise ValueError(
-                f"{told}: {printable(source)} is {width}×{height} px, the data set's images are "
+                f"{where}: {printable(source)} is {width}×{height} px, the data set's images are "
                 f"{found.image_size}×{found.image_size} px"
             )
 
@@ -238,9 +232,10 @@ def publish(folder: Path, target: Place) -> int:
     """
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*.png"))]
     check_room_for(names, target)
-    (target / PROVENANCE).unlink(missing_ok=True)
-    for name in tqdm([*names, PROVENANCE], desc="published", unit="file"):
-        _copy(folder / name, target / name)
+    with reaching(target):
+        (target / PROVENANCE).unlink(missing_ok=True)
+        for name in tqdm([*names, PROVENANCE], desc="published", unit="file"):
+            _copy(folder / name, target / name)
     return len(names)
 
 
@@ -251,22 +246,20 @@ def image_names(classes: int, ipc: int) -> Iterable[str]:
 
 def check_room_for(names: Iterable[str], target: Place) -> None:
     """ValueError when `target` holds images that are not among `names`: whoever loads it would get both."""
-    held = target.files() if isinstance(target, Remote) else _files(target)
-    strangers = sorted({name for name in held if name.lower().endswith(IMG_EXTENSIONS)} - set(names))
-    if strangers:
-        some = ", ".join(strangers[:3]) + " …" * (len(strangers) > 3)
+    with reaching(target):
+        held = files_below(target) if target.is_dir() else ()
+    others = sorted({name for name in held if name.lower().endswith(IMG_EXTENSIONS)} - set(names))
+    if others:
+        some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
         raise ValueError(
             f"condensed_out = {str(target)!r} holds other images ({some}): empty it, or give another place"
         )
 
 
-def _files(folder: Path) -> list[str]:
-    return [Path(path).relative_to(folder).as_posix() for path in walk(folder)] if folder.is_dir() else []
-
-
 def _copy(source: Path, target: Place) -> None:
-    if isinstance(target, Remote):
-        target.write_bytes(source.read_bytes())
-        return
-    with replacing(target) as partial:
-        shutil.copyfile(source, partial)
+    if isinstance(target, Path):
+        with replacing(target) as partial:
+            shutil.copyfile(source, partial)
+    else:
+        target.fs.makedirs(target.parent.path, exist_ok=True)
+        target.fs.pipe_file(target.path, source.read_bytes())  # one request: the store has it whole or not at all

@@ -1,6 +1,8 @@
 """Image folders by URL: the same set as from a folder here; and condensed sets that are published by URL."""
 
 import pickle
+import subprocess
+import sys
 
 import fsspec
 import numpy as np
@@ -9,14 +11,13 @@ import pytest
 from PIL import Image
 
 from dc3 import condensed
-from dc3 import condensed as publishing
 from dc3.compensation import copy
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.machine import paths
 from dc3.machine.files import sha256
 from dc3.machine.fingerprints import is_as_listed
-from dc3.machine.paths import Remote, place
+from dc3.machine.paths import files_below, place
 from dc3.runs.checks import check_inputs
 from dc3.runs.notebook_stage import NotebookStage
 from dc3.runs.parameters import ParameterError, all_declared, check
@@ -107,10 +108,14 @@ def test_a_corrupt_image_elsewhere_is_named_by_its_url(memory):
 @pytest.mark.parametrize(
     ("params", "named"),
     [
-        ({"data_dir": "nowhere://bucket"}, "'nowhere://bucket' cannot be opened (Protocol not known: nowhere)"),
+        (
+            {"data_dir": "nowhere://bucket"},
+            "'nowhere://bucket' cannot be opened (Unsupported filesystem: 'nowhere'): give a path",
+        ),
         ({"data_dir": "memory://nobody/home"}, "data_dir='memory://nobody/home' is not a folder"),
         ({"data_dir": "memory://bucket/train"}, "has no val/ or test/ (it holds cat, dog)"),
         ({"dataset": "cifar10", "data_dir": "memory://bucket"}, "is a URL: dataset='cifar10' needs a folder here"),
+        ({"data_dir": "s3://bucket"}, "'s3://bucket' cannot be opened (Install s3fs to access S3)"),
         ({"condensed_out": "nowhere://bucket"}, "'nowhere://bucket' cannot be opened"),
         ({"condensed_out": "memory://bucket"}, "condensed_out = 'memory://bucket' holds other images"),
     ],
@@ -121,6 +126,23 @@ def test_urls_that_lead_nowhere_are_refused_before_anything_runs(memory, params,
     with pytest.raises(ParameterError) as caught:
         check_inputs(check(params, all_declared()))
     assert named in str(caught.value)
+
+
+class NoCredentials(Exception):
+    """A store's own kind of exception: neither OSError nor ValueError."""
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"dataset": "scenes10", "data_dir": "", "condensed_out": "memory://bucket/set"}]
+)
+def test_a_store_that_cannot_be_reached_is_named_by_its_url(memory, monkeypatch, params):
+    def refuse(*_, **__):
+        raise NoCredentials("unable to locate credentials")
+
+    params = check({"dataset": "imagefolder", "data_dir": memory, "ipc": 1} | params, all_declared())
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "isdir", refuse)
+    with pytest.raises(ParameterError, match=r"memory://bucket.* cannot be reached .NoCredentials: unable to locate"):
+        check_inputs(params)
 
 
 def test_a_url_that_can_be_read_goes_through(memory):
@@ -136,9 +158,7 @@ def condensed_set(folder, tmp_path):
 
 
 def contents(target):
-    if isinstance(target, Remote):
-        return {name: (target / name).read_bytes() for name in target.files()}
-    return {path.relative_to(target).as_posix(): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    return {name: (target / name).read_bytes() for name in files_below(target)}
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -148,7 +168,7 @@ def target(request, tmp_path, memory):
 
 def test_a_published_set_has_the_bytes_of_the_condensed_one(condensed_set, target):
     for _ in range(2):
-        assert publishing.publish(condensed_set, target) == 4
+        assert condensed.publish(condensed_set, target) == 4
         assert contents(target) == contents(condensed_set)
     provenance = pd.read_parquet(condensed_set / condensed.PROVENANCE)
     assert all(sha256(condensed_set / row.file) == row.sha256 for row in provenance.itertuples())
@@ -157,29 +177,34 @@ def test_a_published_set_has_the_bytes_of_the_condensed_one(condensed_set, targe
 def test_a_set_whose_publishing_was_interrupted_has_no_provenance_and_is_completed_by_the_next(
     condensed_set, target, monkeypatch
 ):
-    publishing.publish(condensed_set, target)
-    copying, copied = publishing._copy, []
+    condensed.publish(condensed_set, target)
+    copied = []
 
-    def two_files(source, to):
-        if len(copied) == 2:
-            raise KeyboardInterrupt
-        copied.append(source)
-        copying(source, to)
+    def two_files(names, **_):
+        for name in names[:2]:
+            copied.append(name)
+            yield name
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(publishing, "_copy", two_files)
-    with pytest.raises(KeyboardInterrupt):
-        publishing.publish(condensed_set, target)
-    assert condensed.PROVENANCE not in contents(target)
-    monkeypatch.setattr(publishing, "_copy", copying)
-    publishing.publish(condensed_set, target)
+    with monkeypatch.context() as patch:
+        patch.setattr(condensed, "tqdm", two_files)
+        with pytest.raises(KeyboardInterrupt):
+            condensed.publish(condensed_set, target)
+    assert len(copied) == 2 and condensed.PROVENANCE not in contents(target)
+    condensed.publish(condensed_set, target)
     assert contents(target) == contents(condensed_set)
 
 
 def test_nothing_is_published_among_the_images_of_another_set(condensed_set, target):
     (condensed_set / "00000/00001.png").rename(condensed_set / "00000/00007.png")
-    publishing.publish(condensed_set, target)
+    condensed.publish(condensed_set, target)
     (condensed_set / "00000/00007.png").rename(condensed_set / "00000/00001.png")
     before = contents(target)
     with pytest.raises(ValueError, match=r"holds other images \(00000/00007.png\): empty it, or give another place"):
-        publishing.publish(condensed_set, target)
+        condensed.publish(condensed_set, target)
     assert contents(target) == before
+
+
+def test_the_command_line_imports_no_file_systems():
+    code = "import sys, dc3.cli; print({'fsspec', 'upath'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

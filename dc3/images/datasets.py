@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torchvision.datasets
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dc3.images import scenes
 from dc3.images.decoding import square
 from dc3.images.image_set import ImageSet, in_memory
-from dc3.machine.files import is_utf8, printable, walk
-from dc3.machine.paths import Place, Remote, place
+from dc3.machine.files import is_utf8, printable
+from dc3.machine.paths import Place, files_below, place, reaching
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}  # the first that exists: ImageNet's test has no labels
 
@@ -42,7 +42,7 @@ def load(
 ) -> ImageSet:
     """Load `split` ("train" or "test") of a data set in DATASETS, at `image_size` pixels a side.
 
-    data_dir: a folder, or for "imagefolder" also a URL that fsspec knows (s3://…, memory://…).
+    data_dir: a folder, or for "imagefolder" also a URL that fsspec opens (s3://…, memory://…).
     images_per_class=k keeps the first k of each class (0: all; scenes10: 250 for training, 100 for testing).
     seed draws the crops of scenes10 anew (the other sets draw nothing): leave it at 0 to compare runs on one set.
     Raises ValueError or FileNotFoundError naming the parameter, its value and what is expected.
@@ -55,7 +55,8 @@ def load(
         if value < least:
             raise ValueError(f"{parameter}={value}: expected a whole number of at least {least}")
     folder = None if data_dir in (None, "") else place(data_dir)
-    return DATASETS[dataset](_Request(dataset, split, folder, image_size, images_per_class, seed, download))
+    with reaching(folder):
+        return DATASETS[dataset](_Request(dataset, split, folder, image_size, images_per_class, seed, download))
 
 
 def check_ipc(image_set: ImageSet, ipc: int) -> None:
@@ -75,7 +76,7 @@ def image_folder(folder: Place, *, name: str, split: str, image_size: int, param
     ValueError for fewer than two classes, a class without images, and class names that are not UTF-8.
     """
     classes = _class_names(folder, parameter)
-    files = _remote_files(folder, classes) if isinstance(folder, Remote) else _local_files(folder, classes)
+    files = _images(folder, classes)
     labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in files])
     empty = [classes[c] for c in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
     if empty:
@@ -87,28 +88,21 @@ def image_folder(folder: Place, *, name: str, split: str, image_size: int, param
     return ImageSet(name, split, tuple(classes), labels, image_size, sources, root=folder.parent)
 
 
-def _local_files(folder: Path, classes: list[str]) -> list[list[str]]:
-    beyond = len(str(folder)) + 1
-    return [_images(folder.name, [path[beyond:] for path in walk(folder / name)]) for name in classes]
-
-
-def _remote_files(folder: Remote, classes: list[str]) -> list[list[str]]:
+def _images(folder: Place, classes: list[str]) -> list[list[str]]:
+    """The images of each class, from the folder's parent on, in the order of torchvision's ImageFolder."""
     of_class: dict[str, list[str]] = {name: [] for name in classes}
-    for path in folder.files():  # all in one listing
-        of_class.get(path.split("/")[0], []).append(path)
-    return [_images(folder.name, found) for found in of_class.values()]
-
-
-def _images(folder: str, found: list[str]) -> list[str]:
-    """The images of one class, from the folder's parent on, in the order of torchvision's ImageFolder."""
-    images = [path for path in found if path.lower().endswith(IMG_EXTENSIONS)]
-    return [os.path.join(folder, path) for path in sorted(images, key=os.path.split)]
+    for path in files_below(folder):
+        if path.lower().endswith(IMG_EXTENSIONS):
+            of_class.get(path.split("/")[0], []).append(path)
+    return [
+        [os.path.join(folder.name, path) for path in sorted(paths, key=os.path.split)] for paths in of_class.values()
+    ]
 
 
 def _class_names(folder: Place, parameter: str) -> list[str]:
     try:
-        classes = folder.folders() if isinstance(folder, Remote) else find_classes(folder)[0]
-    except FileNotFoundError:
+        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
         classes = []
     if len(classes) < 2:
         raise ValueError(f"{parameter}: {folder} has {len(classes)} class folders, at least 2 are needed")
@@ -131,8 +125,7 @@ def split_folder(data_dir: Place | None, split: str) -> Place:
     candidates = SPLIT_FOLDERS[split]
     found = [data_dir / name for name in candidates if (data_dir / name).is_dir()]
     if not found:
-        entries = data_dir.folders() if isinstance(data_dir, Remote) else [entry.name for entry in data_dir.iterdir()]
-        held = ", ".join(sorted(entries)[:5]) or "nothing"
+        held = ", ".join(sorted(entry.name for entry in data_dir.iterdir())[:5]) or "nothing"
         missing = " or ".join(f"{name}/" for name in candidates)
         raise FileNotFoundError(f"data_dir={str(data_dir)!r} has no {missing} (it holds {held}): {expected}")
     return found[0]
@@ -162,8 +155,10 @@ def _load_cifar(request: _Request) -> ImageSet:
         raise ValueError(
             f"data_dir is not set: dataset={request.dataset!r} is downloaded into that folder on first use"
         )
-    if isinstance(request.data_dir, Remote):
-        raise ValueError(f"data_dir={request.data_dir.url!r} is a URL: dataset={request.dataset!r} needs a folder here")
+    if not isinstance(request.data_dir, Path):
+        raise ValueError(
+            f"data_dir={str(request.data_dir)!r} is a URL: dataset={request.dataset!r} needs a folder here"
+        )
     make = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[request.dataset]
     try:
         cifar = make(request.data_dir, train=request.split == "train", download=request.download)

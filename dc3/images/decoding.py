@@ -4,13 +4,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from dc3.machine.files import printable
-from dc3.machine.paths import Place, Remote
+from dc3.machine.paths import Place
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -62,7 +63,7 @@ def size_of(path: str | Place) -> tuple[int, int]:
 def _opened(path: str | Place) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is an error here, two lines on
-        image = Image.open(BytesIO(path.read_bytes()) if isinstance(path, Remote) else path)
+        image = Image.open(path if isinstance(path, str | Path) else BytesIO(path.read_bytes()))
     with image:
         if image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{image.width}×{image.height} pixels, more than {Image.MAX_IMAGE_PIXELS} are refused")

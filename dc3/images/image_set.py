@@ -5,13 +5,14 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dc3.images.decoding import read_image
-from dc3.machine.paths import Place, Remote
+from dc3.machine.paths import Place, marks
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -116,14 +117,15 @@ class ImageSet:
 
     def _marks(self) -> Iterator[str]:
         """What changes when a file does, of every source."""
-        if isinstance(self.root, Remote):
-            tops = {source.split("/")[0] for source in self.sources}
-            listed = {f"{top}/{file}": mark for top in tops for file, mark in (self.root / top).files().items()}
-            yield from (listed.get(source, "gone") for source in self.sources)
-        elif self.root is not None:
+        assert self.root is not None, "a set in memory has no files"
+        if isinstance(self.root, Path):
             for source in self.sources:
                 status = os.stat(self.root / source)
                 yield f"{status.st_size}\0{status.st_mtime_ns}"
+        else:
+            tops = {source.split("/")[0] for source in self.sources}
+            listed = {f"{top}/{file}": mark for top in tops for file, mark in marks(self.root / top).items()}
+            yield from (listed.get(source, "gone") for source in self.sources)
 
     def _positions(self, indices: Sequence[int] | np.ndarray | Tensor | None) -> np.ndarray:
         everything = np.arange(len(self))

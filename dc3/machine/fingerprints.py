@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dc3.machine.files import LinkLoop, sha256, walk
-from dc3.machine.paths import NOTEBOOKS, PACKAGE, Place, Remote
+from dc3.machine.paths import NOTEBOOKS, PACKAGE, Place, marks
 
 LAST = "stage.finish("  # in the last cell that a stage's result depends on
 NOT_CODE = {"injected-parameters", "scratch"}  # tags of cells that the result does not depend on
@@ -116,8 +116,8 @@ def listing(path: Place) -> str:
     Small are READ bytes in all. Of a larger one, which may hold hundreds of gigabytes, names, sizes and modification
     times (of a URL sizes and ETags) are asked for. LinkLoop for a folder that holds itself.
     """
-    if isinstance(path, Remote):
-        return hashlib.sha256(repr(path.files()).encode("utf-8", "surrogateescape")).hexdigest()
+    if not isinstance(path, Path):
+        return hashlib.sha256(repr(marks(path)).encode("utf-8", "surrogateescape")).hexdigest()
     digest, total, small = hashlib.sha256(), 0, []
     for file in [str(path)] if path.is_file() else filter(os.path.isfile, walk(path)):
         status = os.stat(file)
@@ -137,6 +137,6 @@ def _line(path: Path, file: str, mark: str) -> bytes:
 def is_as_listed(path: Place, digest: str) -> bool:
     """Whether `listing` still gives that; what cannot be listed is not, and the stage that uses it will say why."""
     try:
-        return path.exists() and listing(path) == digest
+        return listing(path) == digest
     except (LinkLoop, OSError):
         return False

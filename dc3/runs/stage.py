@@ -67,7 +67,7 @@ class Stage:
     def use(self, path: Path | str) -> Place:
         """Records that the stage depends on a file or folder outside the run (data, weights); returns its place."""
         place = paths.located(str(path))
-        self.external[paths.in_clone(place)] = listing(place)
+        self.external[paths.relative_in_repository(place)] = listing(place)
         if begun := read_json(self.folder / BEGUN):
             write_json(self.folder / BEGUN, begun | {"external": begun["external"] | self.external})
         return place
