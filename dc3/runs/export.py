@@ -87,7 +87,7 @@ def export(run: str, to: str, out: Path | None = None, soft_labels: bool = False
     exported = gather(run, soft_labels)
     with new_folder(out) as folder:
         metadata = FORMATS[to](exported, folder)
-        (folder / "README.md").write_text(str(card(exported.facts, to, **metadata)))
+        (folder / "README.md").write_text(f"{card(exported.facts, to, **metadata)}\n", encoding="utf-8")
         (folder / "provenance.json").write_text(json.dumps(exported.facts, indent=1))
     return out
 
