@@ -14,6 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data_app = typer.Typer(no_args_is_help=True, help="Look at folders of images.")
 app.add_typer(data_app, name="data")
 REFUSED, FAILED = 2, 1
+TABLE_ROWS = 10  # of a comparison's tables on the terminal
 
 
 @app.callback()
@@ -137,15 +138,19 @@ def compare_runs(
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another; differences are RUN_B less RUN_A")],
 ) -> None:
     """Lay two runs side by side: parameters, accuracy, colour, FID, picks in common, time; as tables and a figure."""
-    from dc3.runs.compare import compare, told, write
+    from dc3.runs.compare import compare, write
 
     try:
         compared = compare(run_a, run_b)
         folder = write(compared)
     except (ValueError, OSError) as error:
         stop(str(error), REFUSED)
-    typer.echo(told(compared))
-    typer.echo(f"\ntables and figure: {paths.shown(folder)}")
+    for remark in compared.remarks:
+        typer.echo(f"note: {remark}")
+    for name, table in compared.tables.items():
+        typer.echo(f"\n{name}: {len(table)} rows")
+        typer.echo(table.head(TABLE_ROWS).to_string(index=False, na_rep="", float_format="{:,.2f}".format))
+    typer.echo(f"\ntables, figure and compare.html: {paths.shown(folder)}")
 
 
 @app.command("export")

@@ -5,9 +5,11 @@ stands beside the class folders and is written last: a folder that has one is co
 """
 
 import hashlib
+import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -222,6 +224,26 @@ def _check_sizes(where: str, found: ImageSet) -> None:
                 f"{where}: {printable(source)} is {width}×{height} px, the data set's images are "
                 f"{found.image_size}×{found.image_size} px"
             )
+
+
+def sizes(sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[int, float]]:
+    """Images and stored bytes a class of training sets: name → images uint8 (N, S, S, 3), labels.
+
+    The bytes are those of PNG files without their histories, the same for sets that lie on the disk and those that do
+    not.
+    """
+    found = {}
+    with ThreadPoolExecutor() as pool:
+        for name, (images, labels) in sets.items():
+            classes = len(np.unique(labels))
+            found[name] = len(images) // classes, sum(pool.map(_png_bytes, images)) / classes
+    return found
+
+
+def _png_bytes(image: np.ndarray) -> int:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    return file.tell()
 
 
 def publish(folder: Path, target: Place) -> int:

@@ -98,7 +98,7 @@ def ranking(
 
     def accuracy(images: ImageSet, changed: Protocol) -> float:
         history = validate({"": images}, teacher, test, changed, seeds=seeds, keep=keep)
-        return float(summary(history)["top1_mean"].iloc[0])
+        return float(history.groupby("seed")["top1"].last().mean())
 
     plain = replace(protocol, mix="none", flip=False, factor=1)
     hard = accuracy(condensed, replace(protocol, soft=False, mix="none"))
@@ -106,21 +106,6 @@ def ranking(
     bare = [accuracy(images, plain) for images in (condensed, random)]
     lack, gain = hlr(real_hard, hard), ior(own, chance)
     return {"hard labels": hard, "HLR": lack, "IOR": gain, "LRS": lrs(lack, gain), "ARS": ars(own, chance, *bare)}
-
-
-def summary(table: pd.DataFrame, by: Sequence[str] = ("method", "network")) -> pd.DataFrame:
-    """Mean and sample standard deviation over seeds (NaN for one seed): top1, top5 after the last epoch, and best_top1.
-
-    One row per group of `by`, in the order of the table, with the number of seeds.
-    """
-    by = list(by)
-    runs = table.sort_values("epoch", kind="stable").groupby([*by, "seed"], sort=False)
-    last = runs.last()[["top1", "top5"]].assign(best_top1=runs["top1"].max())
-    groups = last.groupby(by, sort=False)
-    out = groups.agg(["mean", "std"])
-    out.columns = [f"{score}_{statistic}" for score, statistic in out.columns]
-    out.insert(0, "seeds", groups.size())
-    return out.reindex(table.drop_duplicates(by).set_index(by).index).reset_index()
 
 
 def hlr(real_hard: float, condensed_hard: float) -> float:

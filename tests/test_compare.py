@@ -8,7 +8,16 @@ from typer.testing import CliRunner
 
 from dc3 import cli
 from dc3.figures import accuracy
-from dc3.runs.compare import compare, told
+from dc3.machine import paths
+from dc3.runs.compare import BY_A_NETWORK, NOT_A_MEASURE, compare
+
+DEMO = paths.REPOSITORY / "figures" / "demo"
+
+
+@pytest.fixture
+def home(home, monkeypatch):
+    monkeypatch.setenv("DC3_HOME", str(home))  # of the kernel
+    return home
 
 
 def command(*arguments):
@@ -22,9 +31,12 @@ def test_differences_of_two_runs_are_printed_written_and_drawn(home):
     assert result.exit_code == 0, result.output
     assert "figures/compare-a-b" in result.output and "lam" in result.output
     folder = home / "figures/compare-a-b"
+    assert {"a", "b", "parameters"} <= set(result.output.split()), "the head of each table"
     names = [f"compare_{name}" for name in ("parameters", "accuracy", "measures", "picks", "times")]
     expected = {f"{name}{suffix}" for name in names for suffix in (".csv", ".md")}
-    assert {path.name for path in folder.iterdir()} == expected | {"compare_differences.png", "compare_differences.pdf"}
+    expected |= {"compare_differences.png", "compare_differences.pdf", "compare.ipynb", "compare.html"}
+    assert {path.name for path in folder.iterdir()} == expected
+    assert 'src="data:image/png' in (folder / "compare.html").read_text()
     parameters = pd.read_csv(folder / "compare_parameters.csv")
     assert parameters.to_numpy().tolist() == [["lam", 1.0, 2.0]], "the runs' names are no difference"
 
@@ -32,7 +44,7 @@ def test_differences_of_two_runs_are_printed_written_and_drawn(home):
 def test_accuracies_have_differences_in_points_and_their_standard_error(home):
     make_run("a")
     make_run("b", top1=0.4)
-    table = compare("a", "b").accuracy.set_index(["training set", "student"])
+    table = compare("a", "b").tables["accuracy"].set_index(["training set", "student"])
     own = table.loc[("DC3 picks, plain", "conv3")]
     assert own["a"] == pytest.approx(65) and own["b"] == pytest.approx(55) and own["difference"] == pytest.approx(-10)
     deviation = 10 / np.sqrt(2)
@@ -47,7 +59,7 @@ def test_accuracies_have_differences_in_points_and_their_standard_error(home):
 def test_picks_in_common_are_counted_by_class(home):
     make_run("a", until="03")
     make_run("b", until="03", picks_from=1)
-    picks = compare("a", "b").picks
+    picks = compare("a", "b").tables["picks"]
     assert picks["class"].tolist() == ["cat", "dog", "owl"]
     assert picks["in common"].tolist() == [1, 1, 1] and picks["Jaccard"].tolist() == pytest.approx([1 / 3] * 3)
 
@@ -55,13 +67,13 @@ def test_picks_in_common_are_counted_by_class(home):
 def test_distances_by_different_teachers_have_no_difference_and_the_reader_is_told(home):
     make_run("a")
     folder = make_run("b", top1=0.4)
-    same = compare("a", "b").measures.set_index(["set", "measure"])["difference"]
+    same = compare("a", "b").tables["measures"].set_index(["set", "measure"])["difference"]
     assert same[("random", "FID-teacher")] == pytest.approx(-0.1)
     manifest = folder / "06_color_and_fid/manifest.json"
     teacher = '"00_teacher/teacher.safetensors": "'
     manifest.write_text(manifest.read_text().replace(teacher, teacher + "other"))
     compared = compare("a", "b")
-    other = compared.measures.set_index(["set", "measure"])["difference"]
+    other = compared.tables["measures"].set_index(["set", "measure"])["difference"]
     assert np.isnan(other[("random", "FID-teacher")]) and other[("random", "colourfulness M")] == pytest.approx(-1)
     assert any("they do not compare" in remark for remark in compared.remarks)
 
@@ -69,10 +81,10 @@ def test_distances_by_different_teachers_have_no_difference_and_the_reader_is_to
 def test_runs_of_different_methods_have_their_own_sets_in_one_row(home):
     make_run("a")
     folder = make_run("b", until="05")
-    history = pd.read_parquet(folder / "05_validation/history.parquet")
-    history["method"] = history["method"].replace("DC3 picks, plain", "herding")
-    history.to_parquet(folder / "05_validation/history.parquet")
-    table = compare("a", "b").accuracy.set_index(["training set", "student"])
+    students = pd.read_parquet(folder / "05_validation/results.parquet")
+    students["method"] = students["method"].replace("DC3 picks, plain", "herding")
+    students.to_parquet(folder / "05_validation/results.parquet")
+    table = compare("a", "b").tables["accuracy"].set_index(["training set", "student"])
     assert table.loc[("own set (DC3 picks, plain | herding)", "conv3"), "difference"] == pytest.approx(0)
     assert np.isnan(table.loc[("herding", "conv3"), "a"]) and np.isnan(table.loc[("herding", "conv3"), "difference"])
 
@@ -98,13 +110,28 @@ def test_two_different_runs_that_are_there_are_asked_for(home):
         assert result.exit_code == 2 and said in result.output
 
 
-def test_many_classes_are_cut_in_the_text_and_the_figure(home):
+def test_a_run_of_an_earlier_version_has_no_colours_to_compare_and_the_reader_is_told(home):
+    make_run("a")
+    folder = make_run("b")
+    (folder / "06_color_and_fid/colors.parquet").unlink()
+    compared = compare("a", "b")
+    assert "measures" not in compared.tables and "accuracy" in compared.tables
+    assert any(remark.startswith("b has no colors.parquet") for remark in compared.remarks)
+
+
+def test_of_many_classes_the_figure_shows_some(home):
     make_run("a", until="00")
     make_run("b", until="00")
-    compared = compare("a", "b")
+    tables = compare("a", "b").tables
     names = [f"class{k:03d}" for k in range(100)]
-    compared.picks = pd.DataFrame({"class": names, "a": 10, "b": 10, "in common": 5, "Jaccard": np.arange(100) / 100})
-    text = told(compared)
-    assert "class000" in text and "class099" in text and "class050" not in text
-    figure = accuracy.differences(compared.tables, "a", "b")
+    tables["picks"] = pd.DataFrame({"class": names, "a": 10, "b": 10, "in common": 5, "Jaccard": np.arange(100) / 100})
+    figure = accuracy.differences(tables, "a", "b")
     assert len(figure.axes[0].get_yticks()) == 25
+
+
+def test_measures_and_those_by_a_network_are_known_by_the_columns_that_the_demo_has():
+    columns = {name: pd.read_csv(DEMO / f"color_and_fid_{name}.csv").columns for name in ("colors", "distances")}
+    measures = {name: of_table[~of_table.str.contains(NOT_A_MEASURE)] for name, of_table in columns.items()}
+    assert measures["colors"].str.startswith(("colourfulness M", "hue entropy", "gamut")).all()
+    assert len(measures["colors"]) == 3
+    assert measures["distances"].str.contains(BY_A_NETWORK).all() and len(measures["distances"]) == 8

@@ -20,11 +20,21 @@ def test_the_page_holds_summary_pictures_and_notebooks_and_needs_nothing_else(ho
     result = report("toy")
     assert result.exit_code == 0 and re.match(r"runs/toy/report\.html: \d+\.\d MB", result.output)
     page = (home / "runs/toy/report.html").read_text()
-    for told in ("65.0 ± 7.1", "55.0 ± 7.1", "conv4", "data_dir", "…/pets", "torch 2", "Page of 05_validation"):
+    for told in (
+        "65.0 ± 7.1",
+        "55.0 ± 7.1",
+        "conv4",
+        "data_dir",
+        "…/pets",
+        "torch 2",
+        "bytes a class",
+        "The teacher, trained on all images: 90.0%",
+        "Page of 05_validation",
+    ):
         assert told in page, told
     assert page.index("Run toy") < page.index("Page of 00_teacher") < page.index("Page of 06_color_and_fid")
     assert 'href="#05_validation"' in page and 'id="05_validation"' in page
-    assert page.count('src="data:image/png;base64,') == 1
+    assert page.count('src="data:image/png;base64,') == 5, "one in each notebook"
     assert not re.search(r"<script|<link|@import|src=\"(?!data:)|url\(['\"]?(?:http|//)", page)
     for of_the_machine in ("/home/somebody", str(home), str(paths.REPOSITORY)):
         assert of_the_machine not in page

@@ -4,12 +4,33 @@ import time
 
 import pandas as pd
 import pytest
-from workshop import COUNT, VALIDATION, Workshop, stages_run, write_notebook
+from workshop import COUNT, PARAMETERS, Workshop, stages_run, write_notebook
 
 from dc3.runs import parameters, sweep
-from dc3.runs import sweep as grid
 from dc3.runs.parameters import ParameterError
 
+VALIDATION = [
+    "import os\nimport pandas as pd\nfrom dc3 import runs\nfrom dc3.runs import results\n"
+    "from dc3.runs.parameters import PositiveInt, RunName, SeedList",
+    PARAMETERS
+    + "student_epochs: PositiveInt = 2  # epochs; 13 raises, 14 dies\n"
+    + "student_seeds: SeedList = [0, 1]  # one student a seed\n"
+    + 'teacher: str = "train"  # train, or a file',
+    'stage = runs.begin("05_validation", globals())\n'
+    'count = len(stage.input("00_count/numbers.txt").read_text().split(","))\n'
+    "if student_epochs == 13:\n"
+    '    raise ArithmeticError("bad luck")\n'
+    "if student_epochs == 14:\n"
+    "    os.kill(os.getpid(), 9)\n"
+    "rows = [\n"
+    '    {"method": method, "network": "conv3", "seed": seed, "epoch": epoch, "loss": 1.0, "lr": 0.1, "hue": "red",\n'
+    '     "top1": None if epoch == 2 < student_epochs else 1 / epoch, "top5": seed + 0.5}\n'
+    '    for method in ("DC3", "random") for seed in student_seeds for epoch in range(1, student_epochs + 1)\n'
+    "]\n"
+    'sizes = {"DC3": (1, 900.0), "random": (1, 800.0)}\n'
+    'results.students(pd.DataFrame(rows), sizes).to_parquet(stage.output("results.parquet"))\n'
+    "stage.finish(teacher=0.9)",
+]
 PAIR = "base: {n: 4}\ngrid:\n  - {student_epochs: [2, 3]}\n"
 
 
@@ -57,7 +78,7 @@ def test_a_killed_sweep_goes_on_where_it_was(killed):
 def test_the_results_have_a_row_for_every_student_of_every_run(killed):
     table = killed.results("pair")
     assert list(table.columns) == [
-        "run", "student_epochs", "training_set", "network", "student_seed",
+        "run", "student_epochs", "training_set", "network", "student_seed", "ipc", "stored_bytes",
         "epochs", "top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds",
     ]  # fmt: skip
     students = [(k, name, seed) for k in (2, 3) for name in ("DC3", "random") for seed in (0, 1)]
@@ -66,6 +87,7 @@ def test_the_results_have_a_row_for_every_student_of_every_run(killed):
     assert (table["epochs"] == table["student_epochs"]).all() and (table["top1"] == 1 / table["epochs"]).all()
     assert (table["best_top1"] == 1).all() and (table["top5"] == table["student_seed"] + 0.5).all()
     assert (table["teacher_accuracy"] == 0.9).all() and (table["wall_seconds"] > 0).all()
+    assert (table["ipc"] == 1).all() and set(table["stored_bytes"]) == {900, 800}
 
 
 @pytest.mark.slow
@@ -87,7 +109,7 @@ def test_a_run_that_fails_is_reported_and_the_others_are_done(killed):
 @pytest.mark.slow
 def test_results_of_other_parameters_than_the_files_are_left_out(killed, monkeypatch):
     monkeypatch.setattr(sweep.paths, "RUNS", killed.root / "runs")
-    monkeypatch.setattr(grid, "all_declared", lambda: parameters.all_declared(killed.notebooks))
+    monkeypatch.setattr(sweep, "all_declared", lambda: parameters.all_declared(killed.notebooks))
     monkeypatch.setattr(sweep, "notebook_names", lambda: parameters.notebook_names(killed.notebooks))
     assert len(sweep.results(killed.root / "pair_sweep.yaml")) == 8
     (killed.root / "later").mkdir()
@@ -118,11 +140,11 @@ def read(tmp_path, monkeypatch):
         "lam: PositiveFloat = 1.0  # weight\nstudent_seeds: SeedList = [0, 1]  # seeds\nsoft: bool = True  # labels"
     )
     write_notebook(tmp_path, "00_first", ["", declarations])
-    monkeypatch.setattr(grid, "all_declared", lambda: parameters.all_declared(tmp_path))
+    monkeypatch.setattr(sweep, "all_declared", lambda: parameters.all_declared(tmp_path))
 
     def read_text(text):
         (tmp_path / "cifar_sweep.yaml").write_text(text)
-        return grid.read_sweep(tmp_path / "cifar_sweep.yaml")
+        return sweep.read_sweep(tmp_path / "cifar_sweep.yaml")
 
     return read_text
 
@@ -208,7 +230,7 @@ def test_a_data_set_is_listed_once_for_all_runs_on_it_and_every_refused_run_is_n
         for method in ("dc3", "random", "rded")
     }
     with pytest.raises(ParameterError) as refusal:
-        grid.for_each(runs, sweep.Preflight())
+        sweep.for_each(runs, sweep.preflight())
     assert listed == [("there", 1), ("there", 10), ("gone", 1), ("gone", 10)]
     named = ", ".join(name for name in runs if name.startswith("gone"))
     assert str(refusal.value) == f"run {named}:\n  data_dir='gone' is not a folder"
@@ -216,18 +238,8 @@ def test_a_data_set_is_listed_once_for_all_runs_on_it_and_every_refused_run_is_n
 
 def test_the_slow_checks_can_be_asked_by_themselves():
     declared = parameters.all_declared()
-    sweep.Preflight()(parameters.check({}, declared))
+    sweep.preflight()(parameters.check({}, declared))
     with pytest.raises(ParameterError, match=r"editor = '\./none'"):
-        sweep.Preflight()(parameters.check({"editor": "./none"}, declared))
+        sweep.preflight()(parameters.check({"editor": "./none"}, declared))
     with pytest.raises(ParameterError, match="ipc=9999"):
-        sweep.Preflight()(parameters.check({"ipc": 9999}, declared))
-
-
-def test_students_of_other_networks_are_rows_too_and_those_that_both_files_have_once(tmp_path):
-    own = pd.DataFrame({"method": "DC3", "network": "conv3", "seed": [0, 0, 1, 1], "epoch": [1, 2] * 2, "top1": 0.5})
-    own.to_parquet(tmp_path / "history.parquet")
-    assert len(sweep._history(tmp_path)) == 4
-    other = own[own["seed"] == 0].assign(network="conv4")
-    pd.concat([own[own["seed"] == 0], other]).to_parquet(tmp_path / "networks.parquet")
-    both = sweep._history(tmp_path)
-    assert len(both) == 6 and both.groupby(["network", "seed"]).size().tolist() == [2, 2, 2]
+        sweep.preflight()(parameters.check({"ipc": 9999}, declared))

@@ -5,10 +5,18 @@ import pandas as pd
 import pytest
 
 from dc3.runs import report
-from dc3.runs import results as sweep_report
+from dc3.runs.results import (
+    accuracy_table,
+    across_networks,
+    by_setting,
+    compensation,
+    curves_over,
+    main_network,
+    read_results,
+)
 
 
-def results():
+def swept():
     rows = []
     for method, ipc, epochs, scores in [
         ("random", 1, 300, [0.2, 0.3]),
@@ -30,7 +38,7 @@ def results():
 
 
 def test_a_row_a_setting_with_mean_and_deviation_over_the_seeds():
-    settings = sweep_report.by_setting(results())
+    settings = by_setting(swept())
     assert settings["training_set"].tolist() == ["random", "random", "random", "DC3", "DC3"]
     assert settings["seeds"].tolist() == [2, 2, 1, 2, 1]
     assert np.allclose(settings["top1_mean"], [0.25, 0.45, 0.6, 0.45, 0.7])
@@ -45,13 +53,13 @@ def test_a_row_a_setting_with_mean_and_deviation_over_the_seeds():
 
 
 def test_a_name_tells_the_settings_that_are_not_the_usual_ones():
-    table = results().assign(edit_strength=[1.0] * 7 + [0.5])
-    names = sweep_report.by_setting(table)["name"].tolist()
+    table = swept().assign(edit_strength=[1.0] * 7 + [0.5])
+    names = by_setting(table)["name"].tolist()
     assert names == ["random", "random", "random", "DC3", "DC3, edit_strength 0.5"]
 
 
 def test_the_table_has_a_row_a_set_and_a_column_a_setting():
-    table = sweep_report.accuracy_table(sweep_report.by_setting(results()))
+    table = accuracy_table(by_setting(swept()))
     assert table.index.tolist() == ["random", "DC3"]
     assert table.columns.tolist() == ["IPC 1, 300 epochs", "IPC 10, 300 epochs", "IPC 10, 1500 epochs"]
     assert table.loc["random"].tolist() == ["25.0 ± 7.1", "45.0 ± 7.1", "60.0"]
@@ -59,53 +67,53 @@ def test_the_table_has_a_row_a_set_and_a_column_a_setting():
 
 
 def test_a_curve_holds_all_but_its_axis_still():
-    settings = sweep_report.by_setting(results())
-    by_ipc = sweep_report.over(settings, "ipc")
+    settings = by_setting(swept())
+    by_ipc = curves_over(settings, "ipc")
     assert sorted(zip(by_ipc["training_set"], by_ipc["ipc"], by_ipc["epochs"], strict=True)) == [
         ("random", 1, 300), ("random", 10, 300),
     ], "DC3 has one IPC at 300 epochs: a point, no curve"  # fmt: skip
-    by_epochs = sweep_report.over(settings, "epochs")
+    by_epochs = curves_over(settings, "epochs")
     assert set(by_epochs["ipc"]) == {10} and len(by_epochs) == 4
-    assert sweep_report.over(settings[settings["ipc"] == 10], "ipc") is None
+    assert curves_over(settings[settings["ipc"] == 10], "ipc") is None
 
 
 def test_results_are_read_from_both_kinds_of_files_and_none_is_refused(tmp_path):
-    results().to_csv(tmp_path / "r.csv", index=False)
-    results().to_parquet(tmp_path / "r.parquet")
-    assert sweep_report.read(tmp_path / "r.csv").equals(sweep_report.read(tmp_path / "r.parquet"))
-    results()[:0].to_csv(tmp_path / "none.csv", index=False)
+    swept().to_csv(tmp_path / "r.csv", index=False)
+    swept().to_parquet(tmp_path / "r.parquet")
+    assert read_results(tmp_path / "r.csv").equals(read_results(tmp_path / "r.parquet"))
+    swept()[:0].to_csv(tmp_path / "none.csv", index=False)
     with pytest.raises(ValueError, match="no run of the sweep is finished"):
-        sweep_report.read(tmp_path / "none.csv")
+        read_results(tmp_path / "none.csv")
 
 
 def test_a_student_that_two_runs_trained_counts_once():
-    twice = pd.concat([results(), results().assign(run="again", method="dc3", baselines='["random"]')])
-    assert sweep_report.by_setting(twice)["seeds"].tolist() == [2, 2, 1, 2, 1]
+    twice = pd.concat([swept(), swept().assign(run="again", method="dc3", baselines='["random"]')])
+    assert by_setting(twice)["seeds"].tolist() == [2, 2, 1, 2, 1]
 
 
 def test_compensation_is_held_against_the_same_picks_without_it_whatever_its_edits_were():
     rows = [("plain", 1.0, 4.0, [0.5, 0.6]), ("DC3", 1.0, 4.0, [0.4, 0.5]), ("DC3", 1.0, 1.5, [0.6, 0.6])]
     rows += [("plain", 0.1, 4.0, [0.7]), ("DC3", 0.1, 4.0, [0.6]), ("DC3", 0.2, 4.0, [0.9])]
-    common = results().iloc[0].to_dict()
+    common = swept().iloc[0].to_dict()
     students = [
         common | {"training_set": name, "sure_share": share, "guidance_scale": scale, "student_seed": k, "top1": top1}
         for name, share, scale, scores in rows
         for k, top1 in enumerate(scores)
     ]
-    found = sweep_report.compensation(sweep_report.by_setting(pd.DataFrame(students)), "DC3", "plain")
+    found = compensation(by_setting(pd.DataFrame(students)), "DC3", "plain")
     assert found["name"].tolist() == ["DC3", "DC3, guidance_scale 1.5", "DC3, sure_share 0.1"]
     assert np.allclose(found["difference"], [-0.1, 0.05, -0.1])
     assert np.allclose(found["deviation"], [0.1, np.sqrt(0.005), np.nan], equal_nan=True)
 
 
 def test_only_sets_that_every_network_was_trained_on_are_compared_across_networks():
-    settings = sweep_report.by_setting(results())
-    assert sweep_report.across_networks(settings) is None
-    other = results()[lambda table: table["run"] == "DC3-10-300"].assign(network="conv4")
-    both = sweep_report.by_setting(pd.concat([results(), other]))
-    across = sweep_report.across_networks(both)
+    settings = by_setting(swept())
+    assert across_networks(settings) is None
+    other = swept()[lambda table: table["run"] == "DC3-10-300"].assign(network="conv4")
+    both = by_setting(pd.concat([swept(), other]))
+    across = across_networks(both)
     assert across[["method", "network"]].to_numpy().tolist() == [["DC3", "conv3"], ["DC3", "conv4"]]
-    assert set(sweep_report.main_network(both)["network"]) == {"conv3"}
+    assert set(main_network(both)["network"]) == {"conv3"}
 
 
 @pytest.mark.slow
@@ -113,11 +121,11 @@ def test_the_report_is_a_page_in_one_file_with_its_pictures(tmp_path, monkeypatc
     monkeypatch.setenv("DC3_HOME", str(tmp_path))
     folder = tmp_path / "runs" / "toy.sweep"
     folder.mkdir(parents=True)
-    results().to_parquet(folder / "results.parquet")
+    swept().to_parquet(folder / "results.parquet")
     page = report.write_sweep_report(folder / "results.parquet")
     text = page.read_text()
     assert "5 runs, 8 students" in text and "45.0 ± 7.1" in text and 'src="data:image/png' in text
     made = {path.name for path in (tmp_path / "figures" / "toy").iterdir()}
     assert {"results.csv", "sweep_accuracy.md", "sweep_settings.png", "sweep_ipc.png", "sweep_epochs.png"} <= made
-    results()[:0].to_parquet(folder / "results.parquet")
+    swept()[:0].to_parquet(folder / "results.parquet")
     assert report.write_sweep_report(folder / "results.parquet") is None

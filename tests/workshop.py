@@ -27,29 +27,6 @@ TOTAL = [
 ]
 
 
-VALIDATION = [
-    "import os\nimport pandas as pd\nfrom dc3 import runs\n"
-    "from dc3.runs.parameters import PositiveInt, RunName, SeedList",
-    PARAMETERS
-    + "student_epochs: PositiveInt = 2  # epochs; 13 raises, 14 dies\n"
-    + "student_seeds: SeedList = [0, 1]  # one student a seed\n"
-    + 'teacher: str = "train"  # train, or a file',
-    'stage = runs.begin("05_validation", globals())\n'
-    'count = len(stage.input("00_count/numbers.txt").read_text().split(","))\n'
-    "if student_epochs == 13:\n"
-    '    raise ArithmeticError("bad luck")\n'
-    "if student_epochs == 14:\n"
-    "    os.kill(os.getpid(), 9)\n"
-    "rows = [\n"
-    '    {"method": method, "network": "conv3", "seed": seed, "epoch": epoch, "loss": 1.0, "lr": 0.1, "hue": "red",\n'
-    '     "top1": None if epoch == 2 < student_epochs else 1 / epoch, "top5": seed + 0.5}\n'
-    '    for method in ("DC3", "random") for seed in student_seeds for epoch in range(1, student_epochs + 1)\n'
-    "]\n"
-    'pd.DataFrame(rows).to_parquet(stage.output("history.parquet"))\n'
-    "stage.finish(teacher=0.9)",
-]
-
-
 def write_notebook(folder, name, cells):
     code = [new_code_cell(source) for source in cells]
     code[1].metadata["tags"] = ["parameters"]

@@ -1,6 +1,7 @@
 """Figures of what training sets are worth: accuracies over epochs, IPC, classes, students, and the literature's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -99,15 +100,20 @@ def beside_published(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def settings_dots(settings: pd.DataFrame, axes: Sequence[str]) -> Figure:
-    """Test accuracy of every row, the best on top, bars of one standard deviation; `axes` are told beside its name."""
-    table = settings.sort_values("top1_mean", kind="stable").reset_index(drop=True)
-    told = [", ".join([row["name"], *(f"{key} {row[key]}" for key in axes)]) for _, row in table.iterrows()]
+def settings_dots(settings: pd.DataFrame) -> Figure:
+    """Test accuracy of every row, the best on top; columns name, ipc, epochs, top1_mean, top1_std."""
+    table = settings.sort_values("top1_mean", kind="stable")
+    return _dots(table, "top1_mean", "top1_std", "test accuracy (%)")
+
+
+def _dots(table: pd.DataFrame, value: str, deviation: str, label: str) -> Figure:
+    """A row a setting, upwards, with bars of one standard deviation where there are several students."""
+    names = [f"{row['name']}, IPC {row['ipc']}, {row['epochs']} epochs" for _, row in table.iterrows()]
     figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + ROW * len(table)))
-    spread = 100 * table["top1_std"].fillna(0)
-    ax.errorbar(100 * table["top1_mean"], range(len(table)), xerr=spread, fmt="o", capsize=2, markersize=4)
-    ax.set_yticks(range(len(table)), told)
-    ax.set(xlabel="test accuracy (%)", ylim=(-0.8, len(table) - 0.2))
+    spread = 100 * table[deviation].fillna(0)
+    ax.errorbar(100 * table[value], range(len(table)), xerr=spread, fmt="o", capsize=2, markersize=4)
+    ax.set_yticks(range(len(table)), names)
+    ax.set(xlabel=label, ylim=(-0.8, len(table) - 0.2))
     ax.grid(axis="x", linewidth=0.4)
     sns.despine(figure, left=True)
     return figure
@@ -130,92 +136,76 @@ def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
 
 
 def compensation_dots(table: pd.DataFrame) -> Figure:
-    """What compensation adds to the accuracy of the same picks, in points; table: of `sweep_report.compensation`.
-
-    A row a setting, sorted by the difference; bars of one standard deviation where there are several students.
-    """
-    table = table.sort_values("difference", kind="stable").reset_index(drop=True)
-    told = [f"{row['name']}, IPC {row['ipc']}, {row['epochs']} epochs" for _, row in table.iterrows()]
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + ROW * len(table)))
-    spread = 100 * table["deviation"].fillna(0)
-    ax.errorbar(100 * table["difference"], range(len(table)), xerr=spread, fmt="o", capsize=2, markersize=4)
-    ax.axvline(0, color="0.4", linewidth=0.8)
-    ax.set_yticks(range(len(table)), told)
-    ax.set(xlabel="compensated minus plain, test accuracy (points)", ylim=(-0.8, len(table) - 0.2))
-    ax.grid(axis="x", linewidth=0.4)
-    sns.despine(figure, left=True)
+    """What compensation adds to the accuracy of the same picks, in points; table: of `results.compensation`."""
+    table = table.sort_values("difference", kind="stable")
+    figure = _dots(table, "difference", "deviation", "compensated minus plain, test accuracy (points)")
+    figure.axes[0].axvline(0, color="0.4", linewidth=0.8)
     return figure
 
 
-FRAME = 0.75  # inches of a panel without its rows
-APART = 0.17  # of a row, by which the two runs' marks are moved
-Panel = tuple[str, pd.DataFrame, Callable[[Axes, pd.DataFrame], None]]
+PANEL = 0.75  # inches: the height of a panel without its rows
+OFFSET = 0.17  # of a row, by which the marks of the two runs are moved up and down
+Panel = tuple[str, pd.DataFrame, Callable[[Axes, pd.DataFrame], None]]  # title, rows, what draws them
 
 
 def differences(tables: Mapping[str, pd.DataFrame], first: str, second: str) -> Figure:
-    """A panel for each thing that can be compared: accuracy, colourfulness, FID, picks in common, time."""
-    panels = _panels(tables, first, second)
+    """Two runs: a panel each for accuracy, colourfulness, FID, picks in common and time, as far as `tables` go.
+
+    `tables` are those of `dc3.runs.compare.Comparison`.
+    """
+    panels = _panels(tables, (first, second))
     columns = min(2, len(panels))
-    beside = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    heights = [FRAME + ROW * max(len(table) for _, table, _ in row) for row in beside]
+    lengths = [len(table) for _, table, _ in panels]
+    heights = [PANEL + ROW * max(lengths[start : start + columns]) for start in range(0, len(panels), columns)]
     size = (WIDTH * (columns + 1) / 3, sum(heights) + 0.3)
-    figure, axes = plt.subplots(len(beside), columns, figsize=size, squeeze=False, height_ratios=heights)
+    figure, axes = plt.subplots(len(heights), columns, figsize=size, squeeze=False, height_ratios=heights)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (title, table, draw) in zip(axes.flat, panels, strict=False):
         draw(ax, table)
-        ax.set_title(title)
-        ax.set_ylim(len(table) - 0.4, -0.6)
+        ax.set(title=title, ylim=(len(table) - 0.4, -0.6))
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x", linewidth=0.4)
         ax.set_axisbelow(True)
-    handles, names = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=2)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
-def _panels(tables: Mapping[str, pd.DataFrame], first: str, second: str) -> list[Panel]:
-    def pairs(unit: str, names: list[str], label: str) -> Callable[[Axes, pd.DataFrame], None]:
-        return lambda ax, table: _pairs(ax, table, (first, second), unit, names, label)
-
+def _panels(tables: Mapping[str, pd.DataFrame], runs: tuple[str, str]) -> list[Panel]:
     panels: list[Panel] = []
     if "accuracy" in tables:
         named = tables["accuracy"].assign(name=lambda table: table["training set"] + ", " + table["student"])
-        panels.append(("Test accuracy", named, pairs("±", list(named["name"]), "test accuracy (%)")))
-    for measure, title in (("colourfulness M", "Colourfulness"), ("FID", "FID")):
-        part = tables["measures"] if "measures" in tables else pd.DataFrame({"measure": []})
-        part = part[part["measure"].astype(str).str.startswith(measure)]
-        if len(part) and part["difference"].notna().any():
-            panels.append((title, part, pairs("", list(part["set"]), part["measure"].iloc[0])))
+        panels.append(("Test accuracy", named, partial(_marks, runs, "name", "test accuracy (%)")))
+    if "measures" in tables:
+        measures = tables["measures"]
+        for prefix, title in (("colourfulness M", "Colourfulness"), ("FID", "FID")):
+            part = measures[measures["measure"].str.startswith(prefix)]
+            if part["difference"].notna().any():
+                panels.append((title, part, partial(_marks, runs, "set", part["measure"].iloc[0])))
     if "picks" in tables:
         panels.append(("Picks in common", _fewer(tables["picks"]), _shares))
-    times = tables["times"]
-    panels.append(("Time", times, pairs("", list(times["stage"]), "wall time (s)")))
-    return panels
+    return [*panels, ("Time", tables["times"], partial(_marks, runs, "stage", "wall time (s)"))]
 
 
-def _pairs(ax: Axes, table: pd.DataFrame, runs: tuple[str, str], spread: str, names: list[str], label: str) -> None:
+def _marks(runs: tuple[str, str], names: str, label: str, ax: Axes, table: pd.DataFrame) -> None:
     """A row a name, a mark a run, bars of one deviation where the table has them."""
     places = np.arange(len(table))
-    for run, shift, mark in zip(runs, (-APART, APART), "os", strict=True):
-        error = table[f"{run}, {spread}"].fillna(0) if spread else None
-        ax.errorbar(table[run], places + shift, xerr=error, fmt=mark, markersize=4, capsize=2, label=run)
-    ax.set_yticks(places, names)
+    for run, offset, mark in zip(runs, (-OFFSET, OFFSET), "os", strict=True):
+        error = table[f"{run}, ±"].fillna(0) if f"{run}, ±" in table else None
+        ax.errorbar(table[run], places + offset, xerr=error, fmt=mark, markersize=4, capsize=2, label=run)
+    ax.set_yticks(places, table[names])
     ax.set_xlabel(label)
 
 
 def _shares(ax: Axes, table: pd.DataFrame) -> None:
-    places = np.arange(len(table))
-    ax.barh(places, table["Jaccard"], color="C2", height=0.6)
-    for place, share in enumerate(table["Jaccard"]):
-        ax.text(share + 0.02, place, f"{share:.2f}", va="center", fontsize=7)
-    ax.set_yticks(places, table["class"])
+    bars = ax.barh(table["class"], table["Jaccard"], color="C2", height=0.6)
+    ax.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
     ax.set(xlabel="in common / picked by either (Jaccard)", xlim=(0, 1.15))
 
 
 def _fewer(picks: pd.DataFrame) -> pd.DataFrame:
-    """All classes, or as many as have room, from the least in common to the most."""
+    """All classes; where there is no room for so many names, some from the least in common to the most."""
     if len(picks) <= MAX_NAMES:
         return picks
-    ordered = picks.sort_values("Jaccard", kind="stable").reset_index(drop=True)
+    ordered = picks.sort_values("Jaccard", kind="stable")
     return ordered.iloc[np.unique(np.linspace(0, len(ordered) - 1, MAX_NAMES).astype(int))]

@@ -6,7 +6,6 @@ Sources: DC3 (arXiv 2508.01139) for all but the conv3 row, which is RDED's (arXi
 import pandas as pd
 
 IPCS = (1, 10, 50)
-NOT_GIVEN = None
 Numbers = dict[str, dict[str, tuple[float | None, ...]]]  # data set → method → one number for each of IPCS
 RESNET18: Numbers = {
     "CIFAR-10": {
@@ -33,26 +32,26 @@ RESNET18: Numbers = {
         "RDED": (35.8, 61.4, 80.4),
         "Minimax": (32.1, 62.0, 76.6),
         "D⁴M": (34.1, 68.4, 81.3),
-        "IGD": (NOT_GIVEN, 66.2, 82.0),
+        "IGD": (None, 66.2, 82.0),
         "DC3": (37.6, 84.8, 89.8),
     },
     "ImageWoof": {
         "RDED": (20.8, 38.5, 68.5),
-        "Minimax": (NOT_GIVEN, 37.6, 57.1),
-        "D⁴M": (NOT_GIVEN, 42.9, 62.1),
-        "IGD": (NOT_GIVEN, 47.2, 65.4),
+        "Minimax": (None, 37.6, 57.1),
+        "D⁴M": (None, 42.9, 62.1),
+        "IGD": (None, 47.2, 65.4),
         "DC3": (23.2, 48.7, 72.4),
     },
     "ImageNet-1K": {
         "RDED": (6.6, 42.0, 56.5),
         "SRe²L": (0.1, 21.3, 46.8),
-        "Minimax": (NOT_GIVEN, 44.3, 58.6),
-        "D⁴M": (NOT_GIVEN, 27.9, 55.2),
-        "IGD": (NOT_GIVEN, 46.2, 60.3),
+        "Minimax": (None, 44.3, 58.6),
+        "D⁴M": (None, 27.9, 55.2),
+        "IGD": (None, 46.2, 60.3),
         "DC3": (8.1, 50.4, 62.3),
     },
 }
-CONV3: Numbers = {"CIFAR-10": {"RDED": (NOT_GIVEN, 50.2, NOT_GIVEN)}}
+CONV3: Numbers = {"CIFAR-10": {"RDED": (None, 50.2, None)}}
 STUDENTS: dict[str, Numbers] = {"resnet18": RESNET18, "conv3": CONV3}
 
 
@@ -63,7 +62,7 @@ def table(data_set: str) -> pd.DataFrame:
         for student, sets in STUDENTS.items()
         for method, numbers in sets.get(data_set, {}).items()
         for ipc, percent in zip(IPCS, numbers, strict=True)
-        if percent is not NOT_GIVEN
+        if percent is not None
     ]
     if not rows:
         raise ValueError(f"published_as = {data_set!r}: there are published numbers for {', '.join(RESNET18)}")
@@ -73,7 +72,7 @@ def table(data_set: str) -> pd.DataFrame:
 def beside(ours: pd.DataFrame, data_set: str) -> pd.DataFrame:
     """Our summary (columns method, network, ipc, top1_mean, top1_std), then the published numbers, marked as such.
 
-    Columns method, ipc, top1_mean, top1_std (NaN where not given), as `figures_accuracy.beside_published` draws them.
+    Columns method, ipc, top1_mean, top1_std (NaN where not given), as `figures.accuracy.beside_published` draws them.
     """
     theirs = table(data_set)
     theirs["method"] = theirs["method"] + ", " + theirs["student"] + ", published"

@@ -1,9 +1,10 @@
-"""What a run came to, read from its folder: parameters, stages, accuracies and the tables beside its figures.
+"""What runs came to, read from their folders: parameters, stages, students, and tables over the runs of a sweep.
 
-Nothing here opens the image set or a model, so that a run can be looked at where neither is.
+Nothing here opens an image set or a model, so a run can be read on a machine that has neither.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,24 @@ from dc3.runs.parameters import all_declared, notebook_names
 from dc3.runs.stage import read_json, read_manifest
 
 VALIDATION = "05_validation"
-ONE_RUN_ALONE = ("run",)  # parameters that say nothing of what was computed
+RESULTS = "results.parquet"
 POSIX_PATH = re.compile(r"(?<![\w.:/<~-])(?:/[\w.@+%~-]+){2,}/?")
 WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s'\"<>|]+")
 Manifests = dict[str, dict[str, Any]]
 
 
 def manifests(run: str) -> Manifests:
-    """Stage name → manifest of the stages that are finished, in order.
+    """Stage name → manifest of the finished stages, in order.
 
     Raises ValueError when there is no such run, or none of its stages is finished; it names the runs there are.
     """
     found = {name: manifest for name in notebook_names() if (manifest := read_manifest(run, name))}
     if not found:
         state = "no stage of it is finished" if (paths.RUNS / run).is_dir() else "there is no such run"
-        others = ", ".join(_runs()) or "none"
+        runs = sorted({path.parent.parent.name for path in paths.RUNS.glob("*/[0-9][0-9]_*/manifest.json")})
+        others = ", ".join(runs) or "none"
         raise ValueError(f"RUN = {run!r}: {state} below {paths.shown(paths.RUNS)}; runs with finished stages: {others}")
     return found
-
-
-def _runs() -> list[str]:
-    return sorted({path.parent.parent.name for path in paths.RUNS.glob("*/[0-9][0-9]_*/manifest.json")})
 
 
 def missing(found: Manifests) -> list[str]:
@@ -44,20 +42,16 @@ def missing(found: Manifests) -> list[str]:
 
 
 def parameters(found: Manifests) -> dict[str, Any]:
-    """The values of all finished stages; of a parameter that several declare, the latest stage's."""
-    return {
-        key: value
-        for manifest in found.values()
-        for key, value in manifest["params"].items()
-        if key not in ONE_RUN_ALONE
-    }
+    """The values of all finished stages but the run's name; where several stages declare one, the latest stage's."""
+    values = {key: value for manifest in found.values() for key, value in manifest["params"].items()}
+    return {key: value for key, value in values.items() if key != "run"}
 
 
 def not_default(found: Manifests) -> pd.DataFrame:
     """Parameters that differ from the notebooks' defaults: columns parameter, value, default, help."""
     declared = all_declared()
     rows = [
-        {"parameter": key, "value": shown(value), "default": shown(declared[key].default), "help": declared[key].help}
+        (key, shown(value), shown(declared[key].default), declared[key].help)
         for key, value in parameters(found).items()
         if key in declared and value != declared[key].default
     ]
@@ -66,16 +60,12 @@ def not_default(found: Manifests) -> pd.DataFrame:
 
 def stages(found: Manifests) -> pd.DataFrame:
     """A row a stage, finished or not: columns stage, state, seconds (NaN: not finished), device, finished, commit."""
-    rows = []
-    for name in notebook_names():
-        manifest = found.get(name)
-        row = {"stage": name, "state": "finished" if manifest else "not finished", "seconds": float("nan")}
-        if manifest:
-            row |= {"seconds": manifest["wall_seconds"], "device": manifest["facts"].get("device", "")}
-            row |= {"finished": manifest["finished"], "commit": manifest["git_commit"] or ""}
-        rows.append(row)
     columns = ["stage", "state", "seconds", "device", "finished", "commit"]
-    return pd.DataFrame(rows, columns=columns).fillna({"device": "", "finished": "", "commit": ""})
+    rows = {name: (name, "not finished", np.nan, "", "", "") for name in notebook_names()}
+    for name, manifest in found.items():
+        device, commit = manifest["facts"].get("device", ""), manifest["git_commit"] or ""
+        rows[name] = (name, "finished", manifest["wall_seconds"], device, manifest["finished"], commit)
+    return pd.DataFrame(rows.values(), columns=columns)
 
 
 def versions(found: Manifests) -> dict[str, str]:
@@ -92,29 +82,6 @@ def settings(run: str) -> dict[str, Any]:
     return read_json(paths.RUNS / run / "00_teacher" / "settings.json") or {}
 
 
-def accuracies(run: str, found: Manifests) -> pd.DataFrame | None:
-    """A row a training set and student: method, network, seeds, top1_mean, top1_std, best_top1_mean, fractions.
-
-    Students of other networks (`cross_networks`) are of one seed. None when 05_validation is not finished.
-    """
-    from dc3.validation import summary  # brings torch
-
-    if VALIDATION not in found:
-        return None
-    table = summary(pd.read_parquet(paths.RUNS / run / VALIDATION / "history.parquet"))
-    others = figure_table(run, found, VALIDATION, "validation_networks")
-    if others is not None:
-        table = pd.concat([table, others[~others["network"].isin(table["network"])].assign(seeds=1)])
-    return table.reset_index(drop=True)
-
-
-def figure_table(run: str, found: Manifests, stage: str, name: str) -> pd.DataFrame | None:
-    """A table that a finished stage wrote beside its figures; None when it did not, or it is gone."""
-    path = paths.FIGURES / run / f"{name}.csv"
-    written = found.get(stage, {}).get("figures", {})
-    return pd.read_csv(path) if path.name in written and path.is_file() else None
-
-
 def shown(value: Any) -> str:
     """A parameter's value for people, without the folders of this machine."""
     if isinstance(value, list):
@@ -128,46 +95,100 @@ def without_machine_paths(text: str) -> str:
     return WINDOWS_PATH.sub(lambda path: "…/" + path[0].rstrip("\\").rsplit("\\", 1)[1], text)
 
 
-MEASURED = ["top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds"]
-AXES = ("training_set", "network", "ipc", "epochs", "student_epochs")  # a name does not tell them
+SCORES = ["top1", "top5", "best_top1"]
+Sizes = Mapping[str, tuple[int, float]]  # method → images a class, bytes a class
+
+
+def students(history: pd.DataFrame, sizes: Sizes) -> pd.DataFrame:
+    """A row a student, from `validation.validate`'s row an epoch; `sizes` of its training sets by `condensed.sizes`.
+
+    Columns method, ipc, stored_bytes (a class), network, seed, epochs, top1 and top5 after the last of them, best_top1
+    of the tested epochs; accuracies are fractions.
+    """
+    tested = history.dropna(subset="top1").sort_values("epoch", kind="stable")
+    groups = tested.groupby(["method", "network", "seed"], sort=False)
+    table = groups[["epoch", "top1", "top5"]].last().assign(best_top1=groups["top1"].max())
+    table = table.rename(columns={"epoch": "epochs"}).reset_index()
+    ipc, stored = zip(*(sizes[name] for name in table["method"]), strict=True)
+    table.insert(1, "ipc", ipc)
+    table.insert(2, "stored_bytes", stored)
+    return table
+
+
+def of_run(run: str) -> pd.DataFrame | None:
+    """The students of a run, as `students` gives them, in the order in which they were trained.
+
+    None when 05_validation is not finished. A run of an earlier version has histories in the place of results.parquet:
+    its students of smaller_ipcs and the stored bytes (NaN) are not in them.
+    """
+    if read_manifest(run, VALIDATION) is None:
+        return None
+    folder = paths.RUNS / run / VALIDATION
+    if (folder / RESULTS).exists():
+        return pd.read_parquet(folder / RESULTS)
+    files = [path for name in ("history.parquet", "networks.parquet") if (path := folder / name).exists()]
+    history = pd.concat(map(pd.read_parquet, files)).drop_duplicates(["method", "network", "seed", "epoch"])
+    ipc = (read_manifest(run, "03_sampling") or {"params": {}})["params"].get("ipc", np.nan)
+    return students(history, dict.fromkeys(history["method"], (ipc, np.nan)))
+
+
+def whole_sets(results: pd.DataFrame) -> pd.DataFrame:
+    """The students of whole training sets, without those of smaller_ipcs."""
+    return results[~(results["ipc"] < results.groupby("method")["ipc"].transform("max"))]
+
+
+def summary(results: pd.DataFrame, by: Sequence[str] = ("method", "ipc", "network")) -> pd.DataFrame:
+    """A row a group of `by`, in the table's order: number of seeds, stored bytes, and the scores over the seeds.
+
+    Columns seeds, stored_bytes, and of top1, top5 and best_top1 <score>_mean and <score>_std, the sample standard
+    deviation: NaN for one seed.
+    """
+    groups = results.groupby(list(by), sort=False, dropna=False)
+    table = groups[SCORES].agg(["mean", "std"])
+    table.columns = ["_".join(pair) for pair in table.columns]
+    table.insert(0, "seeds", groups.size())
+    table.insert(1, "stored_bytes", groups["stored_bytes"].mean())
+    return table.reset_index()
+
+
+def accuracy(mean: float, deviation: float) -> str:
+    """Percent: "50.2 ± 0.6", or "50.2" for one seed."""
+    return f"{100 * mean:.1f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
+
+
+AXES = ("training_set", "network", "ipc", "epochs", "student_epochs")  # not part of a setting's name
 NO_SETTING = ["run", "method", "student_seed", "student_seeds", "evaluate_every", "compared", "baselines"]
-NO_SETTING += ["cross_networks", *MEASURED]
-STATISTICS = ["seeds", "top1_mean", "top1_std", "top5_mean", "best_top1"]
-OF_EDITS = ["guidance_scale", "image_guidance_scale", "edit_steps", "edit_strength", "edit_candidates", "blend_mode"]
+NO_SETTING += ["cross_networks", "stored_bytes", "teacher_accuracy", "wall_seconds", *SCORES]
+EDIT_PARAMETERS = [
+    *("guidance_scale", "image_guidance_scale", "edit_steps", "edit_strength", "blend_mode"),
+    "edit_candidates",  # of earlier versions, whose results are still read
+]
 
 
-def read(path: Path | str) -> pd.DataFrame:
+def read_results(path: Path | str) -> pd.DataFrame:
     """A sweep's results, .parquet or .csv, as `dc3.runs.sweep.results` gives them. ValueError when it has no rows."""
     path = paths.resolve(str(path))
     table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     if table.empty:
-        raise ValueError(f"{path}: no run of the sweep is finished: there is nothing to report")
+        raise ValueError(f"results = {path}: no run of the sweep is finished: let one finish first")
     return table
 
 
 def by_setting(results: pd.DataFrame) -> pd.DataFrame:
-    """A row a training set and setting: the settings, seeds, mean and standard deviation over them of top1 and top5.
+    """A row a training set and setting of a sweep: the settings, and the `summary` of their students.
 
     Settings are the keys of the grid, the student's network and its epochs; `name` is the training set with those of
-    its settings that are not the commonest ("DC3, edit_strength 0.5"). Accuracies are fractions after the last epoch;
-    `best_top1` is the mean of the best tested epochs; the deviation of one seed is NaN. A student that two runs trained
-    counts once. In the results' order.
+    its settings that are not the commonest ("DC3, edit_strength 0.5"). A student that two runs trained counts once.
     """
     keys = [column for column in results if column not in NO_SETTING]
-    groups = results.drop_duplicates([*keys, "student_seed"]).groupby(keys, sort=False, dropna=False)
-    table = groups.agg(
-        seeds=("student_seed", "nunique"),
-        top1_mean=("top1", "mean"),
-        top1_std=("top1", "std"),
-        top5_mean=("top5", "mean"),
-        best_top1=("best_top1", "mean"),
-    ).reset_index()
-    telling = [key for key in keys if key not in AXES and table[key].nunique(dropna=False) > 1]
-    usual = {key: table[key].mode(dropna=False).iloc[0] for key in telling}
-    named = table["training_set"].copy()
-    for key in telling:
-        named += [f", {key} {value}" if value != usual[key] else "" for value in table[key]]
-    table.insert(0, "name", named)
+    known = {"stored_bytes": np.nan} if "stored_bytes" not in results else {}  # by a sweep of an earlier version
+    table = summary(results.assign(**known).drop_duplicates([*keys, "student_seed"]), keys)
+    names = table["training_set"].copy()
+    for key in keys:
+        if key not in AXES and table[key].nunique(dropna=False) > 1:
+            usual = table[key].mode(dropna=False).iloc[0]
+            names += [f", {key} {value}" if value != usual else "" for value in table[key]]
+    table.insert(0, "name", names)
     return table
 
 
@@ -177,19 +198,14 @@ def compensation(settings: pd.DataFrame, compensated: str, plain: str) -> pd.Dat
     `compensated` and `plain` are the two training sets. Columns name, network, ipc, epochs, plain, compensated,
     difference, deviation: fractions; the last is of the difference of two independent means, NaN where one has none.
     """
-    same = [key for key in settings if key not in ("name", "training_set", *OF_EDITS, *STATISTICS)]
-    scores = ["top1_mean", "top1_std"]
+    measured = settings.columns[settings.columns.get_loc("seeds") :]
+    same = settings.columns.difference(["name", "training_set", *EDIT_PARAMETERS, *measured], sort=False).to_list()
     ours, base = (settings[settings["training_set"] == name] for name in (compensated, plain))
-    pairs = ours.merge(base[same + scores], on=same, suffixes=("", "_plain"))
-    return pd.DataFrame(
-        {
-            **{key: pairs[key] for key in ("name", "network", "ipc", "epochs") if key in pairs},
-            "plain": pairs["top1_mean_plain"],
-            "compensated": pairs["top1_mean"],
-            "difference": pairs["top1_mean"] - pairs["top1_mean_plain"],
-            "deviation": np.hypot(pairs["top1_std"], pairs["top1_std_plain"]),
-        }
-    )
+    pairs = ours.merge(base[[*same, "top1_mean", "top1_std"]], on=same, suffixes=("", "_plain"))
+    table = pairs[["name", "network", "ipc", "epochs"]].assign(plain=pairs["top1_mean_plain"])
+    table["compensated"] = pairs["top1_mean"]
+    table["difference"] = pairs["top1_mean"] - pairs["top1_mean_plain"]
+    return table.assign(deviation=np.hypot(pairs["top1_std"], pairs["top1_std_plain"]))
 
 
 def main_network(settings: pd.DataFrame) -> pd.DataFrame:
@@ -200,37 +216,24 @@ def main_network(settings: pd.DataFrame) -> pd.DataFrame:
 def across_networks(settings: pd.DataFrame) -> pd.DataFrame | None:
     """Rows of the sets that every network was trained on, `method` their names: None where there is one network."""
     networks = settings["network"].nunique()
-    keys = [key for key in ("name", "ipc", "epochs") if key in settings]
-    every = settings.groupby(keys, sort=False)["network"].transform("nunique") == networks
+    every = settings.groupby(["name", "ipc", "epochs"], sort=False)["network"].transform("nunique") == networks
     return settings[every].assign(method=settings["name"]) if networks > 1 and every.any() else None
-
-
-def accuracy(mean: float, deviation: float) -> str:
-    """Percent: "50.2 ± 0.6", or "50.2" for one seed."""
-    return f"{100 * mean:.1f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
 
 
 def accuracy_table(settings: pd.DataFrame) -> pd.DataFrame:
     """A row a name of `by_setting`, a column an IPC and number of epochs, in percent: what a paper would print."""
-    columns = [key for key in ("ipc", "epochs") if key in settings]
-    shown = settings.assign(accuracy=[accuracy(*row) for row in settings[["top1_mean", "top1_std"]].to_numpy()])
-    table = shown.pivot_table(index="name", columns=columns, values="accuracy", aggfunc=", ".join, sort=False)
+    texts = settings.assign(accuracy=list(map(accuracy, settings["top1_mean"], settings["top1_std"])))
+    table = texts.pivot_table(index="name", columns=["ipc", "epochs"], values="accuracy", aggfunc=", ".join, sort=False)
     table = table.sort_index(axis="columns").fillna("")
-    words = {"ipc": "IPC {}", "epochs": "{} epochs"}
-    values = [value if isinstance(value, tuple) else (value,) for value in table.columns]
-    named = [", ".join(words[key].format(one) for key, one in zip(columns, value, strict=True)) for value in values]
-    return table.set_axis(named, axis="columns")
+    return table.set_axis([f"IPC {ipc}, {epochs} epochs" for ipc, epochs in table.columns], axis="columns")
 
 
-def over(settings: pd.DataFrame, key: str) -> pd.DataFrame | None:
+def curves_over(settings: pd.DataFrame, key: str) -> pd.DataFrame | None:
     """The rows that lie on curves over `key`, "ipc" or "epochs", at the value of the other that has the longest ones.
 
     A name with a single value of `key` there is no curve. None when there are no curves.
     """
     other = {"ipc": "epochs", "epochs": "ipc"}[key]
-    if key not in settings:
-        return None
-    if other in settings:
-        settings = settings[settings[other] == settings.groupby(other)[key].nunique().idxmax()]
+    settings = settings[settings[other] == settings.groupby(other)[key].nunique().idxmax()]
     on_curves = settings[settings.groupby("name")[key].transform("nunique") > 1]
     return on_curves if len(on_curves) else None

@@ -55,9 +55,9 @@ def run_notebooks(
         for name in names:
             own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
             _bring_up_to_date(run, name, own, _given(values, own, parameters), asked=force or bool(start))
-        from dc3.runs import report  # brings nbconvert
+        from dc3.runs import report  # which imports the runner
 
-        report.write_gallery(paths.FIGURES / run, notebook_names())
+        report.write_figures_readme(paths.FIGURES / run, notebook_names())
     return sorted((paths.FIGURES / run).iterdir())
 
 

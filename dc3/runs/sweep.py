@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dc3.machine import files, paths
 from dc3.machine.files import replacing
 from dc3.runs.checks import check_inputs
 from dc3.runs.parameters import ParameterError, all_declared, check, notebook_names, read_file
+from dc3.runs.results import SCORES, VALIDATION, of_run, whole_sets
 from dc3.runs.runner import StageFailed, run_notebooks
 from dc3.runs.stage import read_manifest
 
@@ -28,9 +30,9 @@ log = logging.getLogger(__name__)
 Values = dict[str, Any]
 Block = dict[str, list]
 LONGEST_NAME = 200  # characters; file systems give a folder's name 255 bytes
-VALIDATION = "05_validation"
-STUDENT = {"method": "training_set", "network": "network", "seed": "student_seed"}  # history's columns → the results'
-HISTORIES = ("history.parquet", "networks.parquet")  # the second trains the first seed of the first one's students too
+STUDENT = {"method": "training_set", "seed": "student_seed"}  # columns that a grid's key could be named like
+RESULTS = ["training_set", "network", "student_seed", "ipc", "stored_bytes", "epochs", *SCORES]
+RESULTS += ["teacher_accuracy", "wall_seconds"]
 SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those that it needs with it
     (
         *("dataset", "data_dir", "image_size", "images_per_class", "ipc", "sure_share", "compared", "crops_per_side"),
@@ -39,7 +41,6 @@ SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those 
     ("vae", "vae_revision"),
     ("editor", "editor_revision"),
 ]
-SCORES = ["epochs", "top1", "top5", "best_top1"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def read_sweep(path: Path | str) -> Sweep:
 def _content(path: Path) -> tuple[Values, list[Block]]:
     content = read_file(path)
     base, grid = content.get("base") or {}, content.get("grid")
-    if strangers := content.keys() - {"base", "grid"}:
-        names = ", ".join(sorted(map(str, strangers)))
+    if unknown := content.keys() - {"base", "grid"}:
+        names = ", ".join(sorted(map(str, unknown)))
         raise ParameterError(f"{path}: {names}: a sweep's file has base and grid; keys of all runs go below base")
     if not isinstance(base, dict):
         raise ParameterError(f"{path}: base = {base!r}: expected `key: value` lines below it, as in a params file")
@@ -135,18 +136,18 @@ def _repeated(checked: dict[str, Values]) -> dict[str, str]:
     return {run: other for run, other in same.items() if run != other}
 
 
-def for_each(runs: dict[str, Values], ask: Callable[[Values], Any]) -> dict[str, Any]:
-    """What `ask` answers for each run's values. One ParameterError for all refusals: each reason with its runs."""
+def for_each(runs: dict[str, Values], function: Callable[[Values], Any]) -> dict[str, Any]:
+    """Run → `function` of its values. One ParameterError for all refusals: each reason with its runs."""
     answers: dict[str, Any] = {}
     refused: dict[str, list[str]] = {}
     for name, values in runs.items():
         try:
-            answers[name] = ask(values)
+            answers[name] = function(values)
         except ParameterError as error:
             refused.setdefault(str(error), []).append(name)
     if refused:
-        named = (f"run {', '.join(names)}:\n{textwrap.indent(reason, '  ')}" for reason, names in refused.items())
-        raise ParameterError("\n".join(named))
+        reasons = (f"run {', '.join(names)}:\n{textwrap.indent(reason, '  ')}" for reason, names in refused.items())
+        raise ParameterError("\n".join(reasons))
     return answers
 
 
@@ -154,7 +155,7 @@ def results(path: Path | str) -> pd.DataFrame:
     """What the sweep's finished runs came to so far: a row per run, training set, network and student's seed.
 
     Columns: run; the keys of the grid, with the run's value also where its block leaves the key out (a list as JSON);
-    training_set, network, student_seed; epochs, top1 and top5 after the last of them, best_top1 of the tested epochs;
+    training_set, network, student_seed and the others of `dc3.runs.results.students`, of whole training sets;
     teacher_accuracy; wall_seconds of 05_validation. ParameterError when a value of the file is refused.
     """
     return _collect(read_sweep(path))
@@ -168,7 +169,7 @@ def run_sweep(path: Path | str, part: str = "1/1", force: bool = False) -> tuple
     """
     sweep = read_sweep(path)
     names = _part(part, list(sweep.runs))
-    for_each(sweep.checked, Preflight())
+    for_each(sweep.checked, preflight())
     for name, other in sweep.repeated.items():
         log.info("%s has the same parameters as %s, which is run once", name, other)
     failures = {}
@@ -190,29 +191,26 @@ def _part(part: str, names: list[str]) -> list[str]:
     return names[k - 1 :: n]
 
 
-class Preflight:
-    """`check_inputs` for many runs. It checks what it is given, so the slow questions are put by themselves, once."""
+def preflight() -> Callable[[Values], None]:
+    """`check_inputs` for many runs: what takes long is checked once for all runs that agree in its parameters."""
 
-    def __init__(self) -> None:
-        self.answers: dict[str, str] = {}  # question → what is wrong, or ""
+    @cache
+    def refusal(params: str) -> str:
+        try:
+            check_inputs(json.loads(params))
+        except ParameterError as error:
+            return str(error)
+        return ""
 
-    def __call__(self, params: Values) -> None:
-        """ParameterError as check_inputs raises it."""
+    def check_run(params: Values) -> None:
         slow = [{key: params[key] for key in keys if key in params} for keys in SLOW_TO_CHECK]
-        rest = {key: value for key, value in params.items() if key not in [keys[0] for keys in SLOW_TO_CHECK]}
-        wrong = dict.fromkeys(answer for part in (rest, *slow) if (answer := self._ask(part)))
-        if wrong:
-            raise ParameterError("\n".join(wrong))
+        first = [keys[0] for keys in SLOW_TO_CHECK]
+        quick = {key: value for key, value in params.items() if key not in first}
+        refusals = dict.fromkeys(refusal(json.dumps(part)) for part in (quick, *slow))
+        if any(refusals):
+            raise ParameterError("\n".join(filter(None, refusals)))
 
-    def _ask(self, params: Values) -> str:
-        question = repr(params)
-        if question not in self.answers:
-            try:
-                check_inputs(params)
-                self.answers[question] = ""
-            except ParameterError as error:
-                self.answers[question] = str(error)
-        return self.answers[question]
+    return check_run
 
 
 def _write_results(sweep: Sweep) -> Path:
@@ -224,9 +222,9 @@ def _write_results(sweep: Sweep) -> Path:
 
 
 def _collect(sweep: Sweep) -> pd.DataFrame:
-    columns = ["run", *sweep.keys, *STUDENT.values(), *SCORES, "teacher_accuracy", "wall_seconds"]
     finished = {run: manifest for run, params in sweep.checked.items() if (manifest := _finished(run, params))}
-    tables = [_rows(sweep, run, manifest) for run, manifest in finished.items()]
+    tables = [_students(sweep, run, manifest) for run, manifest in finished.items()]
+    columns = list(dict.fromkeys(["run", *sweep.keys, *RESULTS]))
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
@@ -243,26 +241,10 @@ def _finished(run: str, params: Values) -> Values | None:
     return manifests.get(VALIDATION) if done else None
 
 
-def _rows(sweep: Sweep, run: str, manifest: Values) -> pd.DataFrame:
+def _students(sweep: Sweep, run: str, manifest: Values) -> pd.DataFrame:
     keys = {key: sweep.checked[run][key] for key in sweep.keys}
-    shown = {key: json.dumps(value) if isinstance(value, list) else value for key, value in keys.items()}
-    return students(_history(paths.RUNS / run / VALIDATION)).assign(
-        run=run,
-        **shown,
-        teacher_accuracy=manifest["facts"].get("teacher"),
-        wall_seconds=manifest["wall_seconds"],
-    )
-
-
-def _history(folder: Path) -> pd.DataFrame:
-    """All students of a run: those of its own network, and those of cross_networks."""
-    files = [path for name in HISTORIES if (path := folder / name).exists()]
-    return pd.concat(map(pd.read_parquet, files), ignore_index=True).drop_duplicates([*STUDENT, "epoch"])
-
-
-def students(history: pd.DataFrame) -> pd.DataFrame:
-    """A history with a row an epoch → a row per training set, network and student's seed, in the history's order."""
-    tested = history.dropna(subset="top1").sort_values("epoch", kind="stable").rename(columns=STUDENT)
-    groups = tested.groupby(list(STUDENT.values()), sort=False)
-    scores = groups[["epoch", "top1", "top5"]].last().assign(best_top1=groups["top1"].max())
-    return scores.rename(columns={"epoch": "epochs"}).reset_index()
+    values = {key: json.dumps(value) if isinstance(value, list) else value for key, value in keys.items()}
+    values |= {"teacher_accuracy": manifest["facts"].get("teacher"), "wall_seconds": manifest["wall_seconds"]}
+    students = of_run(run)
+    assert students is not None, "05_validation is finished"
+    return whole_sets(students).rename(columns=STUDENT).assign(run=run, **values)

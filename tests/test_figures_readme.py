@@ -5,12 +5,14 @@ def test_pictures_and_tables_stand_under_their_stage_in_the_order_of_the_stages(
     for name in ("binning_bins.png", "binning_bins.pdf", "color_and_fid_hues.png", "teacher_curve.png"):
         (tmp_path / name).touch()
     (tmp_path / "color_and_fid_colors.md").write_text("| M |\n| --- |\n| 3 |\n")
-    page = report.write_gallery(tmp_path, ["00_teacher", "01_features", "02_binning", "06_color_and_fid"]).read_text()
-    told = ["## 00 teacher", "(teacher_curve.png)", "## 02 binning", "(binning_bins.png)", "## 06 color and fid"]
-    told += ["**colors** ([csv](color_and_fid_colors.csv))", "| 3 |", "![hues](color_and_fid_hues.png)"]
-    places = [page.index(text) for text in told]
+    page = report.write_figures_readme(
+        tmp_path, ["00_teacher", "01_features", "02_binning", "06_color_and_fid"]
+    ).read_text()
+    texts = ["## 00 teacher", "(teacher_curve.png)", "## 02 binning", "(binning_bins.png)", "## 06 color and fid"]
+    texts += ["**colors** ([csv](color_and_fid_colors.csv))", "| 3 |", "![hues](color_and_fid_hues.png)"]
+    places = [page.index(text) for text in texts]
     assert places == sorted(places) and "features" not in page and "(binning_bins.pdf)" not in page
-    assert report.write_gallery(tmp_path, ["00_teacher"]) == tmp_path / "README.md", (
+    assert report.write_figures_readme(tmp_path, ["00_teacher"]) == tmp_path / "README.md", (
         "written again, it replaces the old page"
     )
 
@@ -24,7 +26,7 @@ def test_a_file_is_of_the_stage_with_the_longest_name_that_it_begins_with(tmp_pa
 
 
 def test_without_figures_there_is_no_page(tmp_path):
-    assert report.write_gallery(tmp_path, ["00_teacher"]) is None and not list(tmp_path.iterdir())
+    assert report.write_figures_readme(tmp_path, ["00_teacher"]) is None and not list(tmp_path.iterdir())
 
 
 def test_a_call_for_some_stages_leaves_the_others_on_the_page(home, monkeypatch):

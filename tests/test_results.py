@@ -1,0 +1,75 @@
+"""dc3.runs.results: a row a student, from new runs and those of earlier versions, and their summary."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from finished_runs import make_run
+
+from dc3 import condensed
+from dc3.runs import results
+
+SCORES = [("a", 0, 1, 0.9), ("a", 0, 2, 0.5), ("a", 1, 1, 0.1), ("a", 1, 2, 0.7), ("b", 0, 1, 0.2), ("b", 0, 2, 0.3)]
+
+
+def history(network="conv3"):
+    table = pd.DataFrame(SCORES, columns=["method", "seed", "epoch", "top1"]).assign(top5=1.0, network=network)
+    untested = table[table["epoch"] == 2].assign(epoch=3, top1=np.nan)
+    return pd.concat([table, untested], ignore_index=True)
+
+
+def test_a_student_is_a_row_with_its_last_and_its_best_test():
+    table = results.students(history(), {"a": (10, 2500.0), "b": (10, 2400.0)})
+    assert table.columns.tolist() == [
+        "method", "ipc", "stored_bytes", "network", "seed", "epochs", "top1", "top5", "best_top1",
+    ]  # fmt: skip
+    assert table.drop(columns=["network", "top5"]).to_numpy().tolist() == [
+        ["a", 10, 2500.0, 0, 2, 0.5, 0.9], ["a", 10, 2500.0, 1, 2, 0.7, 0.7], ["b", 10, 2400.0, 0, 2, 0.3, 0.3],
+    ]  # fmt: skip
+
+
+def test_the_summary_is_over_the_seeds():
+    table = results.summary(results.students(history(), {"a": (10, 2500.0), "b": (10, 2400.0)})).set_index("method")
+    assert table.index.tolist() == ["a", "b"] and table["seeds"].tolist() == [2, 1]
+    assert table.loc["a", "top1_mean"] == pytest.approx(0.6)
+    assert table.loc["a", "top1_std"] == pytest.approx(math.sqrt(2 * 0.1**2))
+    assert table.loc["a", "best_top1_mean"] == pytest.approx(0.8)
+    assert table.loc["b", "top1_mean"] == pytest.approx(0.3) and table.loc["b", "stored_bytes"] == 2400
+    assert math.isnan(table.loc["b", "top1_std"]), "one seed has no deviation"
+
+
+def test_a_run_of_an_earlier_version_has_its_students_in_histories(home):
+    folder = make_run("old", until="05") / "05_validation"
+    (folder / "results.parquet").unlink()
+    history().to_parquet(folder / "history.parquet")
+    assert len(results.of_run("old")) == 3
+    first_seed = history()[lambda table: table["seed"] == 0]
+    pd.concat([first_seed, first_seed.assign(network="conv4")]).to_parquet(folder / "networks.parquet")
+    table = results.of_run("old")
+    assert table.groupby("network", sort=False).size().to_dict() == {"conv3": 3, "conv4": 2}, "none of them twice"
+    assert set(table["ipc"]) == {2} and table["stored_bytes"].isna().all()
+    assert results.summary(table)["top1_mean"].tolist() == pytest.approx([0.6, 0.3, 0.5, 0.3])
+
+
+def test_a_run_without_students_has_no_results(home):
+    make_run("young", until="04")
+    assert results.of_run("young") is None
+
+
+def test_students_of_fewer_images_are_not_of_whole_sets():
+    table = pd.DataFrame({"method": ["a", "a", "b", "b"], "ipc": [1, 10, 1, 5]})
+    assert results.whole_sets(table)["ipc"].tolist() == [10, 5]
+    assert len(results.whole_sets(table.assign(ipc=np.nan))) == 4
+
+
+def test_stored_bytes_are_those_of_png_files_of_the_pixels(tmp_path):
+    from PIL import Image
+
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    for k, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
+    sets = {"set": (images, np.repeat([0, 1], 3)), "first": (images[[0, 3]], np.array([0, 1]))}
+    sizes = condensed.sizes(sets)
+    assert sizes["set"] == (3, on_disk / 2) and sizes["first"][0] == 1 and sizes["first"][1] < on_disk / 4
