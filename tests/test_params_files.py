@@ -22,7 +22,7 @@ def test_a_params_file_sets_declared_parameters_to_allowed_values(path):
 def test_every_run_of_a_sweep_is_allowed(path):
     sweep = read_sweep(path)
     assert sweep.runs and not sweep.repeated
-    for name, values in sweep.checked.items():
+    for name, values in sweep.runs.items():
         assert values["method"] in ("dc3", "dc3_plain", *values["compared"]), name
 
 

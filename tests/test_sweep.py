@@ -149,24 +149,24 @@ def read(tmp_path, monkeypatch):
     return read_text
 
 
-def test_blocks_are_products_and_runs_are_named_by_their_keys_in_order(read, tmp_path):
-    read(
+def test_blocks_are_products_and_runs_are_named_by_their_keys_in_order(read):
+    swept = read(
         "base: {lam: 1e-4, ipc: 7}\n"
         "grid:\n"
         "  - {method: [random, a/b], ipc: [1, 50]}\n"
         "  - {student_seeds: [[0], [3, 4]], method: dc3}\n"
     )
-    assert sweep.read_sweep(tmp_path / "cifar_sweep.yaml").runs == {
-        name: {"lam": 1e-4, "run": name} | values
-        for name, values in {
-            "cifar.method-random.ipc-1": {"method": "random", "ipc": 1},
-            "cifar.method-random.ipc-50": {"method": "random", "ipc": 50},
-            "cifar.method-a_b.ipc-1": {"method": "a/b", "ipc": 1},
-            "cifar.method-a_b.ipc-50": {"method": "a/b", "ipc": 50},
-            "cifar.student_seeds-0.method-dc3": {"student_seeds": [0], "method": "dc3", "ipc": 7},
-            "cifar.student_seeds-3_4.method-dc3": {"student_seeds": [3, 4], "method": "dc3", "ipc": 7},
-        }.items()
+    expected = {
+        "cifar.method-random.ipc-1": {"method": "random", "ipc": 1},
+        "cifar.method-random.ipc-50": {"method": "random", "ipc": 50},
+        "cifar.method-a_b.ipc-1": {"method": "a/b", "ipc": 1},
+        "cifar.method-a_b.ipc-50": {"method": "a/b", "ipc": 50},
+        "cifar.student_seeds-0.method-dc3": {"student_seeds": [0], "method": "dc3", "ipc": 7},
+        "cifar.student_seeds-3_4.method-dc3": {"student_seeds": [3, 4], "method": "dc3", "ipc": 7},
     }
+    defaults = {"student_seeds": [0, 1], "soft": True}
+    assert list(swept.runs) == list(expected), "in the order of the grid, and so of its products"
+    assert swept.runs == {name: defaults | {"lam": 1e-4, "run": name} | values for name, values in expected.items()}
 
 
 def test_grid_points_of_the_same_parameters_are_one_run(read):

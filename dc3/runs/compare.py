@@ -1,6 +1,7 @@
 """Two runs side by side: tables of what was set differently and what came of it, shown by compare.ipynb."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from dc3.runs import results
 from dc3.runs.results import Manifests
 
 NOTEBOOK = Path(__file__).with_name("compare.ipynb")
-COLORS, DISTANCES, PICKS = "06_color_and_fid/colors.parquet", "06_color_and_fid/distances.parquet", "03_sampling"
+PICK_STAGE, COLOR_STAGE = "03_sampling", "06_color_and_fid"
+COLORS, DISTANCES = "colors.parquet", "distances.parquet"
 SAME_IMAGES = {"train": "their picks cannot be compared", "test": "their accuracies and distances are of other tests"}
 NOT_A_MEASURE = r"^(?:set|images|read)$|, (?:low|high)$|±$"  # columns of 06's tables
 BY_A_NETWORK = r"^(?:FID|KID|IS)-|^(?:precision|recall|density|coverage|class named)$"
@@ -30,7 +32,7 @@ class Comparison:
     first: str
     second: str
     tables: dict[str, pd.DataFrame]
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str]
 
     @property
     def folder(self) -> Path:
@@ -44,40 +46,36 @@ def compare(first: str, second: str) -> Comparison:
         raise ValueError(f"RUN_A = RUN_B = {first!r}: give two different runs")
     runs = {first: results.manifests(first), second: results.manifests(second)}
     settings = [results.settings(run) for run in runs]
-    prints = {split: [of_run.get("fingerprints", {}).get(split) for of_run in settings] for split in SAME_IMAGES}
-    same = {split: one is not None and one == other for split, (one, other) in prints.items()}
+    prints = {split: {of_run.get("fingerprints", {}).get(split) for of_run in settings} for split in SAME_IMAGES}
+    different = [split for split, found in prints.items() if len(found) > 1 or None in found]
     tables = {
         "parameters": _parameters(runs),
         "accuracy": _accuracy(runs),
         "measures": _measures(runs),
-        "picks": _picks(runs, settings[0]["classes"]) if same["train"] else None,
+        "picks": _picks(runs, settings[0]["classes"]) if "train" not in different else None,
         "times": _times(runs),
     }
-    remarks = [
-        f"{run} has no finished {', '.join(gone)}" for run, found in runs.items() if (gone := results.missing(found))
-    ]
-    remarks += [
-        f"the {split} images of the two runs are not the same: {what}"
-        for split, what in SAME_IMAGES.items()
-        if not same[split]
-    ]
-    remarks += [
-        f"{run} has no {Path(COLORS).name}: an earlier version made it; run 06 again to compare colours and distances"
-        for run, found in runs.items()
-        if "06_color_and_fid" in found and not (paths.RUNS / run / COLORS).exists()
-    ]
-    if tables["measures"] is not None and not _same_network(runs):
-        remarks.append("FID, KID and the like are by another network in each run: they do not compare")
-    return Comparison(first, second, {name: table for name, table in tables.items() if table is not None}, remarks)
+    there = {name: table for name, table in tables.items() if table is not None}
+    return Comparison(first, second, there, list(_remarks(runs, different, "measures" in there)))
+
+
+def _remarks(runs: dict[str, Manifests], different: list[str], measured: bool) -> Iterator[str]:
+    for run, found in runs.items():
+        if missing := results.missing(found):
+            yield f"{run} has no finished {', '.join(missing)}"
+        if COLOR_STAGE in found and not _has_measures(found):
+            yield f"{run} has no {COLORS}: an earlier version made it; run 06 again to compare colours and distances"
+    for split in different:
+        yield f"the {split} images of the two runs are not the same: {SAME_IMAGES[split]}"
+    if measured and not _same_network(runs):
+        yield "FID, KID and the like are by another network in each run: they do not compare"
 
 
 def _parameters(runs: dict[str, Manifests]) -> pd.DataFrame:
     """Of the stages that both have finished; a key that only one declares is of another version of its notebook."""
     one, other = runs.values()
-    both = one.keys() & other.keys()
-    values = {
-        run: results.parameters({name: found[name] for name in found if name in both}) for run, found in runs.items()
-    }
+    both = [name for name in one if name in other]
+    values = {run: results.parameters({name: found[name] for name in both}) for run, found in runs.items()}
     first, second = values.values()
     keys = [key for key in first | second if first.get(key) != second.get(key)]
     table = {run: [results.shown(own.get(key, "not declared")) for key in keys] for run, own in values.items()}
@@ -125,9 +123,9 @@ def _with_own_sets(one: pd.DataFrame, other: pd.DataFrame) -> list[pd.DataFrame]
 
 def _measures(runs: dict[str, Manifests]) -> pd.DataFrame | None:
     """Colour and distances by set and measure; distances by different networks have no difference."""
-    if not all((paths.RUNS / run / COLORS).exists() and "06_color_and_fid" in found for run, found in runs.items()):
+    if not all(_has_measures(found) for found in runs.values()):
         return None
-    sides = {run: pd.concat([_long(paths.RUNS / run / name) for name in (COLORS, DISTANCES)]) for run in runs}
+    sides = {run: pd.concat([_long(run, name) for name in (COLORS, DISTANCES)]) for run in runs}
     table = _with_difference(pd.concat(sides, axis="columns").rename_axis(["set", "measure"]))
     if not _same_network(runs):
         by_network = table.index.get_level_values("measure").str.contains(BY_A_NETWORK)
@@ -135,8 +133,13 @@ def _measures(runs: dict[str, Manifests]) -> pd.DataFrame | None:
     return table.reset_index()
 
 
-def _long(path: Path) -> pd.Series:
-    table = pd.read_parquet(path).set_index("set")
+def _has_measures(found: Manifests) -> bool:
+    outputs = found.get(COLOR_STAGE, {"outputs": {}})["outputs"]
+    return {COLORS, DISTANCES} <= outputs.keys()
+
+
+def _long(run: str, name: str) -> pd.Series:
+    table = pd.read_parquet(paths.RUNS / run / COLOR_STAGE / name).set_index("set")
     return table.loc[:, ~table.columns.str.contains(NOT_A_MEASURE)].stack()
 
 
@@ -144,7 +147,7 @@ def _same_network(runs: dict[str, Manifests]) -> bool:
     """Whether 06 measured distances by one network: where it is the runs' teacher, by the same weights."""
     networks = set()
     for found in runs.values():
-        stage = found["06_color_and_fid"]
+        stage = found[COLOR_STAGE]
         network, weights = stage["params"]["feature_network"], stage["params"]["feature_weights"]
         teacher = stage["inputs"].get("00_teacher/teacher.safetensors") if network == "teacher" else ""
         networks.add((network, weights, teacher))
@@ -153,7 +156,7 @@ def _same_network(runs: dict[str, Manifests]) -> bool:
 
 def _picks(runs: dict[str, Manifests], classes: list[str]) -> pd.DataFrame | None:
     """How many source images the two runs' picks of each class share."""
-    if any(PICKS not in found for found in runs.values()):
+    if any(PICK_STAGE not in found for found in runs.values()):
         return None
     one, other = (_picked(run, found) for run, found in runs.items())
     rows = []
@@ -169,7 +172,7 @@ def _picked(run: str, found: Manifests) -> dict[int, set[int]]:
     from dc3.strategies import METHODS  # brings torch
 
     method = results.parameters(found).get("method", "dc3")
-    picks = pd.read_parquet(paths.RUNS / run / PICKS / METHODS[method].picks_file)
+    picks = pd.read_parquet(paths.RUNS / run / PICK_STAGE / METHODS[method].picks_file)
     return {int(label): set(part["index"]) for label, part in picks.groupby("label")}
 
 

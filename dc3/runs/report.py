@@ -1,8 +1,7 @@
 """Pages about runs: the report of a run and of a sweep, each one HTML file, and the README of a run's figures."""
 
 import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +51,12 @@ def write_report(run: str, out: Path | None = None, code: bool = False) -> Path:
     from nbformat.v4 import new_markdown_cell, new_notebook
 
     found = results.manifests(run)
-    page = new_notebook(cells=[new_markdown_cell(_summary(run, found))])
+    notebook = new_notebook(cells=[new_markdown_cell(_summary(run, found))])
     for name in _executed(run):
-        page.cells += _stage_cells(run, name, name in found)
-    change_text(page, without_machine_paths_outside_pictures)
+        notebook.cells += _stage_cells(run, name, name in found)
     out = out or paths.RUNS / run / "report.html"
-    write_page(page, out, f"DC3: {run}", code)
+    with replacing(out) as partial:
+        partial.write_text(_without_machine_paths(page(notebook, f"DC3: {run}", code)))
     return out
 
 
@@ -113,28 +112,10 @@ def _html(table: pd.DataFrame) -> str:
     return table.to_html(index=False, border=0, na_rep="", float_format="{:,.4g}".format, justify="left")
 
 
-def without_machine_paths_outside_pictures(text: str) -> str:
-    """As `without_machine_paths`; the letters of an embedded picture, which may look like a path, are left alone."""
+def _without_machine_paths(text: str) -> str:
+    """As `without_machine_paths`, but for embedded pictures, whose letters may look like a path."""
     parts = text.split('"')
     return '"'.join(part if part.startswith("data:image/") else without_machine_paths(part) for part in parts)
-
-
-COLOR_CODES = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def change_text(notebook: "NotebookNode", change: Callable[[str], str]) -> None:
-    """Replaces every text of a notebook, in sources and outputs, by `change(text)`; pictures stay."""
-    for cell in notebook.cells:
-        cell.source = change(cell.source)
-        for output in cell.get("outputs", []):
-            for key in ("text", "evalue"):
-                if key in output:
-                    output[key] = change(output[key])
-            if "traceback" in output:
-                output["traceback"] = [change(COLOR_CODES.sub("", line)) for line in output["traceback"]]
-            for kind, content in output.get("data", {}).items():
-                if kind.startswith("text/"):
-                    output["data"][kind] = change(content)
 
 
 QUIET = logging.getLogger("dc3.nbconvert")  # which else warns of pictures without an alternative text
@@ -151,16 +132,14 @@ TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 """
 
 
-def write_page(notebook: "NotebookNode", path: Path, title: str, code: bool = False) -> None:
-    """Writes an executed notebook as one HTML file, with or without its code."""
+def page(notebook: "NotebookNode", title: str, code: bool = False) -> str:
+    """An executed notebook as HTML that needs no other file, with or without its code."""
     from nbconvert import HTMLExporter
 
     notebook.metadata["title"] = title
     exporter = HTMLExporter(raw_template=TEMPLATE, exclude_input=not code, embed_images=True, log=QUIET)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    page, _ = exporter.from_notebook_node(notebook)
-    with replacing(path) as partial:
-        partial.write_text(page)
+    return exporter.from_notebook_node(notebook)[0]
 
 
 def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title: str) -> Path:
@@ -175,16 +154,15 @@ def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_suffix(".partial.ipynb")
     with kernel_channel() as channel:
+        options = {"kernel_name": "python3", "cwd": str(notebook.parent), "progress_bar": False}
         config = Config({"KernelManager": channel})
-        folder = str(notebook.parent)
-        papermill.execute_notebook(
-            str(notebook), str(partial), values, kernel_name="python3", cwd=folder, config=config
-        )
+        papermill.execute_notebook(str(notebook), str(partial), values, config=config, **options)
     strip_noise(partial, executed)
     partial.unlink()
-    page = executed.with_suffix(".html")
-    write_page(nbformat.read(executed, 4), page, title)
-    return page
+    target = executed.with_suffix(".html")
+    with replacing(target) as half_written:
+        half_written.write_text(page(nbformat.read(executed, 4), title))
+    return target
 
 
 def write_sweep_report(table: Path) -> Path | None:

@@ -45,7 +45,7 @@ SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's name, the keys of its grid, and its runs by name: what the file sets, and the same over all defaults.
+    """A sweep's name, the keys of its grid, and the parameters of each run by its name.
 
     `repeated` are the grid points that are left out: the name each would have → the run that has its parameters.
     """
@@ -53,7 +53,6 @@ class Sweep:
     name: str
     keys: list[str]
     runs: dict[str, Values]
-    checked: dict[str, Values]
     repeated: dict[str, str]
 
 
@@ -65,12 +64,12 @@ def read_sweep(path: Path | str) -> Sweep:
     path = Path(path)
     base, blocks = _content(path)
     name = path.stem.removesuffix("_sweep")
-    runs = _named(name, base, [point for block in blocks for point in _points(block)])
+    given = _named(name, base, [point for block in blocks for point in _points(block)])
     parameters = all_declared()
-    checked = for_each(runs, lambda values: check(values, parameters))
-    repeated = _repeated(checked)
-    runs, checked = ({run: kind[run] for run in kind if run not in repeated} for kind in (runs, checked))
-    return Sweep(name, list(dict.fromkeys(key for block in blocks for key in block)), runs, checked, repeated)
+    runs = for_each(given, lambda values: check(values, parameters))
+    repeated = _repeated(runs)
+    keys = list(dict.fromkeys(key for block in blocks for key in block))
+    return Sweep(name, keys, {run: values for run, values in runs.items() if run not in repeated}, repeated)
 
 
 def _content(path: Path) -> tuple[Values, list[Block]]:
@@ -129,10 +128,10 @@ def _text(value: Any) -> str:
     return re.sub(r"[^\w.-]", "_", text)
 
 
-def _repeated(checked: dict[str, Values]) -> dict[str, str]:
+def _repeated(runs: dict[str, Values]) -> dict[str, str]:
     """Runs whose parameters another before them has → that run."""
     first: dict[str, str] = {}
-    same = {run: first.setdefault(json.dumps(values | {"run": ""}), run) for run, values in checked.items()}
+    same = {run: first.setdefault(json.dumps(values | {"run": ""}), run) for run, values in runs.items()}
     return {run: other for run, other in same.items() if run != other}
 
 
@@ -169,7 +168,7 @@ def run_sweep(path: Path | str, part: str = "1/1", force: bool = False) -> tuple
     """
     sweep = read_sweep(path)
     names = _part(part, list(sweep.runs))
-    for_each(sweep.checked, preflight())
+    for_each(sweep.runs, preflight())
     for name, other in sweep.repeated.items():
         log.info("%s has the same parameters as %s, which is run once", name, other)
     failures = {}
@@ -222,7 +221,7 @@ def _write_results(sweep: Sweep) -> Path:
 
 
 def _collect(sweep: Sweep) -> pd.DataFrame:
-    finished = {run: manifest for run, params in sweep.checked.items() if (manifest := _finished(run, params))}
+    finished = {run: manifest for run, params in sweep.runs.items() if (manifest := _finished(run, params))}
     tables = [_students(sweep, run, manifest) for run, manifest in finished.items()]
     columns = list(dict.fromkeys(["run", *sweep.keys, *RESULTS]))
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
@@ -242,7 +241,7 @@ def _finished(run: str, params: Values) -> Values | None:
 
 
 def _students(sweep: Sweep, run: str, manifest: Values) -> pd.DataFrame:
-    keys = {key: sweep.checked[run][key] for key in sweep.keys}
+    keys = {key: sweep.runs[run][key] for key in sweep.keys}
     values = {key: json.dumps(value) if isinstance(value, list) else value for key, value in keys.items()}
     values |= {"teacher_accuracy": manifest["facts"].get("teacher"), "wall_seconds": manifest["wall_seconds"]}
     students = of_run(run)
