@@ -226,17 +226,16 @@ def _check_sizes(where: str, found: ImageSet) -> None:
             )
 
 
-def sizes(sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[int, float]]:
-    """Images and stored bytes a class of training sets: name → images uint8 (N, S, S, 3), labels.
+def sizes(sets: Mapping[str, ImageSet]) -> dict[str, tuple[int, float]]:
+    """Images and stored bytes a class of training sets, by their names.
 
-    The bytes are those of PNG files without their histories, the same for sets that lie on the disk and those that do
-    not.
+    The bytes are those of PNG files of the pixels without their histories, whether a set lies on the disk or not.
     """
     found = {}
     with ThreadPoolExecutor() as pool:
-        for name, (images, labels) in sets.items():
-            classes = len(np.unique(labels))
-            found[name] = len(images) // classes, sum(pool.map(_png_bytes, images)) / classes
+        for name, images in sets.items():
+            stored = sum(pool.map(lambda k, of=images: _png_bytes(of.images([k])[0]), range(len(images))))
+            found[name] = len(images) // len(images.classes), stored / len(images.classes)
     return found
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from finished_runs import make_run
+from PIL import Image
 
 from dc3 import condensed
+from dc3.images.image_set import in_memory
 from dc3.runs import results
 
 SCORES = [("a", 0, 1, 0.9), ("a", 0, 2, 0.5), ("a", 1, 1, 0.1), ("a", 1, 2, 0.7), ("b", 0, 1, 0.2), ("b", 0, 2, 0.3)]
@@ -64,12 +66,11 @@ def test_students_of_fewer_images_are_not_of_whole_sets():
 
 
 def test_stored_bytes_are_those_of_png_files_of_the_pixels(tmp_path):
-    from PIL import Image
-
-    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
-    for k, image in enumerate(images):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    for k, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{k}.png")
     on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
-    sets = {"set": (images, np.repeat([0, 1], 3)), "first": (images[[0, 3]], np.array([0, 1]))}
-    sizes = condensed.sizes(sets)
-    assert sizes["set"] == (3, on_disk / 2) and sizes["first"][0] == 1 and sizes["first"][1] < on_disk / 4
+    images = in_memory("toys", "train", ("cat", "dog"), np.repeat([0, 1], 3), pixels)
+    sizes = condensed.sizes({"set": images, "first": images.first_per_class(1)})
+    assert sizes["set"] == (3, on_disk / 2)
+    assert sizes["first"][0] == 1 and sizes["first"][1] < on_disk / 4
