@@ -145,7 +145,7 @@ def _check_new_dit(shape: recipes.DiTShape, params: Values) -> None:
 CHECKS: dict[str, Callable[[Values], None]] = {  # a parameter of the stage → the check of its values
     "teacher_network": _check_teacher,
     "instruction": lambda params: prompts.check_instruction(params["instruction"]),
-    "student_epochs": _check_protocol,
+    "student_ema": _check_protocol,
     "factor": _check_factor,
     "student_network": _check_students,
     "published_as": _check_published,
