@@ -96,6 +96,19 @@ def bin_table(labels: np.ndarray, bins: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"index": np.arange(len(labels)), "label": labels, "bin": bins})
 
 
+def map_bins(latents: Rows, table: pd.DataFrame, per_class: int, classes: int, *, seed: int) -> pd.DataFrame:
+    """A t-SNE map a class, for figures: rows of `bin_table` with their places, columns index, label, bin, x, y.
+
+    The first `per_class` images of each of the first `classes` classes; latents (n, d).
+    """
+    maps = []
+    for _, members in table[table["label"] < classes].groupby("label"):
+        shown = members.head(per_class)
+        x, y = embed_2d(read_rows(latents, shown["index"].to_numpy()), seed=seed).T
+        maps.append(shown.assign(x=x, y=y))
+    return pd.concat(maps)
+
+
 def embed_2d(latents: np.ndarray, *, seed: int, perplexity: float = 30, components: int = 50) -> np.ndarray:
     """t-SNE of latents (n, d) after PCA, for figures: (n, 2) float32. The perplexity is bounded by (n - 1) / 3."""
     latents = _checked(latents)

@@ -79,6 +79,19 @@ def _digest(images: ImageSet, teacher: nn.Module | None, protocol: Protocol, see
     return digest.hexdigest()[:20]
 
 
+def by_class(history: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of each class after the last epoch, mean over the seeds: columns method, class, accuracy (fractions).
+
+    history: of `validate`, of one network.
+    """
+    final = history.dropna(subset=["per_class"]).groupby("method", sort=False)["per_class"]
+    parts = [
+        pd.DataFrame({"method": name, "class": list(classes), "accuracy": np.mean(rows.tolist(), axis=0)})
+        for name, rows in final
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def ranking(
     condensed: ImageSet,
     random: ImageSet,

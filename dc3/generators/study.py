@@ -60,6 +60,12 @@ def plans_of(
     }
 
 
+def models_of(params: Mapping[str, Any]) -> list[str]:
+    """The models that 07 loads by its parameters, as they name them."""
+    models = {"dit": params["dit_base"] or params["vae"], "lora": params["lora_base"]}
+    return [models[kind] for kind in models if kind in params["generators"]]
+
+
 def dit_maker(params: Mapping[str, Any], train: ImageSet, device: torch.device) -> Maker:
     """Makes the DiT of `dit_base` with the data's classes; where that is empty a small new one over `vae`'s latents."""
     classes, checkpointing = len(train.classes), params["gradient_checkpointing"]
@@ -99,6 +105,9 @@ def lora_maker(params: Mapping[str, Any], classes: Sequence[str], device: torch.
         )
 
     return make
+
+
+SHOWN = 3  # test images a class beside generated ones
 
 
 class Outcome(NamedTuple):
@@ -141,6 +150,16 @@ def _outcome(
             np.save(partial, made)
     labels = np.repeat(np.arange(generator.classes), plan.sampling.per_class)
     return losses, np.load(file, mmap_mode="r"), labels
+
+
+def samples(outcomes: Sequence[Outcome], generator: str, test: ImageSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels to look at, by training set: test images first, then what a generator's first seed made."""
+    some = test.first_per_class(SHOWN)
+    shown = {"test images": (some.images(), some.labels)}
+    for outcome in outcomes:
+        if outcome.generator == generator:
+            shown.setdefault(outcome.set, (outcome.images, outcome.labels))
+    return shown
 
 
 def real_outcome(train_set: ImageSet, per_class: int, seed: int) -> Outcome:

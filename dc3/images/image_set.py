@@ -97,11 +97,14 @@ class ImageSet:
             return self
         return replace(self, pixels=self.images())
 
-    def first_per_class(self, k: int) -> "ImageSet":
-        """The first `k` images of each class (fewer where there are fewer; 0: all), in the order of the set."""
+    def first_per_class(self, k: int, classes: int | None = None) -> "ImageSet":
+        """The first `k` images of each class (fewer where there are fewer; 0: all), in the order of the set.
+
+        classes: of the first so many classes only; None: of all.
+        """
         if k == 0:
             return self
-        first = [self.class_indices(c)[:k] for c in range(len(self.classes))]
+        first = [self.class_indices(c)[:k] for c in range(len(self.classes))[:classes]]
         return self.take(np.sort(np.concatenate(first)))
 
     def fingerprint(self) -> str:

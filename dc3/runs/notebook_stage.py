@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from dc3.fidelity import Embedded
     from dc3.images.image_set import ImageSet
     from dc3.machine.engine import Engine
     from dc3.models.checkpoints import Teacher
+    from dc3.models.feature_networks import FeatureNetwork
 
 SETTINGS = "settings.json"  # of 00_teacher
 SPLITS = ("train", "test")
@@ -201,6 +203,30 @@ class NotebookStage(Stage):
             pixels, labels = plain_images(self.train, self.picks(method))
             found[METHODS[method].name] = in_memory(method, "train", self.train.classes, labels, pixels)
         return found
+
+    def sets_elsewhere(self, folders: list[str], parameter: str) -> dict[str, ImageSet]:
+        """Condensed sets in other folders, by the names of their folders; `parameter` named them, for messages."""
+        from dc3 import condensed
+
+        used = [str(self.use(folder)) for folder in folders]
+        found = condensed.load_beside(used, self.train.classes, self.settings.load["image_size"], parameter)
+        return {f"beside: {name}": images for name, images in found.items()}
+
+    @cached_property
+    def feature_network(self) -> FeatureNetwork:
+        """The network of FID and KID that `feature_network` and `feature_weights` name."""
+        from dc3.models import feature_networks
+
+        weights = str(self.use(given)) if (given := self.params["feature_weights"]) else None
+        return feature_networks.feature_network(
+            self.params["feature_network"], teacher=self.teacher.model, weights=weights, device=self.settings.device
+        )
+
+    def embed(self, images: ImageSet | np.ndarray) -> Embedded:
+        """Features and logits of images by `feature_network`, kept for every run that embeds the same ones."""
+        from dc3.fidelity import cached_embed
+
+        return cached_embed(images, self.feature_network, paths.FEATURES)
 
     def finish(self, **facts: Any) -> None:
         """Stops the engine and writes the manifest, with the given facts and the device, where the stage used them."""
