@@ -191,7 +191,10 @@ def _part(part: str, names: list[str]) -> list[str]:
 
 
 def preflight() -> Callable[[Values], None]:
-    """`check_inputs` for many runs: what takes long is checked once for all runs that agree in its parameters."""
+    """`check_inputs` for many runs: what takes long is checked once for all runs that agree in its parameters.
+
+    The function that it returns raises ParameterError as `check_inputs` does.
+    """
 
     @cache
     def refusal(params: str) -> str:
