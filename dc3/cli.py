@@ -200,7 +200,7 @@ def train_editor(
 ) -> None:
     """Train the editor that the package ships; killed and started again, it goes on from its last checkpoint."""
     from dc3.generators import tiny_editor
-    from dc3.machine.files import AnotherTraining
+    from dc3.machine.keeping import AnotherTraining
 
     recipe = tiny_editor.EditorRecipe.model_validate(read_file(recipe_file))
     try:

@@ -1,7 +1,8 @@
 """A condensed set on disk: PNGs in class folders 00000/, 00001/ … (the layout of RDED), and where each one comes from.
 
-Each PNG has its history in a text chunk, by which what a killed run left is recognised and kept. The provenance table
-stands beside the class folders and is written last: a folder that has one is complete.
+Each PNG has its history in a text chunk, by which what a killed run left is recognised and kept: image by image, and
+wherever the set is copied, which a key of the whole folder (`dc3.machine.keeping`) would not allow. The provenance
+table stands beside the class folders and is written last: a folder that has one is complete.
 """
 
 import hashlib
@@ -17,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image, PngImagePlugin
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dc3.images.datasets import image_folder
+from dc3.images.datasets import IMG_EXTENSIONS, image_folder
 from dc3.images.decoding import size_of
 from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Columns, Engine
 from dc3.machine.files import printable, replacing, sha256
+from dc3.machine.keeping import read_undamaged
 from dc3.machine.paths import Place, files_below, reaching
 from dc3.machine.progress import tqdm
 
@@ -117,11 +118,8 @@ def _origin(images: ImageSet, index: int, stamp: dict[str, Any]) -> dict[str, An
 
 
 def _is_made(path: Path, origin: dict[str, Any]) -> bool:
-    try:
-        made = history(path)
-    except (OSError, SyntaxError, KeyError, ValueError, Image.DecompressionBombError):  # damaged, or not ours
-        return False
-    return origin.items() <= made.items()
+    made = read_undamaged(path, history)
+    return made is not None and origin.items() <= made.items()
 
 
 def _remove_others(folder: Path, targets: set[Path]) -> None:

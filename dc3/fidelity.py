@@ -1,12 +1,10 @@
 """FID, KID and Inception Score through torchmetrics, on features that are computed once and kept per set."""
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -17,8 +15,8 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from dc3.images.image_set import ImageSet, image_slice
-from dc3.machine.files import replacing
 from dc3.machine.fingerprints import module_fingerprint
+from dc3.machine.keeping import kept, key_digest
 from dc3.machine.progress import tqdm
 from dc3.models.evaluation import images_digest
 from dc3.models.feature_networks import FeatureNetwork
@@ -288,9 +286,6 @@ def distances(
     return pd.DataFrame(rows)
 
 
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
-
-
 def cached_embed(
     images: ImageSet | np.ndarray, network: FeatureNetwork, folder: Path, batch_size: int = 128
 ) -> Embedded:
@@ -299,23 +294,22 @@ def cached_embed(
     Same: pixels (of an image set: its fingerprint), weights, kind of device, and the code that embeds. A file that
     cannot be read is made again. Raises as `embed`, and ValueError for a network whose weights are not known.
     """
-    path = folder / f"{_key(images, network)}.npz"
-    try:
-        with np.load(path) as kept:
-            return Embedded(kept["features"], kept["logits"])
-    except FileNotFoundError:
-        pass
-    except UNREADABLE as error:
-        log.warning("%s cannot be read (%s) and is made again", path, type(error).__name__)
-    embedded = embed(images, network, batch_size)
-    with replacing(path) as partial:
-        np.savez(partial, **embedded._asdict())
-    return embedded
-
-
-def _key(images: ImageSet | np.ndarray, network: FeatureNetwork) -> str:
     if not network.fingerprint:
         raise ValueError(f"feature_network={network.name!r} has no fingerprint: its features cannot be kept, use embed")
-    device = str(getattr(network.device, "type", network.device))
-    parts = (images_digest(images), network.name, network.fingerprint, device, module_fingerprint("fidelity"))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    key = {
+        "images": images_digest(images),
+        "network": network.name,
+        "weights": network.fingerprint,
+        "device": str(getattr(network.device, "type", network.device)),
+        "code": module_fingerprint("fidelity"),
+    }
+    return kept(
+        folder / f"{key_digest(key)}.npz",
+        lambda path: np.savez(path, **embed(images, network, batch_size)._asdict()),
+        _read_embedded,
+    )
+
+
+def _read_embedded(path: Path) -> Embedded:
+    with np.load(path) as file:
+        return Embedded(file["features"], file["logits"])

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3.images.image_set import ImageSet, normalise
+from dc3.images.image_set import ImageSet
 from dc3.machine.arrays import RowFile
 from dc3.machine.devices import Array, accumulator, as_tensor, autocast
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks
 from dc3.machine.files import replacing
 from dc3.machine.progress import tqdm
+from dc3.models.evaluation import normalise
 from dc3.models.networks import last_linear
 
 ROWS = 4096  # of the embedding that are in memory at a time

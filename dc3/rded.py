@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from dc3.binning import NO_BIN
 from dc3.images.decoding import resized
-from dc3.images.image_set import ImageSet, normalise
+from dc3.images.image_set import ImageSet
 from dc3.machine.devices import autocast
 from dc3.machine.progress import tqdm
+from dc3.models.evaluation import normalise
 from dc3.models.networks import check_takes
 
 SMALLEST_AREA = 0.08  # of the image's, what a crop may cover: the default of torchvision's RandomResizedCrop

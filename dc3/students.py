@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dc3.images.image_set import class_numbers, normalise
+from dc3.images.image_set import class_numbers
 from dc3.machine import devices
 from dc3.machine.progress import trange
 from dc3.models import augmentation, networks
-from dc3.models.evaluation import Evaluation, Images, Labelled, batches, evaluate, on_device
+from dc3.models.evaluation import Evaluation, Images, Labelled, batches, evaluate, normalise, on_device
 
 PARAMETERS = {  # field of Protocol → the parameter of 05 that it comes from
     "network": "student_network",

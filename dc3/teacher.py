@@ -5,6 +5,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3.images.image_set import ImageSet, class_numbers, normalise
+from dc3.images.image_set import ImageSet, class_numbers
 from dc3.machine import devices, paths
-from dc3.machine.files import AnotherTraining, check_same, replacing
+from dc3.machine.files import replacing
+from dc3.machine.keeping import check_same_training, read_undamaged
 from dc3.machine.progress import trange
 from dc3.models import checkpoints, networks
 from dc3.models.augmentation import epoch_generator, mix_seed, pad_crop_flip
-from dc3.models.evaluation import Labelled, accuracy, batches, images_digest, on_device
+from dc3.models.evaluation import Labelled, accuracy, batches, images_digest, normalise, on_device
 
 log = logging.getLogger(__name__)
 
@@ -68,22 +70,24 @@ def train(
     device: str | torch.device = "auto",
     checkpoint_path: Path | str | None = None,
     checkpoint_every: int = 1,
+    replace_checkpoint: bool = False,
 ) -> tuple[nn.Module, list[dict]]:
     """Trains a network as `recipe` says, returns it in eval mode, with an output a class, and its history.
 
     A row of the history: epoch (1 … epochs), loss, lr at the epoch's end, train_accuracy on the augmented images and,
     every `evaluate_every` epochs (None: only after the last) where test images are given, test_accuracy.
     With `checkpoint_path` a killed training goes on after its last checkpoint: on a CPU to the weights of one that was
-    not killed, on a GPU close to them, for there kernels are not deterministic.
-    ValueError: labels that do not fit. files.AnotherTraining, a ValueError: a checkpoint of other settings, labels or
-    images.
+    not killed, on a GPU close to them, for there kernels are not deterministic. A checkpoint of other settings, labels
+    or images is refused, or with `replace_checkpoint` written over.
+    ValueError: labels that do not fit, an unknown network. keeping.AnotherTraining, a ValueError: the checkpoint is
+    refused.
     FloatingPointError: the loss is not finite.
     """
     run = _Run(images, recipe, devices.device(str(device)))
     tested = None if test is None else (on_device(test, run.device), test.labels)
     if checkpoint_path is not None:
         run.images = images_digest(images)
-        run.restore(Path(checkpoint_path))
+        run.restore(Path(checkpoint_path), replace_checkpoint)
     for epoch in (bar := trange(run.epoch, recipe.epochs, desc=f"teacher {recipe.network}")):
         row = run.train_epoch(epoch)
         last = epoch + 1 == recipe.epochs
@@ -162,11 +166,14 @@ class _Run:
         with replacing(path) as partial:
             torch.save(parts | {"identity": self._identity, "epoch": self.epoch, "history": self.history}, partial)
 
-    def restore(self, path: Path) -> None:
-        if not path.exists():
+    def restore(self, path: Path, replace: bool) -> None:
+        state = read_undamaged(path, partial(torch.load, map_location="cpu", weights_only=True))
+        if state is None:
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        check_same(f"checkpoint_path {path}", state["identity"], self._identity, "remove it")
+        if replace and state["identity"] != self._identity:
+            log.info("checkpoint_path %s is of another training: the teacher is trained anew", path)
+            return
+        check_same_training(f"checkpoint_path {path}", state["identity"], self._identity, "remove it")
         for name in ("model", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.history = state["epoch"], state["history"]
@@ -217,18 +224,15 @@ def obtain(
 def _trained(
     train_set: ImageSet, test_set: ImageSet, recipe: TeacherRecipe, device: torch.device, checkpoint_path: Path
 ) -> tuple[nn.Module, list[dict]]:
-    def trained() -> tuple[nn.Module, list[dict]]:
-        every = max(recipe.epochs // 10, 1)
-        return train(
-            train_set, recipe, test=test_set, evaluate_every=every, device=device, checkpoint_path=checkpoint_path
-        )
-
-    try:
-        return trained()
-    except AnotherTraining as error:
-        log.info("%s; it is, and the teacher trained anew", error)
-        checkpoint_path.unlink()
-        return trained()
+    return train(
+        train_set,
+        recipe,
+        test=test_set,
+        evaluate_every=max(recipe.epochs // 10, 1),
+        device=device,
+        checkpoint_path=checkpoint_path,
+        replace_checkpoint=True,
+    )
 
 
 def _from_file(path: Path, recipe: TeacherRecipe, classes: list[str], image_size: int, allow_pickle: bool) -> nn.Module:

@@ -1,8 +1,9 @@
 """What a condensed set is worth: students trained on it by `dc3.students`, any images and labels."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import pandas as pd
 from torch import nn
 
 from dc3.images.image_set import ImageSet
-from dc3.machine.files import replacing
+from dc3.machine.keeping import kept
 from dc3.models.evaluation import Labelled, images_digest, weights_digest
-from dc3.students import Protocol, StudentResult, train_student
+from dc3.students import Protocol, train_student
 
 
 def validate(
@@ -35,12 +36,12 @@ def validate(
     for method, images in sets.items():
         images = images.cached()
         for seed in seeds:
-            file = keep and keep / f"{_digest(images, teacher, protocol, seed, tested)}.parquet"
-            if file is None or not file.exists():
-                table = _student_table(train_student(images, teacher, test, protocol, seed=seed))
-                _file(table, file)
+            train = partial(_student_table, images, teacher, test, protocol, seed)
+            if keep is None:
+                table = train()
             else:
-                table = pd.read_parquet(file)
+                file = keep / f"{_digest(images, teacher, protocol, seed, tested)}.parquet"
+                table = kept(file, partial(_write, train), pd.read_parquet)
             tables.append(table.assign(method=method, network=protocol.network, seed=seed))
     table = pd.concat(tables, ignore_index=True)
     first = ["method", "network", "seed"]
@@ -58,16 +59,18 @@ def smaller(sets: Mapping[str, ImageSet], ipc: int) -> dict[str, ImageSet]:
     return {name: images.first_per_class(ipc) for name, images in sets.items()}
 
 
-def _student_table(result: StudentResult) -> pd.DataFrame:
+def _student_table(
+    images: ImageSet, teacher: nn.Module | None, test: Labelled, protocol: Protocol, seed: int
+) -> pd.DataFrame:
+    """A row an epoch of one student."""
+    result = train_student(images, teacher, test, protocol, seed=seed)
     table = pd.DataFrame(result.history)
     table["per_class"] = [None] * (len(table) - 1) + [result.final.per_class]
     return table
 
 
-def _file(table: pd.DataFrame, file: Path | None) -> None:
-    if file is not None:
-        with replacing(file) as partial:
-            table.to_parquet(partial)
+def _write(make: Callable[[], pd.DataFrame], path: Path) -> None:
+    make().to_parquet(path)
 
 
 def _digest(images: ImageSet, teacher: nn.Module | None, protocol: Protocol, seed: int, tested: str) -> str:

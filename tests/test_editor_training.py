@@ -8,7 +8,7 @@ from dc3.generators import tiny_editor
 from dc3.generators.grading import GRADES, grade
 from dc3.generators.tiny_editor import INSTRUCTION, EditorRecipe, PairStream, build_tokenizer, train_editor
 from dc3.generators.training_loop import fit
-from dc3.machine.files import AnotherTraining, claim_or_refuse
+from dc3.machine.keeping import AnotherTraining, kept_folder
 from dc3.machine.paths import REPOSITORY
 from dc3.models.evaluation import images_digest
 from dc3.runs.parameters import read_file
@@ -120,7 +120,7 @@ def test_training_writes_a_pipeline_that_loads_and_resumes_from_its_checkpoints(
 def test_the_editor_is_not_trained_on_from_a_folder_of_other_images_or_of_something_else(tmp_path):
     fewer = EditorRecipe(**TINY | {"sources": [{"dataset": "scenes10", "image_size": 32, "images_per_class": 2}]})
     images = {"32": images_digest(PairStream(fewer).pools[32])}
-    claim_or_refuse(tmp_path / "work", EditorRecipe(**TINY).model_dump() | {"images": images}, "")
+    kept_folder(tmp_path / "work", EditorRecipe(**TINY).model_dump() | {"images": images}, "")
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "autoencoder.pt").touch()
     for work, message in (("work", r"another training \(images \{'32'"), ("strange", "no key.json")):

@@ -1,5 +1,4 @@
 import dataclasses
-import logging
 
 import numpy as np
 import pytest
@@ -58,18 +57,6 @@ def test_other_pixels_weights_and_image_sets_are_other_features(tmp_path):
                 embed(images, Counted(seed).network).features,
             )
     assert len(list(tmp_path.iterdir())) == 6
-
-
-def test_a_damaged_file_is_made_again(tmp_path, caplog):
-    counted = Counted()
-    expected = cached_embed(IMAGES, counted.network, tmp_path)
-    file = next(tmp_path.iterdir())
-    file.write_bytes(file.read_bytes()[:100])
-    with caplog.at_level(logging.WARNING, "dc3.fidelity"):
-        np.testing.assert_array_equal(cached_embed(IMAGES, counted.network, tmp_path).features, expected.features)
-    assert "is made again" in caplog.text and counted.seen == 12
-    cached_embed(IMAGES, counted.network, tmp_path)
-    assert counted.seen == 12
 
 
 def test_a_network_of_unknown_weights_is_refused(tmp_path):

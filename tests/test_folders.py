@@ -9,7 +9,7 @@ from PIL import Image
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage, read_image
 from dc3.machine import files
-from dc3.machine.fingerprints import is_as_listed, listing
+from dc3.machine.fingerprints import is_unchanged, path_fingerprint
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def test_files_come_in_the_order_of_sorted_paths(tmp_path):
     assert [Path(path) for path in files.walk(tmp_path)] == expected and len(expected) == 5
 
 
-def test_linked_class_folders_are_read_and_belong_to_the_listing(images):
+def test_linked_class_folders_are_read_and_belong_to_the_path_fingerprint(images):
     (images / "train/dog").rename(images / "elsewhere")
     (images / "train/dog").symlink_to(images / "elsewhere")
     assert load(images).sources == ["train/cat/0.png", "train/dog/0.png"]
-    before = listing(images / "train")
+    before = path_fingerprint(images / "train")
     Image.new("RGB", (8, 8), "red").save(images / "elsewhere/1.png")
-    assert listing(images / "train") != before, "a change behind a link is a change"
+    assert path_fingerprint(images / "train") != before, "a change behind a link is a change"
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_two_links_that_lead_to_each_other_are_a_loop(tmp_path):
 
 
 def test_a_folder_that_came_to_have_a_loop_is_not_what_a_stage_used(images):
-    used = listing(images)
-    assert is_as_listed(images, used)
+    used = path_fingerprint(images)
+    assert is_unchanged(images, used)
     (images / "loop").symlink_to(images)
-    assert not is_as_listed(images, used), "so the stage runs, and says why it cannot"
+    assert not is_unchanged(images, used), "so the stage runs, and says why it cannot"
     (images / "loop").unlink()
-    assert is_as_listed(images, used) and not is_as_listed(images / "nowhere", used)
+    assert is_unchanged(images, used) and not is_unchanged(images / "nowhere", used)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX systems only")

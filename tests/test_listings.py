@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from dc3.machine import files, fingerprints, paths
-from dc3.machine.fingerprints import is_as_listed, listing
+from dc3.machine.fingerprints import is_unchanged, path_fingerprint
 from dc3.runs import stage as runs
 from dc3.runs.parameters import declared
 
@@ -30,23 +30,23 @@ def change_unseen(file):
 
 
 def test_a_small_folder_is_known_by_its_content_wherever_it_lies(weights, tmp_path):
-    known = listing(weights)
+    known = path_fingerprint(weights)
     os.utime(weights / "config.json", (1, 1))
-    assert is_as_listed(weights, known) and listing(shutil.copytree(weights, tmp_path / "clone")) == known
+    assert is_unchanged(weights, known) and path_fingerprint(shutil.copytree(weights, tmp_path / "clone")) == known
     change_unseen(weights / "vae/model.bin")
-    assert not is_as_listed(weights, known)
+    assert not is_unchanged(weights, known)
     change_unseen(tmp_path / "clone/config.json")
-    assert listing(tmp_path / "clone/config.json") != listing(weights / "config.json")
+    assert path_fingerprint(tmp_path / "clone/config.json") != path_fingerprint(weights / "config.json")
 
 
 def test_of_a_large_folder_names_sizes_and_times_are_asked_for(weights, monkeypatch):
-    monkeypatch.setattr(fingerprints, "READ", 50)
+    monkeypatch.setattr(fingerprints, "SMALL", 50)
     monkeypatch.setattr(fingerprints, "sha256", None)  # nothing is read
-    known = listing(weights)
+    known = path_fingerprint(weights)
     change_unseen(weights / "vae/model.bin")
-    assert is_as_listed(weights, known)
+    assert is_unchanged(weights, known)
     os.utime(weights / "vae/model.bin", (1, 1))
-    assert not is_as_listed(weights, known)
+    assert not is_unchanged(weights, known)
 
 
 def begin():

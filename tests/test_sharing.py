@@ -8,7 +8,7 @@ import pytest
 from workshop import Workshop, stages_run
 
 from dc3.machine import paths
-from dc3.runs import sharing
+from dc3.runs import runner
 from dc3.runs import stage as runs
 
 STAGE = "01_total"
@@ -34,7 +34,7 @@ def house(tmp_path, monkeypatch):
     """Runs "mine", with the first stage, and "twin", with both."""
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
-    for module in (sharing, runs):
+    for module in (runner, runs):
         monkeypatch.setattr(module, "notebook_fingerprint", lambda name: "the code")
     for run in ("mine", "twin"):
         make_count(run)
@@ -61,18 +61,27 @@ def make_total(run, weights):
     stage.finish(count=2)
 
 
-def adopt(params=PARAMS):
-    return sharing.adopt("mine", STAGE, params | {"run": "mine"})
+def take_over(params=PARAMS):
+    return runner.take_over("mine", STAGE, params | {"run": "mine"})
 
 
 def why_not_current():
     return runs.why_not_current("mine", STAGE, PARAMS | {"run": "mine"})
 
 
+def cut(path):
+    path.write_text(path.read_text()[:100])
+
+
+def of_earlier_layout(manifest):
+    """Manifests of dc3's flat modules had no layout."""
+    manifest.write_text(json.dumps({k: v for k, v in json.loads(manifest.read_text()).items() if k != "layout"}))
+
+
 def half_finish(house):
     folder = house / "runs/mine" / STAGE
     folder.mkdir()
-    (folder / "begun.json").write_text("{}")
+    (folder / "begun.json").write_text('{"layout": 2}')
     (folder / "half.txt").write_text("half")
     return folder
 
@@ -83,8 +92,8 @@ def test_the_stage_is_current_and_replaces_what_lay_there(house):
     stale = "figures/mine/total_of_other_parameters.png"
     for leftover in ("runs/mine/.01_total.shared/outputs/total.txt", "figures/mine/total_curve.png", stale, others):
         (house / leftover).parent.mkdir(parents=True, exist_ok=True)
-        (house / leftover).write_text("of an adoption that was killed, or of other parameters")
-    assert adopt() == "twin" and why_not_current() is None
+        (house / leftover).write_text("of a take-over that was killed, or of other parameters")
+    assert take_over() == "twin" and why_not_current() is None
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
         "manifest.json", "table.txt", "total.txt"]  # fmt: skip
     assert sorted(path.name for path in (house / "runs/mine").iterdir()) == ["00_count", STAGE, "notebooks"]
@@ -95,7 +104,7 @@ def test_the_stage_is_current_and_replaces_what_lay_there(house):
 
 
 def test_the_manifest_says_whose_it_is_and_where_it_comes_from(house):
-    adopt()
+    take_over()
     mine, twin = (json.loads((house / "runs" / run / STAGE / "manifest.json").read_text()) for run in ("mine", "twin"))
     assert mine == twin | {"run": "mine", "params": PARAMS | {"run": "mine"}, "shared_from": "twin"}
     assert list(mine["outputs"]) == ["deep/er/table.txt", "total.txt"] and mine["facts"] == {"count": 2}
@@ -107,39 +116,52 @@ def test_the_manifest_says_whose_it_is_and_where_it_comes_from(house):
         lambda house: (house / f"runs/twin/{STAGE}/total.txt").write_text("99"),
         lambda house: (house / f"runs/twin/{STAGE}/deep/er/table.txt").unlink(),
         lambda house: (house / f"runs/twin/{STAGE}/manifest.json").unlink(),
+        lambda house: cut(house / f"runs/twin/{STAGE}/manifest.json"),
+        lambda house: of_earlier_layout(house / f"runs/twin/{STAGE}/manifest.json"),
         lambda house: (house / "figures/twin/total_curve.png").write_text("painted over"),
         lambda house: (house / f"runs/twin/notebooks/{STAGE}.ipynb").unlink(),
         lambda house: (house / "weights").write_text("other weights"),
         lambda house: (house / "weights").unlink(),
         lambda house: make_count("mine", "0,1,2"),
     ],
-    ids=["output", "missing output", "unfinished", "figure", "no notebook", "weights", "no weights", "other input"],
+    ids=[
+        "output",
+        "missing output",
+        "unfinished",
+        "cut manifest",
+        "earlier layout",
+        "figure",
+        "no notebook",
+        "weights",
+        "no weights",
+        "other input",
+    ],
 )
 def test_what_is_damaged_or_made_of_other_things_is_not_taken(house, damage):
     folder = half_finish(house)
     damage(house)
-    assert adopt() is None
+    assert take_over() is None
     assert sorted(path.name for path in folder.iterdir()) == ["begun.json", "half.txt"], "the stage can go on from it"
     assert not list((house / "runs/mine").glob(".*"))
 
 
 def test_other_parameters_and_other_code_are_not_taken(house, monkeypatch):
-    assert adopt({"factor": 3}) is None
-    assert adopt(PARAMS | {"new": 1}) is None
-    monkeypatch.setattr(sharing, "notebook_fingerprint", lambda name: "other code")
-    assert adopt() is None
+    assert take_over({"factor": 3}) is None
+    assert take_over(PARAMS | {"new": 1}) is None
+    monkeypatch.setattr(runner, "notebook_fingerprint", lambda name: "other code")
+    assert take_over() is None
 
 
 def test_a_damaged_twin_does_not_hide_a_sound_one(house):
     make_count("zwilling")
     make_total("zwilling", house / "weights")
     (house / f"runs/twin/{STAGE}/total.txt").write_text("99")
-    assert adopt() == "zwilling" and why_not_current() is None
+    assert take_over() == "zwilling" and why_not_current() is None
 
 
 def test_the_twins_upstream_may_have_moved_on(house):
     make_count("twin", "7,8,9")
-    assert adopt() == "twin" and why_not_current() is None
+    assert take_over() == "twin" and why_not_current() is None
 
 
 def test_files_are_copied_where_they_cannot_be_linked(house, monkeypatch):
@@ -147,6 +169,14 @@ def test_files_are_copied_where_they_cannot_be_linked(house, monkeypatch):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    assert adopt() == "twin" and why_not_current() is None
+    assert take_over() == "twin" and why_not_current() is None
     mine, twin = sorted(house.glob(f"runs/*/{STAGE}/total.txt"))
     assert mine.read_bytes() == twin.read_bytes() and not mine.samefile(twin)
+
+
+def test_what_an_earlier_layout_made_is_kept_when_another_runs_stage_takes_its_place(house):
+    make_total("mine", house / "weights")
+    of_earlier_layout(house / f"runs/mine/{STAGE}/manifest.json")
+    assert take_over() == "twin" and why_not_current() is None
+    kept = house / f"runs/mine/.earlier/{STAGE}"
+    assert (kept / "total.txt").exists() and (kept / "figures/total_curve.png").exists()

@@ -37,3 +37,79 @@ def test_pictures_and_tables_of_other_parameters_are_not_taken_for_the_stages_ow
 def test_a_stage_is_finished_without_git(begin, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert manifest(begin())["git_commit"] is None
+
+
+def why_not_current(stage):
+    return runs.why_not_current("tiny", STAGE, stage.params)
+
+
+def finished(begin):
+    """The stage, with an output, a figure and its executed notebook."""
+    stage = begin()
+    notebook = runs.executed_copy("tiny", STAGE)
+    notebook.parent.mkdir(parents=True)
+    for path in (stage.output("table.txt"), stage.figures / "compensation_set.png", notebook):
+        path.write_text("computed for weeks")
+    stage.finish()
+    return stage
+
+
+def of_earlier_layout(*records):
+    """Manifests of dc3's flat modules had no layout."""
+    for path in records:
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "layout"}))
+
+
+@pytest.mark.parametrize("renew", [lambda begin: begin(), lambda begin: runs.discard("tiny", STAGE)])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_stage_of_an_earlier_layout_is_said_and_set_aside_never_removed(begin, home, renew, is_finished):
+    stage = finished(begin)
+    of_earlier_layout(stage.folder / "manifest.json", stage.folder / "begun.json")
+    if not is_finished:
+        (stage.folder / "manifest.json").unlink()
+    assert why_not_current(stage) == f"made by an earlier layout of dc3: kept in runs/tiny/.earlier/{STAGE}"
+    assert runs.read_manifest("tiny", STAGE) is None or "table.txt" in runs.read_manifest("tiny", STAGE)["outputs"]
+    renew(begin)
+    kept = home / "runs/tiny/.earlier" / STAGE
+    for name in ("table.txt", "figures/compensation_set.png", f"figures/{STAGE}.ipynb"):
+        assert (kept / name).read_text() == "computed for weeks"
+    assert not stage.output("table.txt").exists() and why_not_current(stage) == "not done yet"
+    begin().finish()
+    assert why_not_current(stage) is None and (kept / "table.txt").exists()
+
+
+def test_what_is_set_aside_twice_is_there_twice(begin, home):
+    for _ in range(2):
+        stage = begin()
+        stage.output("table.txt").touch()
+        of_earlier_layout(stage.folder / "begun.json")
+    begin()
+    kept = sorted(path.name for path in (home / "runs/tiny/.earlier").iterdir())
+    assert kept == [STAGE, f"{STAGE}-2"]
+
+
+@pytest.mark.parametrize("content", ["", '{"layout": 2, "para', "[]", b"\xff\xfe"])
+def test_a_damaged_manifest_has_the_stage_made_again(begin, content):
+    stage = finished(begin)
+    content = content if isinstance(content, bytes) else content.encode()
+    (stage.folder / "manifest.json").write_bytes(content)
+    assert runs.read_manifest("tiny", STAGE) is None
+    assert why_not_current(stage) == "manifest.json is not what the stage wrote"
+    begin().finish()
+    assert why_not_current(stage) is None
+
+
+def test_a_damaged_begun_json_is_nothing_to_go_on_from(begin):
+    stage = begin()
+    stage.output("half.txt").touch()
+    (stage.folder / "begun.json").write_text('{"layout": 2, "pa')
+    assert not begin().output("half.txt").exists()
+
+
+def test_the_same_parameters_and_code_go_on_and_others_begin_from_nothing(begin, monkeypatch):
+    begin().output("half.txt").touch()
+    assert begin(condensed_out="/somewhere/else").output("half.txt").exists(), "a copy of the set is no other set"
+    assert not begin(method="rded").output("half.txt").exists()
+    begin().output("half.txt").touch()
+    monkeypatch.setattr(runs, "notebook_fingerprint", lambda name: "other code")
+    assert not begin().output("half.txt").exists()

@@ -16,7 +16,7 @@ from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.machine import paths
 from dc3.machine.files import sha256
-from dc3.machine.fingerprints import is_as_listed
+from dc3.machine.fingerprints import is_unchanged
 from dc3.machine.paths import files_below, place
 from dc3.runs.checks import check_inputs
 from dc3.runs.notebook_stage import NotebookStage
@@ -91,9 +91,9 @@ def test_a_stage_knows_when_what_it_read_by_url_has_changed(memory, tmp_path, mo
     settings = stage.settings
     assert settings.load["data_dir"] == memory and len(settings.image_set("train")) == 6
     ((place_of, digest),) = stage.external.items()
-    assert place_of == memory and is_as_listed(place(place_of), digest)
+    assert place_of == memory and is_unchanged(place(place_of), digest)
     fsspec.filesystem("memory").pipe_file("/bucket/train/dog/b.png", b"other")
-    assert not is_as_listed(place(place_of), digest)
+    assert not is_unchanged(place(place_of), digest)
     with pytest.raises(ValueError, match=r"the train images of .* have changed since 00_teacher ran"):
         settings.image_set("train")
 

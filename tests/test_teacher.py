@@ -11,7 +11,7 @@ from torch import nn
 
 from dc3 import teacher
 from dc3.images.image_set import ImageSet, in_memory
-from dc3.machine.files import AnotherTraining
+from dc3.machine.keeping import AnotherTraining
 from dc3.models import checkpoints, evaluation, networks
 from dc3.teacher import TeacherRecipe
 

@@ -117,7 +117,7 @@ def test_augmentation_with_factor_1_only_flips():
 
 def naive_training(images, labels, teacher, epochs, seed, soft):
     """The protocol written out for one full batch with CutMix at factor 1: each step from its formula."""
-    from dc3.images.image_set import normalise
+    from dc3.models.evaluation import normalise
 
     student = networks.create("conv3", CLASSES, 32, 16, seed=mix_seed(seed, "student"))
     decaying = [p for p in student.parameters() if p.ndim > 1]

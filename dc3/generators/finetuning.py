@@ -6,8 +6,9 @@ any size see the same noise at the same step, a killed run goes on to the same w
 its batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dc3 import features
@@ -25,7 +27,7 @@ from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet
 from dc3.machine import progress
 from dc3.machine.devices import autocast
-from dc3.machine.files import claim, replacing
+from dc3.machine.keeping import kept, kept_folder, key_digest
 
 NO_CLASS = -1  # a dropped condition: what classifier-free guidance guides away from
 LOSSES, CHECKPOINT = "losses.npy", "checkpoint.pt"
@@ -89,7 +91,7 @@ class _Drawn(ImageSet):
     original: ImageSet
     keys: np.ndarray
 
-    def images(self, indices: Sequence[int] | np.ndarray | Tensor | None = None) -> np.ndarray:
+    def images(self, indices: ArrayLike | None = None) -> np.ndarray:
         keys = self.keys[self._positions(indices)]
         pixels = np.stack([resized(image, self.image_size) for image in self.original.images(keys // 2)])
         return np.where((keys % 2).astype(bool)[:, None, None, None], pixels[:, :, ::-1], pixels)
@@ -110,16 +112,20 @@ def encode(generator: Generator, images: ImageSet, recipe: FinetuneRecipe, folde
     parts = range(recipe.steps * recipe.accumulate)
     keys = np.unique([draw_batch(recipe, part, len(images)).keys for part in parts])
     fingerprint, size, vae = images.fingerprint(), generator.size, generator.vae
-    drawn = sha256(keys.tobytes()).hexdigest()
-    path = folder / f"{generator.name}-{fingerprint[:16]}-{drawn[:16]}-{size}-{recipe.amp}.npy"
-    if len(keys) and not path.exists():
-        labels = images.labels[keys // 2]
-        own = _Drawn(images.name, images.split, images.classes, labels, size, (), original=images, keys=keys)
-        features.encode(vae, own, path, size=size, batch_size=ENCODED_A_BATCH, amp=recipe.amp)
     side = size // 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (len(keys), vae.config.latent_channels, side, side)
-    means = np.load(path, mmap_mode="r").reshape(shape) if len(keys) else np.empty(shape, np.float16)
-    return Latents(means, keys, images.labels, fingerprint)
+    if not len(keys):
+        return Latents(np.empty(shape, np.float16), keys, images.labels, fingerprint)
+    labels = images.labels[keys // 2]
+    own = _Drawn(images.name, images.split, images.classes, labels, size, (), original=images, keys=keys)
+    drawn = sha256(keys.tobytes()).hexdigest()
+    key = {"generator": generator.name, "set": fingerprint, "drawn": drawn, "size": size, "amp": recipe.amp}
+    means = kept(
+        folder / f"{key_digest(key)}.npy",
+        lambda path: features.encode(vae, own, path, size=size, batch_size=ENCODED_A_BATCH, amp=recipe.amp),
+        partial(np.load, mmap_mode="r"),
+    )
+    return Latents(means.reshape(shape), keys, images.labels, fingerprint)
 
 
 def draw_batch(recipe: FinetuneRecipe, part: int, count: int) -> Batch:
@@ -174,27 +180,31 @@ def train(generator: Generator, latents: Latents, recipe: FinetuneRecipe, folder
     """
     if not recipe.steps:
         return np.empty(0)
-    claim(folder, asdict(recipe) | {"generator": generator.name, "set": latents.fingerprint})
-    if (folder / LOSSES).exists():
-        generator.load(folder)
-        return np.load(folder / LOSSES)
-    losses = fit(
-        generator.trained,
-        DenoisingLoss(generator, latents, recipe),
-        folder / CHECKPOINT,
-        steps=recipe.steps,
-        learning_rate=recipe.learning_rate,
-        ema_decay=EMA_DECAY,
-        warmup=int(WARMUP * recipe.steps),
-        save_every=recipe.save_every,
-        accumulate=recipe.accumulate,
-    )
-    generator.save(folder)
-    generator.load(folder)  # what a run that goes on from here would have, to the bit
-    with replacing(folder / LOSSES) as partial:
-        np.save(partial, np.array(losses))
+    kept_folder(folder, asdict(recipe) | {"generator": generator.name, "set": latents.fingerprint})
+
+    def write(path: Path) -> None:
+        losses = fit(
+            generator.trained,
+            DenoisingLoss(generator, latents, recipe),
+            folder / CHECKPOINT,
+            steps=recipe.steps,
+            learning_rate=recipe.learning_rate,
+            ema_decay=EMA_DECAY,
+            warmup=int(WARMUP * recipe.steps),
+            save_every=recipe.save_every,
+            accumulate=recipe.accumulate,
+        )
+        generator.save(folder)
+        np.save(path, np.array(losses))
+
+    def read(path: Path) -> np.ndarray:
+        losses = np.load(path)
+        generator.load(folder)  # after training too: to the bit what a run that goes on from here has
+        return losses
+
+    losses = kept(folder / LOSSES, write, read)
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    return np.array(losses)
+    return losses
 
 
 def generate(

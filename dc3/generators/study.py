@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from dc3.generators.finetuning import Generator, encode, generate, train
 from dc3.generators.recipes import DiTShape, FinetuneRecipe, LoRASettings, Sampling, prompt_names
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
-from dc3.machine.files import claim, replacing
+from dc3.machine.keeping import kept, kept_folder
 from dc3.models import evaluation
 from dc3.models.checkpoints import Teacher
 from dc3.models.feature_networks import FeatureNetwork
@@ -143,13 +144,13 @@ def _outcome(
     generator = plan.make(recipe.seed)
     losses = train(generator, encode(generator, images, recipe, latents), recipe, folder)
     file = folder / "generated" / IMAGES
-    claim(file.parent, asdict(plan.sampling))
-    if not file.exists():
-        made, _ = generate(generator, plan.sampling, recipe.seed, recipe.amp)
-        with replacing(file) as partial:
-            np.save(partial, made)
-    labels = np.repeat(np.arange(generator.classes), plan.sampling.per_class)
-    return losses, np.load(file, mmap_mode="r"), labels
+    kept_folder(file.parent, asdict(plan.sampling))
+
+    def write(path: Path) -> None:
+        np.save(path, generate(generator, plan.sampling, recipe.seed, recipe.amp)[0])
+
+    made = kept(file, write, partial(np.load, mmap_mode="r"))
+    return losses, made, np.repeat(np.arange(generator.classes), plan.sampling.per_class)
 
 
 def samples(outcomes: Sequence[Outcome], generator: str, test: ImageSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:

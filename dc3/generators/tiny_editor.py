@@ -36,7 +36,7 @@ from dc3.generators.grading import GRADES, grade
 from dc3.generators.training_loop import fit
 from dc3.images import datasets
 from dc3.machine import devices, paths
-from dc3.machine.files import claim_or_refuse
+from dc3.machine.keeping import kept_folder
 from dc3.models.evaluation import images_digest
 from dc3.models.pipelines import NOISE_SCHEDULE
 
@@ -79,14 +79,14 @@ class EditorRecipe(BaseModel):
 def train_editor(recipe: EditorRecipe, work: Path, out: Path, device: str = "auto") -> None:
     """Trains autoencoder, then U-Net and text encoder; writes a diffusers pipeline folder (fp16 safetensors) to `out`.
 
-    Checkpoints lie in `work`; a run that is killed goes on from them. files.AnotherTraining when they are of another
+    Checkpoints lie in `work`; a run that is killed goes on from them. keeping.AnotherTraining when they are of another
     recipe or of other images.
     """
     torch.manual_seed(recipe.seed)
     target = devices.device(device)
     stream = PairStream(recipe)
     images = {str(size): images_digest(pool) for size, pool in stream.pools.items()}
-    claim_or_refuse(work, recipe.model_dump() | {"images": images}, "remove it, or name another folder with --work")
+    kept_folder(work, recipe.model_dump() | {"images": images}, "remove it, or name another folder with --work")
     vae = build_autoencoder().to(target)
     fit(
         vae,

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from dc3.machine.files import replacing
+from dc3.machine.keeping import read_undamaged
 from dc3.machine.progress import trange
 
 log = logging.getLogger(__name__)
@@ -89,9 +91,9 @@ def restore(parts: dict, checkpoint: Path) -> list[float]:
 
     Checkpoints of before losses were kept have NaN for them.
     """
-    if not checkpoint.exists():
+    state = read_undamaged(checkpoint, partial(torch.load, map_location="cpu", weights_only=True))
+    if state is None:
         return []
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state[name])
     parts["average"].to(next(parts["network"].parameters()).device)  # it alone keeps its tensors where they were read

@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torchvision.datasets
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dc3.images import scenes
 from dc3.images.decoding import square
@@ -16,6 +14,7 @@ from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.files import is_utf8, printable
 from dc3.machine.paths import Place, files_below, place, reaching
 
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}  # the first that exists: ImageNet's test has no labels
 
 
@@ -112,6 +111,11 @@ def _class_names(folder: Place, parameter: str) -> list[str]:
     return classes
 
 
+def _local_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+
+
 def split_folder(data_dir: Place | None, split: str) -> Place:
     """Where `split` ("train" or "test") of an imagefolder lies.
 
@@ -159,6 +163,8 @@ def _load_cifar(request: _Request) -> ImageSet:
         raise ValueError(
             f"data_dir={str(request.data_dir)!r} is a URL: dataset={request.dataset!r} needs a folder here"
         )
+    import torchvision.datasets  # brings torch
+
     make = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[request.dataset]
     try:
         cifar = make(request.data_dir, train=request.split == "train", download=request.download)

@@ -1,4 +1,4 @@
-"""Image sets in memory or on disk, uint8 (n, S, S, 3), and what networks see of them."""
+"""Image sets in memory or on disk, uint8 (n, S, S, 3)."""
 
 import hashlib
 import os
@@ -8,30 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 from dc3.images.decoding import read_image
 from dc3.machine.paths import Place, marks
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 CACHE_BYTES = 2e9  # image sets up to this size are decoded once and kept in memory
 DECODERS = min(8, os.cpu_count() or 1)
-
-
-def normalise(images: np.ndarray | Tensor, device: torch.device | str | None = None) -> Tensor:
-    """ImageNet normalisation, (x/255 - mean)/std: uint8 (n, H, W, 3) to channels_last float32 (n, 3, H, W) on `device`.
-
-    Raises ValueError for another dtype or shape.
-    """
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images: expected uint8 (n, H, W, 3), got {images.dtype} {tuple(images.shape)}")
-    pixels = images.to(device or images.device).permute(0, 3, 1, 2).to(torch.float32)
-    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return pixels.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +33,7 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Sequence[int] | np.ndarray | Tensor | None = None) -> np.ndarray:
+    def images(self, indices: ArrayLike | None = None) -> np.ndarray:
         """The images at `indices` (None: all), in that order: uint8 (b, S, S, 3)."""
         chosen = self._positions(indices)
         if self.pixels is not None:
@@ -130,11 +113,12 @@ class ImageSet:
             listed = {f"{top}/{file}": mark for top in tops for file, mark in marks(self.root / top).items()}
             yield from (listed.get(source, "gone") for source in self.sources)
 
-    def _positions(self, indices: Sequence[int] | np.ndarray | Tensor | None) -> np.ndarray:
+    def _positions(self, indices: ArrayLike | None) -> np.ndarray:
         everything = np.arange(len(self))
-        if indices is None or np.size(indices) == 0:
-            return everything if indices is None else everything[:0]
-        return np.atleast_1d(everything[np.asarray(indices)])
+        if indices is None:
+            return everything
+        chosen = np.asarray(indices)
+        return np.atleast_1d(everything[chosen]) if chosen.size else everything[:0]
 
 
 def image_slice(images: ImageSet | np.ndarray, start: int, stop: int) -> np.ndarray:

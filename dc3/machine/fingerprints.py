@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dc3.machine.files import LinkLoop, sha256, walk
 from dc3.machine.paths import NOTEBOOKS, PACKAGE, Place, marks
@@ -22,7 +23,7 @@ def notebook_fingerprint(name: str, folder: Path = NOTEBOOKS, package: Path = PA
     SyntaxError naming the notebook and the cell that is no Python (shell and % lines are).
     """
     cells = _deciding_cells(json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8")), name)
-    digest = hashlib.sha256(ast.dump(ast.parse(cells)).encode())
+    digest = hashlib.sha256(_parsed(cells).tree)
     digest.update(_modules_digest(cells, package))
     return digest.hexdigest()
 
@@ -64,7 +65,7 @@ def module_fingerprint(name: str, package: Path = PACKAGE) -> str:
 def _modules_digest(source: str, package: Path) -> bytes:
     digest = hashlib.sha256()
     for file in sorted(imported_files(source, package)):
-        digest.update(ast.dump(ast.parse(file.read_text(encoding="utf-8"))).encode())
+        digest.update(_parsed(file.read_text(encoding="utf-8")).tree)
         for style in sorted(file.parent.glob(f"{file.stem}.mplstyle")):
             digest.update(style.read_bytes())
     return digest.digest()
@@ -83,17 +84,32 @@ def imported_files(source: str, package: Path = PACKAGE) -> set[Path]:
 
 
 def _direct_imports(source: str, package: Path) -> Iterator[Path]:
-    for node in ast.walk(ast.parse(source)):
+    for name in _parsed(source).imports:
+        first, *parts = name.split(".")
+        if first == "dc3":
+            yield from _files_of(package, parts)
+
+
+class _Parsed(NamedTuple):
+    """Of a source: the SHA-256 of its syntax tree, and the dotted names that it imports."""
+
+    tree: bytes
+    imports: tuple[str, ...]
+
+
+@cache
+def _parsed(source: str) -> _Parsed:
+    """Kept, because the notebooks of a run import the same modules."""
+    tree = ast.parse(source)
+    return _Parsed(hashlib.sha256(ast.dump(tree).encode()).digest(), tuple(_imported_names(tree)))
+
+
+def _imported_names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            first, *parts = name.split(".")
-            if first == "dc3":
-                yield from _files_of(package, parts)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _files_of(package: Path, parts: list[str]) -> Iterator[Path]:
@@ -107,14 +123,14 @@ def _files_of(package: Path, parts: list[str]) -> Iterator[Path]:
         yield file
 
 
-READ = 64 << 20  # bytes: what is no larger is known by its content, which is the same in every clone and copy
+SMALL = 64 << 20  # bytes: what is no larger is known by its content, which is the same in every clone and copy
 
 
-def listing(path: Place) -> str:
-    """A fingerprint of a file or folder: of a small one its names and contents, else of the sizes and times below it.
+def path_fingerprint(path: Place) -> str:
+    """Hex digest of a file or folder: of a small one its names and contents, else of the sizes and times below it.
 
-    Small are READ bytes in all. Of a larger one, which may hold hundreds of gigabytes, names, sizes and modification
-    times (of a URL sizes and ETags) are asked for. LinkLoop for a folder that holds itself.
+    Small is up to SMALL bytes in all. A larger one may hold hundreds of gigabytes, so its names, sizes and modification
+    times (of a URL sizes and ETags) stand for it. LinkLoop for a folder that holds itself.
     """
     if not isinstance(path, Path):
         return hashlib.sha256(repr(marks(path)).encode("utf-8", "surrogateescape")).hexdigest()
@@ -123,9 +139,9 @@ def listing(path: Place) -> str:
         status = os.stat(file)
         total += status.st_size
         digest.update(_line(path, file, f"{status.st_size}\0{status.st_mtime_ns}"))
-        if total <= READ:
+        if total <= SMALL:
             small.append(file)
-    if total <= READ:
+    if total <= SMALL:
         digest = hashlib.sha256(b"".join(_line(path, file, sha256(file)) for file in small))
     return digest.hexdigest()
 
@@ -134,9 +150,9 @@ def _line(path: Path, file: str, mark: str) -> bytes:
     return f"{os.path.relpath(file, path)}\0{mark}\n".encode("utf-8", "surrogateescape")
 
 
-def is_as_listed(path: Place, digest: str) -> bool:
-    """Whether `listing` still gives that; what cannot be listed is not, and the stage that uses it will say why."""
+def is_unchanged(path: Place, fingerprint: str) -> bool:
+    """Whether `path_fingerprint` still gives that; False for what cannot be read: the stage that uses it says why."""
     try:
-        return listing(path) == digest
+        return path_fingerprint(path) == fingerprint
     except (LinkLoop, OSError):
         return False

@@ -9,10 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dc3.images.image_set import check_images, class_numbers, normalise
+from dc3.images.image_set import check_images, class_numbers
 from dc3.machine.devices import autocast
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 DIGESTED_A_BATCH = 1024  # images
+
+
+def normalise(images: np.ndarray | Tensor, device: torch.device | str | None = None) -> Tensor:
+    """ImageNet normalisation, (x/255 - mean)/std: uint8 (n, H, W, 3) to channels_last float32 (n, 3, H, W) on `device`.
+
+    Raises ValueError for another dtype or shape.
+    """
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images: expected uint8 (n, H, W, 3), got {images.dtype} {tuple(images.shape)}")
+    pixels = images.to(device or images.device).permute(0, 3, 1, 2).to(torch.float32)
+    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return pixels.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 class Images(Protocol):

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchmetrics.image.fid import NoTrainInceptionV3
 
-from dc3.images.image_set import normalise
-from dc3.models.evaluation import weights_digest
+from dc3.models.evaluation import normalise, weights_digest
 from dc3.models.networks import last_linear
 from dc3.models.pipelines import first_line
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dc3.machine import paths
 from dc3.machine.files import replacing
 from dc3.runs import stage
-from dc3.runs.stage import Stage, read_json, write_json
+from dc3.runs.stage import Stage, StageMissing, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,8 @@ class Settings:
         from dc3.machine import devices
 
         content = read_json(path)
+        if content is None:
+            raise StageMissing(f"{paths.shown(path)} is missing or damaged: run notebooks/00_teacher.ipynb again")
         return cls(**content | {"device": devices.device(content["device"])})
 
     @property

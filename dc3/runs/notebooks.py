@@ -1,11 +1,12 @@
 """Executed notebooks as documents: noise out of their outputs, outputs back into the committed notebooks."""
 
 from pathlib import Path
-
-import nbformat
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING
 
 from dc3.machine.files import replacing
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -13,6 +14,8 @@ KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "nam
 
 def strip_noise(executed: Path, target: Path) -> None:
     """Writes `executed` to `target` without progress bars, widget state, timings and log lines of libraries."""
+    import nbformat  # two seconds
+
     notebook = nbformat.read(executed, as_version=4)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
@@ -26,7 +29,7 @@ def strip_noise(executed: Path, target: Path) -> None:
         nbformat.write(notebook, partial)
 
 
-def _is_noise(output: NotebookNode, cell: NotebookNode) -> bool:
+def _is_noise(output: "NotebookNode", cell: "NotebookNode") -> bool:
     """Progress bars, in both forms; a widget that the author tagged `keep-widget` stays."""
     if "keep-widget" in cell.metadata.get("tags", []):
         return False
@@ -38,6 +41,8 @@ def take_outputs(executed: Path, source: Path) -> None:
 
     ValueError when the copy is of another version of the notebook, or was run with parameters other than the defaults.
     """
+    import nbformat
+
     copy, notebook = nbformat.read(executed, as_version=4), nbformat.read(source, as_version=4)
     if [cell.source for cell in copy.cells] != [cell.source for cell in notebook.cells]:
         raise ValueError(f"{executed.name}: the executed copy is not of the notebook as it stands, with its defaults")

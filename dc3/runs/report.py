@@ -1,7 +1,6 @@
-"""Pages about runs: the report of a run and of a sweep, each one HTML file, and the README of a run's figures."""
+"""Pages about runs: the report of a run and of a sweep, each one HTML file."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,12 @@ from dc3.machine import paths
 from dc3.machine.files import replacing
 from dc3.runs import results
 from dc3.runs.results import Manifests, without_machine_paths
-from dc3.runs.stage import executed_copy, figures_of, read_manifest
+from dc3.runs.stage import executed_copy, read_manifest
 
 if TYPE_CHECKING:  # nbformat takes seconds to import
     from nbformat import NotebookNode
 
 SWEEP_NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
-README = "README.md"
 SUMMARY = """# Run {run}
 
 {dataset}, {classes} classes, {ipc} images per class, method {method}.
@@ -177,27 +175,3 @@ def write_sweep_report(table: Path) -> Path | None:
     sweep, published_as = table.parent.stem, manifest["params"].get("published_as", "")
     values = {"sweep": sweep, "results": str(table), "published_as": published_as}
     return write_executed(SWEEP_NOTEBOOK, values, table.with_name("report.ipynb"), f"DC3: sweep {sweep}")
-
-
-def write_figures_readme(folder: Path, stages: Sequence[str]) -> Path | None:
-    """Writes the README over what stages ("03_sampling") left in `folder`; None where there is nothing yet."""
-    sections = [section for stage in stages if (section := _section(folder, stage))]
-    if not sections:
-        return None
-    heading = f"# Figures and tables of run {folder.name}\n\nWritten by `dc3 run`; for print there are PDFs beside."
-    with replacing(folder / README) as partial:
-        partial.write_text("\n\n".join([heading, *sections]) + "\n")
-    return folder / README
-
-
-def _section(folder: Path, stage: str) -> str:
-    number, name = stage.split("_", 1)
-    files = [path for path in figures_of(folder, stage) if path.suffix in (".png", ".md")]
-    parts = [_figure(path, path.stem.removeprefix(f"{name}_").replace("_", " ")) for path in files]
-    return "\n\n".join([f"## {number} {name.replace('_', ' ')}", *parts]) if parts else ""
-
-
-def _figure(path: Path, title: str) -> str:
-    if path.suffix == ".png":
-        return f"**{title}**\n\n![{title}]({path.name})"
-    return f"**{title}** ([csv]({path.with_suffix('.csv').name}))\n\n{path.read_text().strip()}"

@@ -1,33 +1,49 @@
-"""The runner: executes the notebooks of a run in order through papermill.
+"""The runner: brings the stages of a run up to date, in order.
 
-Stages that are current are skipped, those that another run has made the same way are taken over from it.
+A stage that is current is skipped; one that another run has finished with the same parameters, code and inputs is taken
+over from it; the notebook of any other is executed through papermill. Files are taken over as hard links. That is safe
+because stages never change a file in place: they write a new one beside it and rename
+(`dc3.machine.files.replacing`).
 """
 
 import logging
 import os
+import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import papermill
-from nbclient.exceptions import DeadKernelError
-from nbformat.reader import NotJSONError
-from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
+from typing import TYPE_CHECKING, Any
 
 from dc3.machine import files, paths
+from dc3.machine.files import flush_to_disk, replacing, sha256
+from dc3.machine.fingerprints import notebook_fingerprint
 from dc3.runs.checks import check_inputs
 from dc3.runs.notebooks import strip_noise
 from dc3.runs.parameters import Parameter, ParameterError, all_declared, check, notebook_names
-from dc3.runs.sharing import adopt
-from dc3.runs.stage import discard, executed_copy, read_manifest, run_lock, why_not_current
+from dc3.runs.stage import (
+    MANIFEST,
+    busy_message,
+    discard,
+    executed_copy,
+    figures_of,
+    read_manifest,
+    run_lock,
+    set_aside_earlier_layout,
+    stage_lock,
+    why_different,
+    why_not_current,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
 
 log = logging.getLogger(__name__)
 
+README = "README.md"  # in the folder of a run's figures
 BUSY = "another process is running run {run!r}: wait for it to end, or give this one another name (-p run NAME)"
 
 
@@ -41,41 +57,43 @@ def run_notebooks(
     """Runs every stage that is not current; returns the paths of the run's figures and tables.
 
     `start` ("03") redoes from that stage on and takes the earlier ones as they are; `until` ends after that stage;
-    `force` redoes all; neither takes over anything of what the stages left before. `preflight=False` is for callers
-    that have asked `check_inputs` themselves. ParameterError before anything runs when a value is refused or data or a
-    model is not there; StageFailed when a cell raises; files.Busy when another process is running the same run.
+    `force` redoes all; what is redone begins from nothing. `preflight=False` is for callers that have called
+    `check_inputs` themselves; where every stage is current there is nothing to check.
+    ParameterError before anything runs when a value is refused or data or a model is missing; StageFailed when a cell
+    raises; files.Busy when another process is running the same run.
     """
     parameters = all_declared()
     checked = check(values, parameters)
     names = _between(start, until, notebook_names())
-    if preflight:
-        check_inputs(checked)
-    run = checked["run"]
+    run, redo = checked["run"], force or bool(start)
     with files.locked(run_lock(run), BUSY.format(run=run)):
         for name in names:
             own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
-            _bring_up_to_date(run, name, own, _given(values, own, parameters), asked=force or bool(start))
-        from dc3.runs import report  # which imports the runner
-
-        report.write_figures_readme(paths.FIGURES / run, notebook_names())
+            reason = _why_not_current(run, name, own, redo)
+            if reason is None:
+                log.info("%-18s up to date", name)
+                continue
+            if preflight:
+                check_inputs(checked)
+                preflight = False
+            if redo or not _is_taken_over(run, name, own):
+                _redo(run, name, _given(values, own, parameters), reason, from_nothing=redo)
+        write_figures_readme(paths.FIGURES / run, notebook_names())
     return sorted((paths.FIGURES / run).iterdir())
 
 
-def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str, Any], asked: bool) -> None:
-    """Skips, takes over or executes one stage; `asked` for, it is executed from nothing.
+def _why_not_current(run: str, name: str, params: dict[str, Any], redo: bool) -> str | None:
+    if redo:
+        return "forced"
+    reason = why_not_current(run, name, params)
+    return reason if reason or executed_copy(run, name).exists() else "no executed notebook"
 
-    A kill on the way loses what was asked for of the later stages only: this one is then under way, and goes on.
-    """
-    reason = "asked for" if asked else _reason_to_run(run, name, own)
-    if reason is None:
-        log.info("%-18s up to date", name)
-        return
-    if not asked and (other := _adopted(run, name, own)):
-        log.info("%-18s shared from run %s", name, other)
-        return
+
+def _redo(run: str, name: str, given: dict[str, Any], reason: str, from_nothing: bool) -> None:
+    """Executes one stage. A kill after its beginning leaves a stage under way, which the next run continues."""
     log.info("%-18s running (%s)", name, reason)
-    if asked:
-        _discarded(run, name)
+    if from_nothing:
+        _discard(run, name)
     _execute(name, run, given)
     manifest = read_manifest(run, name)
     if manifest is None:
@@ -83,14 +101,17 @@ def _bring_up_to_date(run: str, name: str, own: dict[str, Any], given: dict[str,
     log.info("%-18s done in %.0f s", name, manifest["wall_seconds"])
 
 
-def _adopted(run: str, name: str, params: dict[str, Any]) -> str | None:
+def _is_taken_over(run: str, name: str, params: dict[str, Any]) -> bool:
     try:
-        return adopt(run, name, params)
+        other = take_over(run, name, params)
     except (OSError, files.Busy) as error:
         raise StageFailed(f"{name}: what another run has of it cannot be taken over: {error}") from None
+    if other:
+        log.info("%-18s shared from run %s", name, other)
+    return other is not None
 
 
-def _discarded(run: str, name: str) -> None:
+def _discard(run: str, name: str) -> None:
     try:
         discard(run, name)
     except (OSError, files.Busy) as error:
@@ -113,12 +134,6 @@ def _place(option: str, stage: str, names: list[str]) -> int:
     return found[0]
 
 
-def _reason_to_run(run: str, name: str, params: dict[str, Any]) -> str | None:
-    if not executed_copy(run, name).exists():
-        return "no executed notebook"
-    return why_not_current(run, name, params)
-
-
 def _given(values: dict[str, Any], own: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
     """What papermill injects: the values that somebody set; a notebook's defaults stay where they stand."""
     return {key: own[key] for key in values if key in own and own[key] != parameters[key].default}
@@ -126,24 +141,15 @@ def _given(values: dict[str, Any], own: dict[str, Any], parameters: dict[str, Pa
 
 def _execute(name: str, run: str, params: dict[str, Any]) -> None:
     """One notebook in a fresh kernel; its executed copy stays in the run, a failed one too."""
+    from nbclient.exceptions import DeadKernelError  # papermill and what it brings cost two seconds
+    from papermill.exceptions import PapermillExecutionError
+
     target = executed_copy(run, name)
     partial = target.with_suffix(".partial.ipynb")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ[paths.HEADLESS] = "1"
     started = time.monotonic()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with kernel_channel() as channel:
-            papermill.execute_notebook(
-                str(paths.NOTEBOOKS / f"{name}.ipynb"),
-                str(partial),
-                params,
-                kernel_name="python3",
-                cwd=str(paths.NOTEBOOKS),
-                progress_bar=True,
-                autosave_cell_every=0,
-                config=Config({"KernelManager": channel}),
-            )
+        _execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params)
     except PapermillExecutionError as error:
         raise StageFailed(_failure(name, error)) from None
     except DeadKernelError:
@@ -155,8 +161,29 @@ def _execute(name: str, run: str, params: dict[str, Any]) -> None:
     log.debug("%s: %.1f s with the kernel's start", name, time.monotonic() - started)
 
 
+def _execute_notebook(source: Path, target: Path, params: dict[str, Any]) -> None:
+    import papermill
+    from traitlets.config import Config
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ[paths.HEADLESS] = "1"
+    with kernel_channel() as channel:
+        papermill.execute_notebook(
+            str(source),
+            str(target),
+            params,
+            kernel_name="python3",
+            cwd=str(paths.NOTEBOOKS),
+            progress_bar=True,
+            autosave_cell_every=0,
+            config=Config({"KernelManager": channel}),
+        )
+
+
 def _keep_copy(partial: Path, target: Path) -> None:
     """The executed notebook under its name; one that a full disk cut short is removed, its stage redone later."""
+    from nbformat.reader import NotJSONError
+
     try:
         if partial.exists():
             strip_noise(partial, target)
@@ -180,6 +207,105 @@ def kernel_channel() -> Iterator[dict[str, str]]:
         yield {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
 
 
-def _failure(name: str, error: PapermillExecutionError) -> str:
+def _failure(name: str, error: "PapermillExecutionError") -> str:
     trace = "\n".join(error.traceback) if error.traceback else "".join(traceback.format_exception(error))
     return f"{trace}\n\n{name}.ipynb, cell [{error.exec_count}]: {error.ename}: {error.evalue}"
+
+
+def take_over(run: str, name: str, params: dict[str, Any]) -> str | None:
+    """Takes over a stage from another run in which it would come out the same; that run's name, or None.
+
+    `params` are the stage's. Outputs, figures and executed notebook are gathered and verified beside the stage's folder
+    before anything that lies in it is given up; the manifest is written last. files.Busy when the stage is under way.
+    """
+    code = notebook_fingerprint(name)
+    gathered = paths.RUNS / run / f".{name}.shared"
+    for path in sorted(paths.RUNS.glob(f"*/{name}/{MANIFEST}")):
+        other = path.parent.parent.name
+        manifest = read_manifest(other, name)
+        if other == run or manifest is None:
+            continue
+        ours = manifest | {"run": run, "params": manifest["params"] | {"run": run}, "shared_from": other}
+        if why_different(ours, run, params, code):
+            continue
+        try:
+            if _gather(other, manifest, gathered):
+                with files.locked(stage_lock(run, name), busy_message(run, name)):
+                    _move_in(gathered, run, name)
+                    write_json(paths.RUNS / run / name / MANIFEST, ours | {"params": params})
+                return other
+        finally:
+            shutil.rmtree(gathered, ignore_errors=True)
+    return None
+
+
+def _gather(run: str, manifest: dict[str, Any], gathered: Path) -> bool:
+    """Links what a run's stage left into a folder of its own; False when that is not what the manifest says."""
+    name = manifest["stage"]
+    shutil.rmtree(gathered, ignore_errors=True)
+    sources = {"outputs": paths.RUNS / run / name, "figures": paths.FIGURES / run}
+    try:
+        link(executed_copy(run, name), gathered / "notebook.ipynb")
+        for kind, folder in sources.items():
+            (gathered / kind).mkdir()
+            for file in manifest[kind]:
+                link(folder / file, gathered / kind / file)
+    except FileNotFoundError:  # deleted, or begun anew by its own run at this moment
+        return False
+    return all(sha256(gathered / kind / file) == digest for kind in sources for file, digest in manifest[kind].items())
+
+
+def _move_in(gathered: Path, run: str, name: str) -> None:
+    """Puts what was gathered where the stage would have written it, in the place of what lies there."""
+    stage, figures, notebook = paths.RUNS / run / name, paths.FIGURES / run, executed_copy(run, name)
+    set_aside_earlier_layout(run, name)
+    shutil.rmtree(stage, ignore_errors=True)
+    for folder in (figures, notebook.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    (gathered / "outputs").rename(stage)
+    for figure in figures_of(figures, name):
+        figure.unlink()
+    for figure in (gathered / "figures").iterdir():
+        figure.replace(figures / figure.name)
+    (gathered / "notebook.ipynb").replace(notebook)
+    for folder in (stage.parent, figures, notebook.parent):
+        flush_to_disk(folder)
+
+
+def link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none. FileNotFoundError when `source` is not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)
+        flush_to_disk(target)
+
+
+FIGURES_PAGE = "README.md"
+
+
+def write_figures_readme(folder: Path, stages: Sequence[str]) -> Path | None:
+    """Writes the README over what stages ("03_sampling") left in `folder`; None where there is nothing yet."""
+    sections = [section for stage in stages if (section := _section(folder, stage))]
+    if not sections:
+        return None
+    heading = f"# Figures and tables of run {folder.name}\n\nWritten by `dc3 run`; for print there are PDFs beside."
+    with replacing(folder / README) as partial:
+        partial.write_text("\n\n".join([heading, *sections]) + "\n")
+    return folder / README
+
+
+def _section(folder: Path, stage: str) -> str:
+    number, name = stage.split("_", 1)
+    found = [path for path in figures_of(folder, stage) if path.suffix in (".png", ".md")]
+    parts = [_figure(path, path.stem.removeprefix(f"{name}_").replace("_", " ")) for path in found]
+    return "\n\n".join([f"## {number} {name.replace('_', ' ')}", *parts]) if parts else ""
+
+
+def _figure(path: Path, title: str) -> str:
+    if path.suffix == ".png":
+        return f"**{title}**\n\n![{title}]({path.name})"
+    return f"**{title}** ([csv]({path.with_suffix('.csv').name}))\n\n{path.read_text().strip()}"

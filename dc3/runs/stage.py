@@ -3,11 +3,14 @@
 A stage is begun by its notebook, reads files of earlier stages through `Stage.input`, writes its own, and ends with
 `Stage.finish`, which writes the manifest last. A stage is current when its manifest's parameters, code and inputs are
 those of now and its outputs are the bytes it wrote. What a stage reads is recorded while it runs, so nobody has to keep
-a table of dependencies: a stage whose inputs come out the same byte for byte is not redone.
+a table of dependencies: a stage whose inputs come out the same byte for byte is not redone. One question,
+`why_different`, decides whether a stage is skipped, taken over from another run, or continued after a kill.
 """
 
 import importlib.metadata
+import itertools
 import json
+import logging
 import platform
 import shutil
 import subprocess
@@ -18,14 +21,18 @@ from typing import Any, TypeVar
 
 from dc3.machine import files, paths
 from dc3.machine.files import replacing, sha256
-from dc3.machine.fingerprints import is_as_listed, listing, notebook_fingerprint
+from dc3.machine.fingerprints import is_unchanged, notebook_fingerprint, path_fingerprint
 from dc3.machine.paths import Place
 from dc3.runs.parameters import check, decisive, declared, notebook_names
 
+log = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
+BEGUN = "begun.json"  # what a stage under way was begun with: the key to going on after a kill
+LAYOUT = 2  # of dc3's modules, in manifests; those without it are of the flat modules before
+EARLIER = ".earlier"  # in a run: stages of an earlier layout, which are never removed
 LOCKS = ".locks"
 ORPHAN_SECONDS = 10  # a kernel whose runner was killed notices within a second or two, and ends
-BEGUN = "begun.json"  # what a stage under way was begun with: the key to going on after a kill
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "peft", "scikit-learn", "numpy")
 
 
@@ -42,7 +49,7 @@ class Stage:
     params: dict[str, Any]
     code: str
     inputs: dict[str, str] = field(default_factory=dict)  # "02_binning/bins.parquet" → SHA-256
-    external: dict[str, str] = field(default_factory=dict)  # files and folders outside the run → their listing
+    external: dict[str, str] = field(default_factory=dict)  # files and folders outside the run → their fingerprint
     started: float = field(default_factory=time.monotonic)  # the clock on the wall may jump
 
     @property
@@ -67,7 +74,7 @@ class Stage:
     def use(self, path: Path | str) -> Place:
         """Records that the stage depends on a file or folder outside the run (data, weights); returns its place."""
         place = paths.located(str(path))
-        self.external[paths.relative_in_repository(place)] = listing(place)
+        self.external[paths.relative_in_repository(place)] = path_fingerprint(place)
         if begun := read_json(self.folder / BEGUN):
             write_json(self.folder / BEGUN, begun | {"external": begun["external"] | self.external})
         return place
@@ -95,6 +102,7 @@ class Stage:
         }
         figures = {path.name: sha256(path) for path in figures_of(self.figures, self.name)}
         manifest = {
+            "layout": LAYOUT,
             "stage": self.name,
             "run": self.run,
             "params": self.params,
@@ -127,18 +135,18 @@ def begin(name: str, namespace: dict[str, Any], kind: type[S] = Stage) -> S:  # 
     parameters = declared(name)
     params = check({key: namespace[key] for key in parameters}, parameters)
     stage = kind(name, params["run"], params, notebook_fingerprint(name))
-    files.take_lock(stage_lock(stage.run, name), at_work(stage.run, name), ORPHAN_SECONDS)
+    files.take_lock(stage_lock(stage.run, name), busy_message(stage.run, name), ORPHAN_SECONDS)
+    set_aside_earlier_layout(stage.run, name)
     images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # which is a copy
-    begun = {"params": images_of, "code": stage.code}
-    left = read_json(stage.folder / BEGUN) or {}
-    used = left.pop("external", {})
-    if left != begun or not all(is_as_listed(paths.located(path), digest) for path, digest in used.items()):
-        used = {}
+    begun = {"layout": LAYOUT, "params": images_of, "code": stage.code, "external": {}}
+    left = _record(stage.folder / BEGUN)
+    if left is None or why_different(left, stage.run, images_of, stage.code):
+        left = begun
         shutil.rmtree(stage.folder, ignore_errors=True)
         for figure in figures_of(stage.figures, name):  # which `finish` would take for its own
             figure.unlink()
     (stage.folder / MANIFEST).unlink(missing_ok=True)
-    write_json(stage.folder / BEGUN, begun | {"external": used})
+    write_json(stage.folder / BEGUN, begun | {"external": left["external"]})
     stage.figures.mkdir(parents=True, exist_ok=True)
     _remove_half_written(stage)
     return stage
@@ -154,10 +162,10 @@ def stage_lock(run: str, name: str) -> Path:
     return paths.RUNS / LOCKS / f"{run}~{name}.lock"  # no run has a ~ in its name
 
 
-def at_work(run: str, name: str) -> str:
+def busy_message(run: str, name: str) -> str:
     """What files.Busy says of a stage."""
     return (
-        f"another process is at work on {name} of run {run!r}: wait for it to end; if a notebook is open that began "
+        f"another process is working on {name} of run {run!r}: wait for it to end; if a notebook is open that began "
         "the stage and did not finish it, shut its kernel down"
     )
 
@@ -165,14 +173,52 @@ def at_work(run: str, name: str) -> str:
 def discard(run: str, name: str) -> None:
     """Removes what a stage left, finished or not, so that its notebook begins from nothing.
 
-    files.Busy when another process is at the stage, OSError when something cannot be removed.
+    What an earlier layout left is set aside. files.Busy when another process is at the stage, OSError when something
+    cannot be removed.
     """
     folder = paths.RUNS / run / name
-    with files.locked(stage_lock(run, name), at_work(run, name), ORPHAN_SECONDS):
+    with files.locked(stage_lock(run, name), busy_message(run, name), ORPHAN_SECONDS):
+        set_aside_earlier_layout(run, name)
         for mark in (BEGUN, MANIFEST):  # first, so that a kill on the way leaves nothing that a stage would go on from
             (folder / mark).unlink(missing_ok=True)
         if folder.exists():
             shutil.rmtree(folder)
+
+
+def set_aside_earlier_layout(run: str, name: str) -> None:
+    """Moves a stage that an earlier layout of dc3 made, with its figures and notebook, to `.earlier` in the run."""
+    if not is_of_earlier_layout(run, name):
+        return
+    folder, target = paths.RUNS / run / name, _earlier_folder(run, name)
+    log.info("%-18s %s", name, _why_earlier(run, name))
+    (folder / "figures").mkdir(exist_ok=True)
+    for path in (*figures_of(paths.FIGURES / run, name), executed_copy(run, name)):
+        if path.exists():
+            shutil.move(path, folder / "figures" / path.name)
+    target.parent.mkdir(exist_ok=True)
+    folder.rename(target)  # last: a kill before it leaves a folder that is still set aside
+
+
+def is_of_earlier_layout(run: str, name: str) -> bool:
+    """Whether an earlier layout of dc3 began or finished the stage."""
+    folder = paths.RUNS / run / name
+    record = _record(folder / MANIFEST) or _record(folder / BEGUN)
+    return record is not None and _is_earlier(record)
+
+
+def _is_earlier(record: dict[str, Any]) -> bool:
+    return record.get("layout", 1) < LAYOUT
+
+
+def _why_earlier(run: str, name: str) -> str:
+    return f"made by an earlier layout of dc3: kept in {paths.shown(_earlier_folder(run, name))}"
+
+
+def _earlier_folder(run: str, name: str) -> Path:
+    """Where a stage of an earlier layout is kept: the first such folder that is free."""
+    folder = paths.RUNS / run / EARLIER
+    candidates = (folder / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _remove_half_written(stage: Stage) -> None:
@@ -184,23 +230,45 @@ def _remove_half_written(stage: Stage) -> None:
 
 def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
     """None when the stage need not be redone, else the reason in a few words."""
+    if is_of_earlier_layout(run, name):
+        return _why_earlier(run, name)
     manifest = read_manifest(run, name)
     if manifest is None:
-        return "not done yet"
-    made_with, params = decisive(manifest["params"]), decisive(params)
+        is_there = (paths.RUNS / run / name / MANIFEST).exists()
+        return f"{MANIFEST} is not what the stage wrote" if is_there else "not done yet"
+    return (
+        why_different(manifest, run, params, notebook_fingerprint(name))
+        or _damage(paths.RUNS / run / name, manifest["outputs"])
+        or _damage(paths.FIGURES / run, manifest["figures"])
+    )
+
+
+def why_different(record: dict[str, Any], run: str, params: dict[str, Any], code: str) -> str | None:
+    """Why a stage with such a manifest, or begun.json, would come out otherwise in `run` now; None when it would not.
+
+    Whatever run made it: inputs are compared with what this run's stages wrote.
+    """
+    if _is_earlier(record):
+        return "made by an earlier layout of dc3"
+    made_with, params = decisive(record["params"]), decisive(params)
     changed = [key for key in params if made_with.get(key) != params[key]]
     if changed or made_with.keys() != params.keys():
         return "changed: " + (", ".join(changed) or "the declared parameters")
-    if manifest["code"] != notebook_fingerprint(name):
+    if record["code"] != code:
         return "its code changed"
-    for key, digest in manifest["inputs"].items():
-        stage, file = key.split("/", 1)
-        if ((read_manifest(run, stage) or {}).get("outputs", {})).get(file) != digest:
-            return f"its input {key} changed"
-    for path, digest in manifest["external"].items():
-        if not is_as_listed(paths.located(path), digest):
+    for file, digest in record.get("inputs", {}).items():
+        if _written(run, file) != digest:
+            return f"its input {file} changed"
+    for path, fingerprint in record["external"].items():
+        if not is_unchanged(paths.located(path), fingerprint):
             return f"{path} changed"
-    return _damage(paths.RUNS / run / name, manifest["outputs"]) or _damage(paths.FIGURES / run, manifest["figures"])
+    return None
+
+
+def _written(run: str, file: str) -> str | None:
+    """The SHA-256 of a stage's file, such as "02_binning/bins.parquet", by this run's manifest."""
+    stage, output = file.split("/", 1)
+    return (read_manifest(run, stage) or {"outputs": {}})["outputs"].get(output)
 
 
 def _damage(folder: Path, files: dict[str, str]) -> str | None:
@@ -213,8 +281,13 @@ def _damage(folder: Path, files: dict[str, str]) -> str | None:
 
 
 def read_manifest(run: str, stage: str) -> dict[str, Any] | None:
-    """A finished stage's manifest, or None."""
-    return read_json(paths.RUNS / run / stage / MANIFEST)
+    """A finished stage's manifest; None where there is none, or a damaged one."""
+    return _record(paths.RUNS / run / stage / MANIFEST)
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    content = read_json(path)
+    return content if isinstance(content, dict) else None
 
 
 def executed_copy(run: str, name: str) -> Path:
@@ -223,10 +296,10 @@ def executed_copy(run: str, name: str) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; None when it is not there."""
+    """The content of a JSON file; None where there is none, or a damaged one."""
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
