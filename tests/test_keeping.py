@@ -134,9 +134,8 @@ def test_a_folder_of_another_key_or_of_an_unreadable_one_is_emptied(folder, dama
 def test_a_folder_that_is_somebodys_own_is_refused_and_left_alone(folder, damage):
     damage(folder / "key.json")
     before = content(folder)
-    with pytest.raises(
-        AnotherTraining, match=r"training (is of another training \(seed 1 → 0\)|is not empty).*remove it"
-    ):
+    message = r"training (is of another training \(seed 1 → 0\)|is not empty).*remove it"
+    with pytest.raises(AnotherTraining, match=message):
         kept_folder(folder, KEY, "remove it")
     assert content(folder) == before
 
