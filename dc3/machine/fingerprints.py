@@ -9,20 +9,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dc3.machine import paths
 from dc3.machine.files import LinkLoop, sha256, walk
-from dc3.machine.paths import NOTEBOOKS, PACKAGE, Place, marks
+from dc3.machine.paths import PACKAGE, Place, marks
 
 LAST = "stage.finish("  # in the last cell that a stage's result depends on
 NOT_CODE = {"injected-parameters", "scratch"}  # tags of cells that the result does not depend on
 
 
-def notebook_fingerprint(name: str, folder: Path = NOTEBOOKS, package: Path = PACKAGE) -> str:
+def notebook_fingerprint(name: str, folder: Path | None = None, package: Path = PACKAGE) -> str:
     """Hex digest over the syntax trees, so that comments and layout do not count.
 
     Cells below `stage.finish` and those tagged `scratch` do not count either: looking around changes no result.
     SyntaxError naming the notebook and the cell that is no Python (shell and % lines are).
     """
-    cells = _deciding_cells(json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8")), name)
+    path = (folder or paths.NOTEBOOKS) / f"{name}.ipynb"
+    cells = _deciding_cells(json.loads(path.read_text(encoding="utf-8")), name)
     digest = hashlib.sha256(_parsed(cells).tree)
     digest.update(_modules_digest(cells, package))
     return digest.hexdigest()

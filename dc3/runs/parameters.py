@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, Positi
 from pydantic import create_model as create_pydantic_model
 from pydantic_core import ErrorDetails
 
-from dc3.machine.paths import NOTEBOOKS
+from dc3.machine import paths
 
 Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -98,17 +98,17 @@ class Parameter:
     notebooks: tuple[str, ...]
 
 
-def notebook_names(folder: Path = NOTEBOOKS) -> list[str]:
-    """Stage names in order: 00_teacher, 01_features, …, one a notebook of `folder`."""
-    return sorted(path.stem for path in folder.glob("[0-9][0-9]_*.ipynb"))
+def notebook_names(folder: Path | None = None) -> list[str]:
+    """Stage names in order: 00_teacher, 01_features, …, one a notebook of `folder` (else of notebooks/)."""
+    return sorted(path.stem for path in (folder or paths.NOTEBOOKS).glob("[0-9][0-9]_*.ipynb"))
 
 
-def declared(notebook: str, folder: Path = NOTEBOOKS) -> dict[str, Parameter]:
+def declared(notebook: str, folder: Path | None = None) -> dict[str, Parameter]:
     """What one notebook's parameters cell declares. ParameterError for a cell that is not declarations alone.
 
     Read with json and ast: importing papermill, which could read it too, takes three seconds.
     """
-    source = _parameters_cell(folder / f"{notebook}.ipynb")
+    source = _parameters_cell((folder or paths.NOTEBOOKS) / f"{notebook}.ipynb")
     lines = source.splitlines()
     found = {}
     for node in ast.parse(source).body:
@@ -133,7 +133,7 @@ def _parameters_cell(path: Path) -> str:
     return "".join(next(tagged, {"source": ""})["source"])
 
 
-def all_declared(folder: Path = NOTEBOOKS) -> dict[str, Parameter]:
+def all_declared(folder: Path | None = None) -> dict[str, Parameter]:
     """Every parameter of every notebook. ParameterError when two notebooks declare one name differently."""
     found: dict[str, Parameter] = {}
     for notebook in notebook_names(folder):

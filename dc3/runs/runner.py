@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Execute = Callable[[str, str, dict[str, Any]], None]  # stage, run, values to inject; leaves the executed copy
 README = "README.md"  # in the folder of a run's figures
 BUSY = "another process is running run {run!r}: wait for it to end, or give this one another name (-p run NAME)"
 
@@ -52,7 +53,12 @@ class StageFailed(RuntimeError):
 
 
 def run_notebooks(
-    values: dict[str, Any], start: str = "", force: bool = False, until: str = "", preflight: bool = True
+    values: dict[str, Any],
+    start: str = "",
+    force: bool = False,
+    until: str = "",
+    preflight: bool = True,
+    execute: Execute | None = None,
 ) -> list[Path]:
     """Runs every stage that is not current; returns the paths of the run's figures and tables.
 
@@ -77,7 +83,7 @@ def run_notebooks(
                 check_inputs(checked)
                 preflight = False
             if redo or not _is_taken_over(run, name, own):
-                _redo(run, name, _given(values, own, parameters), reason, from_nothing=redo)
+                _redo(run, name, _given(values, own, parameters), reason, redo, execute or execute_in_kernel)
         write_figures_readme(paths.FIGURES / run, notebook_names())
     return sorted((paths.FIGURES / run).iterdir())
 
@@ -89,12 +95,12 @@ def _why_not_current(run: str, name: str, params: dict[str, Any], redo: bool) ->
     return reason if reason or executed_copy(run, name).exists() else "no executed notebook"
 
 
-def _redo(run: str, name: str, given: dict[str, Any], reason: str, from_nothing: bool) -> None:
+def _redo(run: str, name: str, given: dict[str, Any], reason: str, from_nothing: bool, execute: Execute) -> None:
     """Executes one stage. A kill after its beginning leaves a stage under way, which the next run continues."""
     log.info("%-18s running (%s)", name, reason)
     if from_nothing:
         _discard(run, name)
-    _execute(name, run, given)
+    execute(name, run, given)
     manifest = read_manifest(run, name)
     if manifest is None:
         raise StageFailed(f"{name}.ipynb ran to its end without finishing its stage: it never calls stage.finish()")
@@ -139,8 +145,8 @@ def _given(values: dict[str, Any], own: dict[str, Any], parameters: dict[str, Pa
     return {key: own[key] for key in values if key in own and own[key] != parameters[key].default}
 
 
-def _execute(name: str, run: str, params: dict[str, Any]) -> None:
-    """One notebook in a fresh kernel; its executed copy stays in the run, a failed one too."""
+def execute_in_kernel(name: str, run: str, params: dict[str, Any]) -> None:
+    """One notebook in a fresh kernel; its executed copy stays in the run, a failed one too. StageFailed says why."""
     from nbclient.exceptions import DeadKernelError  # papermill and what it brings cost two seconds
     from papermill.exceptions import PapermillExecutionError
 
