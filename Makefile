@@ -1,28 +1,42 @@
 # make demo: install, run the numbered notebooks on the embedded image set, name the figures.
-# make test: install, unit tests, then nbval over the notebooks. Both start from a bare clone.
+# make test: install, linters, tests, nbval over the notebooks. Both start from a bare clone.
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+MARKS := not slow
 
-.PHONY: demo test unit notebooks lock
+.PHONY: demo test test-all unit lint tests nbval notebooks lock
 
 demo: .venv/installed
 	$(BIN)/dc3 run params/demo.yaml
 
-# Away from the runs and figures of the user, and without progress bars, which the committed outputs do not have either.
-test: .venv/installed
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest tests
-	rm -rf .nbval
-	DC3_HOME=$(CURDIR)/.nbval DC3_PROGRESS=0 DC3_HEADLESS=1 $(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+# The quick checks first, then two jobs at once: the tests in two processes, and the notebooks, which need one another.
+test: .venv/installed lint
+	$(MAKE) --jobs=2 tests nbval
+
+# With the tests marked slow: hours.
+test-all: .venv/installed lint
+	$(MAKE) --jobs=2 tests nbval MARKS=
 
 # The quick ones, while you work.
-unit: .venv/installed
+unit: .venv/installed lint
+	$(MAKE) tests MARKS="not slow and not process"
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/lint-imports
+
+# One thread a process: the processors are taken.
+tests: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "$(MARKS)" tests
+
+# Away from the runs and figures of the user, and without progress bars, which the committed outputs do not have either.
+nbval: .venv/installed
+	rm -rf .nbval
+	DC3_HOME=$(CURDIR)/.nbval DC3_PROGRESS=0 DC3_HEADLESS=1 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
 # Run the demo and keep its outputs in the committed notebooks.
 notebooks: .venv/installed

@@ -95,6 +95,7 @@ class MakeWork:
     picks: pd.DataFrame
 
     def __call__(self, chunk: np.ndarray) -> Columns:
+        """The chunk's picks: their rows, images and draws."""
         rows, images, draws = zip(*self.make(self.picks.loc[chunk]), strict=True)
         return {"row": np.array(rows), "image": np.stack(images), "draw": [json.dumps(drawn) for drawn in draws]}
 

@@ -99,6 +99,7 @@ class LatentWork:
     amp: bool | None = None
 
     def __call__(self, chunk: np.ndarray) -> Columns:
+        """The chunk's latents."""
         batch = self.images.images(chunk) if isinstance(self.images, ImageSet) else self.images[chunk]
         padded = np.pad(batch, ((0, self.batch_size - len(batch)), (0, 0), (0, 0), (0, 0)), mode="edge")
         pixels = torch.from_numpy(padded).to(next(self.vae.parameters()).device)

@@ -181,6 +181,7 @@ class FactorWork:
     amp: bool | None = None
 
     def __call__(self, chunk: np.ndarray) -> Columns:
+        """The chunk's factors."""
         batch = [self.images.images(chunk)]
         labels, first = self.labels[chunk], int(chunk[0])
         ((gradient, features),) = factor_batches(self.model, batch, labels, self.loss, first=first, amp=self.amp)

@@ -1,28 +1,25 @@
-import pytest
-import torch
-from diffusers import UNet2DConditionModel
-from torch import nn
+import os
 
-from dc3.generators.grading import GRADES
-from dc3.generators.tiny_editor import (
-    INSTRUCTION,
-    TEXT_LENGTH,
-    TEXT_WIDTH,
-    assemble,
-    build_autoencoder,
-    build_text_encoder,
-    build_tokenizer,
-)
+import pytest
+
 from dc3.machine import paths
-from dc3.models.editor import EditorSettings, load_editor
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker of pytest-xdist a core; torch reads it when it is imported
 
 
 @pytest.fixture(scope="session")
 def random_editor_folder(tmp_path_factory):
     """An untrained editor, the shipped one with a much smaller U-Net, saved in diffusers' folder format."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from dc3.generators import tiny_editor
+    from dc3.generators.grading import GRADES
+    from dc3.generators.tiny_editor import INSTRUCTION, TEXT_LENGTH, TEXT_WIDTH
+
     torch.manual_seed(0)
-    vae = build_autoencoder()
-    tokenizer = build_tokenizer([INSTRUCTION.format(p=prompt) for prompt in GRADES], TEXT_LENGTH)
+    vae = tiny_editor.build_autoencoder()
+    tokenizer = tiny_editor.build_tokenizer([INSTRUCTION.format(p=prompt) for prompt in GRADES], TEXT_LENGTH)
     unet = UNet2DConditionModel(
         sample_size=16,
         in_channels=8,
@@ -35,15 +32,17 @@ def random_editor_folder(tmp_path_factory):
         attention_head_dim=4,
         norm_num_groups=8,
     )
-    model = nn.ModuleDict({"unet": unet, "text_encoder": build_text_encoder(tokenizer)})
+    model = torch.nn.ModuleDict({"unet": unet, "text_encoder": tiny_editor.build_text_encoder(tokenizer)})
     folder = tmp_path_factory.mktemp("editor")
-    assemble(vae, model, tokenizer).save_pretrained(folder)
+    tiny_editor.assemble(vae, model, tokenizer).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def random_editor(random_editor_folder):
     """That editor, loaded as a user's would be, at two steps and four edits a batch."""
+    from dc3.models.editor import EditorSettings, load_editor
+
     return load_editor(
         EditorSettings(
             str(random_editor_folder), size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4

@@ -23,7 +23,7 @@ from dc3.compensation import (
 )
 from dc3.images.datasets import image_folder
 from dc3.images.image_set import in_memory
-from dc3.machine.files import sha256
+from dc3.machine.files import replacing, sha256
 from dc3.machine.paths import SHIPPED_EDITOR
 from dc3.models.editor import EditorSettings, load_editor
 from dc3.runs.parameters import declared
@@ -97,32 +97,33 @@ def test_an_image_has_the_same_bytes_alone_as_in_company(undisturbed, images, pi
 def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
     undisturbed, images, picks, random_editor, tmp_path, monkeypatch
 ):
-    written = condensed._write
-
-    def write_three(target, image, history):
+    def write_three(target):
         if len(list(tmp_path.glob("*/*.png"))) == 3:
             raise KeyboardInterrupt
-        written(target, image, history)
+        return replacing(target)
 
-    monkeypatch.setattr(condensed, "_write", write_three)
-    with pytest.raises(KeyboardInterrupt):
-        compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
+    with monkeypatch.context() as patch:
+        patch.setattr(condensed, "replacing", write_three)
+        with pytest.raises(KeyboardInterrupt):
+            compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.png")}
-    monkeypatch.setattr(condensed, "_write", written)
     provenance = compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
     assert digests(tmp_path) == digests(undisturbed[1])
     assert provenance.equals(undisturbed[0])
     assert len(kept) == 3 and all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_the_set_ends_in_the_bytes_of_an_undisturbed_run(random_editor_folder, tmp_path):
+@pytest.mark.process
+@pytest.mark.parametrize("kills", [8, pytest.param(24, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_the_set_ends_in_the_bytes_of_an_undisturbed_run(
+    random_editor_folder, tmp_path, kills
+):
     script = Path(__file__).with_name("killing.py")
-    command = [sys.executable, str(script), str(random_editor_folder), str(tmp_path), "24"]
+    command = [sys.executable, str(script), str(random_editor_folder), str(tmp_path), str(kills)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout.splitlines()[-1])
-    assert told["kills"] == 24 and len(told["undisturbed"]) == 14 + 1
+    assert told["kills"] == kills and len(told["undisturbed"]) == 14 + 1
     assert told["finished"] and all(content == told["undisturbed"] for content in told["finished"])
 
 

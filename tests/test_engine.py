@@ -45,7 +45,7 @@ def on_ray():
     patch.setenv("RAY_worker_niceness", "0")  # else its processes come after all else that this machine does
     patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     where = Engine("ray", actors=2)
-    where._started()
+    list(where.map(Squares(), chunks(1, 1), "to start it"))
     yield where
     where.stop()
     patch.undo()
@@ -68,7 +68,8 @@ def refused(**params):
 
 def test_refused_before_anything_runs_where_ray_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert refused(engine="ray") == "engine = 'ray': Ray is not installed: pip install 'dc3[ray]', or set engine: local"
+    message = refused(engine="ray")
+    assert "engine = 'ray'" in message and "pip install 'dc3[ray]'" in message
 
 
 def test_refused_before_anything_runs_where_no_cluster_answers():
@@ -99,9 +100,9 @@ def test_an_actors_share_of_a_gpu_counts_on_a_gpu_only():
 
 def test_more_actors_than_the_cluster_has_room_for_are_refused():
     nodes = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 99.0}}]
-    Engine("ray", gpus=0.5)._check_room(nodes, threads=2, wanted=4)
+    Engine("ray", gpus=0.5).check_room(nodes, threads=2, wanted=4)
     with pytest.raises(EngineFailed, match=r"ray_actors = 5: the 1 machine\(s\) of the Ray cluster have room for 4"):
-        Engine("ray", gpus=0.5)._check_room(nodes, threads=2, wanted=5)
+        Engine("ray", gpus=0.5).check_room(nodes, threads=2, wanted=5)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +111,13 @@ def test_more_actors_than_the_cluster_has_room_for_are_refused():
 )
 def test_the_room_for_shares_of_a_gpu_is_what_ray_gives(gpus, share, room):
     nodes = [{"Alive": True, "Resources": {"CPU": 99.0, "GPU": float(gpus)}}]
-    Engine("ray", gpus=share)._check_room(nodes, threads=1, wanted=room)
+    Engine("ray", gpus=share).check_room(nodes, threads=1, wanted=room)
     with pytest.raises(EngineFailed, match=rf"have room for {room}, "):
-        Engine("ray", gpus=share)._check_room(nodes, threads=1, wanted=room + 1)
+        Engine("ray", gpus=share).check_room(nodes, threads=1, wanted=room + 1)
 
 
-@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.xdist_group("ray")
 def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "RETRIES", 1)
     (trace := tmp_path / "deaths").touch()
@@ -125,7 +127,8 @@ def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monk
     assert len(trace.read_text()) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.xdist_group("ray")
 def test_latents_have_the_same_bytes(on_ray, images, tmp_path):
     torch.manual_seed(0)
     vae = build_autoencoder().eval()
@@ -134,7 +137,8 @@ def test_latents_have_the_same_bytes(on_ray, images, tmp_path):
     assert sha256(tmp_path / "local") == sha256(tmp_path / "ray")
 
 
-@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.xdist_group("ray")
 def test_a_corrupt_image_is_named_and_no_latents_are_left(on_ray, tmp_path):
     for number, label in enumerate("aabb"):
         (tmp_path / "in" / "train" / label).mkdir(parents=True, exist_ok=True)
@@ -148,7 +152,8 @@ def test_a_corrupt_image_is_named_and_no_latents_are_left(on_ray, tmp_path):
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.xdist_group("ray")
 def test_gradients_and_picks_are_the_same(on_ray, images, tmp_path):
     teacher = networks.create("conv3", 2, 32, width=8, seed=0).eval()
     tables = {}
@@ -164,7 +169,8 @@ def test_gradients_and_picks_are_the_same(on_ray, images, tmp_path):
         assert sha256(tmp_path / f"{stem}_local.{suffix}") == sha256(tmp_path / f"{stem}_ray.{suffix}"), kind
 
 
-@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.xdist_group("ray")
 def test_a_condensed_set_and_its_provenance_have_the_same_bytes(on_ray, images, random_editor, tmp_path):
     made = {}
     for name, where in (("local", LOCAL), ("ray", replace(on_ray, actors=1))):

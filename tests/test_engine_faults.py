@@ -13,7 +13,7 @@ from workshop import PARAMETERS, Workshop
 from dc3 import condensed
 from dc3.machine.files import sha256
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("ray")]
 PATIENCE = 600  # seconds, on a machine that has other things to do
 
 MAKE = [
@@ -48,7 +48,7 @@ def made(workshop):
 
 def start_and_wait_for_two_batches(workshop):
     """The runner, and every process of its stage by name: the kernel, Ray's own, the actor."""
-    runner = workshop.start()
+    runner = workshop.begin("run", workshop.params)
     give_up = time.monotonic() + PATIENCE
     while len(made(workshop)) < 2 * BATCH:
         assert runner.poll() is None and time.monotonic() < give_up, runner.communicate()
@@ -85,7 +85,7 @@ def test_a_runner_that_is_killed_leaves_no_ray_behind_and_the_next_goes_on_to_th
     runner.kill()
     runner.communicate()
     (workshop.root / "lingering").unlink()
-    again = workshop.run()
+    again = workshop.dc3("run", workshop.params)
     assert again.returncode == 0, again.stderr
     assert not still_alive(processes)
     assert {name: sha256(path) for name, path in made(workshop).items()} == undisturbed(tmp_path / "undisturbed")

@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from workshop import stages_run
+from workshop import command, home_at, stages_run
 
 from dc3.runs.parameters import notebook_names
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("faults")]  # they share a run
 
 REFUSED, FAILED = 2, 1
 TRAIN = {"cat": 8, "dog": 1}
@@ -68,6 +68,11 @@ class Home:
         environment.pop("DC3_NOTEBOOKS", None)
         command = [sys.executable, "-m", "dc3.cli", *arguments]
         return subprocess.run(map(str, command), env=environment, cwd=self.folder, capture_output=True, text=True)
+
+    def here(self, *arguments):
+        """The command in this process, for what executes no notebook."""
+        with home_at(self.folder):
+            return command(*arguments)
 
     def files(self, *stages):
         """SHA-256 of every file that the stages wrote, figures apart."""
@@ -161,17 +166,18 @@ def chain(images, disk):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["-p", "data_dir", "./nowhere"], "nowhere' is not a folder: expected a folder with train/ and val/"),
-        (["-p", "ipc", "2"], "ipc=2: expected 1 to 1, the size of the smallest class 'dog' of imagefolder/train"),
-        (["-p", "vae", "./no/vae"], "vae = './no/vae': nothing is there"),
-        (["-p", "editor", "./no/editor"], "editor = './no/editor': nothing is there"),
-        (["-p", "teacher", "no.safetensors"], "teacher = 'no.safetensors': nothing is there"),
+        (["-p", "data_dir", "./nowhere"], "nowhere"),
+        (["-p", "ipc", "2"], "the smallest class 'dog'"),
+        (["-p", "vae", "./no/vae"], "vae = './no/vae'"),
+        (["-p", "editor", "./no/editor"], "editor = './no/editor'"),
+        (["-p", "teacher", "no.safetensors"], "teacher = 'no.safetensors'"),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
 )
 def test_refused_in_one_line_before_anything_runs(images, tmp_path, arguments, named):
-    result = Home(tmp_path, images).run(*arguments)
-    assert result.returncode == REFUSED
+    home = Home(tmp_path, images)
+    result = home.here("run", home.params, *arguments)
+    assert result.exit_code == REFUSED
     heading, message = result.stderr.splitlines()
     assert heading == "refused, nothing was run:" and named in message
     assert not result.stdout and not list(tmp_path.iterdir())
@@ -183,7 +189,7 @@ def test_a_full_disk_is_named_and_the_finished_stage_stays(chain):
     assert chain.full.returncode == FAILED
     last = chain.full.stderr.splitlines()[-1]
     assert last.startswith("01_features.ipynb, cell [") and "free some space on this disk" in last
-    assert "OSError: [Errno 28] no room for 0.001 GB of latents (No space left on device)" in last
+    assert "[Errno 28]" in last and "latents" in last
     assert "runs/tiny/00_teacher/manifest.json" in chain.kept
     assert chain.files("00_teacher") == chain.kept, "kept by the run that found room"
 
@@ -197,9 +203,7 @@ def test_a_disk_without_room_for_the_executed_notebook(images, tmp_path):
     finally:
         disk.close()
     assert result.returncode == FAILED and "Traceback" not in result.stderr
-    copy = "runs/tiny/notebooks/00_teacher.ipynb"
-    last = f"00_teacher.ipynb: its executed copy {copy} cannot be written: [Errno 28] No space left on device"
-    assert last in result.stderr
+    assert "runs/tiny/notebooks/00_teacher.ipynb" in result.stderr and "[Errno 28]" in result.stderr
 
 
 def test_a_run_with_room_again_goes_on_to_its_end(chain):
@@ -232,17 +236,15 @@ def test_a_read_only_data_folder_and_a_name_that_is_not_utf8_are_as_good_as_othe
 
 
 def test_a_condensed_image_is_made_again_to_the_same_bytes(chain, tmp_path):
-    again = chain.dc3("reproduce", "tiny", "8")
-    assert again.returncode == 0 and "00001/00000.png" in again.stdout and "the bytes agree" in again.stdout
-    unknown = chain.dc3("reproduce", "tiny", "9")
-    assert (
-        unknown.returncode == REFUSED and "INDEX = 9: no condensed image of run 'tiny' comes from it" in unknown.stderr
-    )
+    again = chain.here("reproduce", "tiny", "8")
+    assert again.exit_code == 0 and "00001/00000.png" in again.stdout and "the bytes agree" in again.stdout
+    unknown = chain.here("reproduce", "tiny", "9")
+    assert unknown.exit_code == REFUSED and "INDEX = 9" in unknown.stderr
     home = Home(shutil.copytree(chain.folder, tmp_path / "home"), chain.data_dir)
     provenance = home.folder / "runs/tiny/04_compensation/condensed/provenance.parquet"
     pd.read_parquet(provenance).assign(sha256="0" * 64).to_parquet(provenance)
-    differing = home.dc3("reproduce", "tiny", "8")
-    assert differing.returncode == FAILED and "the bytes differ, pixels by up to 0 of 255" in differing.stdout
+    differing = home.here("reproduce", "tiny", "8")
+    assert differing.exit_code == FAILED and "the bytes differ, pixels by up to 0 of 255" in differing.stdout
 
 
 def test_an_unreadable_image_is_named_and_other_stages_stay(chain, tmp_path):

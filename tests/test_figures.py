@@ -2,6 +2,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from dc3 import figures
 from dc3.figures import accuracy, images
@@ -12,6 +13,17 @@ from dc3.figures.style import colors_of
 def closed_figures():
     yield
     plt.close("all")
+
+
+def texts(figure):
+    return {text.get_text().strip() for text in figure.findobj(Text)}
+
+
+def lies_inside(figure):
+    """Whether nothing that is drawn, names included, is cut off when the figure is saved."""
+    figure.canvas.draw()
+    drawn = figure.get_tightbbox()
+    return drawn.x0 > -0.1 and drawn.y0 > -0.1 and drawn.x1 < figure.get_figwidth() + 0.1
 
 
 def test_a_mosaic_has_each_image_where_it_belongs():
@@ -48,8 +60,10 @@ def test_a_training_set_has_its_colour_whatever_stands_beside_it():
 def test_rows_of_different_lengths_and_many_classes_fit():
     images = np.zeros((30, 8, 8, 3), np.uint8)
     labels = np.repeat(np.arange(15), 2)
-    figures.class_samples(images, labels, [f"class_{k}" for k in range(15)], per_class=2)
-    figures.image_rows({"long": images[:5], "short": images[:2]}, ["a", "b", "c", "d", "e"])
+    samples = figures.class_samples(images, labels, [f"class_{k}" for k in range(15)], per_class=2)
+    rows = figures.image_rows({"long": images[:5], "short": images[:2]}, ["a", "b", "c", "d", "e"])
+    assert lies_inside(samples) and lies_inside(rows)
+    assert {"class_0", "class_14"} <= texts(samples) and {"long", "short", "a", "e"} <= texts(rows)
 
 
 def test_classes_without_room_for_their_names_are_lines():

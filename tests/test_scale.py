@@ -20,6 +20,9 @@ def run(folder, *arguments):
     return result.stdout
 
 
+pytestmark = pytest.mark.process
+
+
 @pytest.mark.slow
 def test_eight_times_the_images_take_hardly_more_memory(tmp_path):
     assert "features ms/image" in run(tmp_path, "--sizes", "1000,8000")
@@ -32,7 +35,6 @@ def test_eight_times_the_images_take_hardly_more_memory(tmp_path):
     assert large - small < written, "less than what was written: it was not kept"
 
 
-@pytest.mark.slow
 def test_synthetic_latents_are_binned_and_selected_from(tmp_path):
     run(tmp_path, "--latents", "--classes", "3", "--class-size", "60")
     assert pd.read_csv(tmp_path / "scale_latents.csv")[["images", "picks"]].to_numpy().tolist() == [[180, 30]]

@@ -1,27 +1,26 @@
-"""Sweeps: the file's grid, and sweeps of two tiny notebooks in processes of their own as users start them."""
+"""Sweeps: the file's grid, and sweeps of two tiny notebooks."""
 
-import time
+import functools
 
 import pandas as pd
 import pytest
-from workshop import COUNT, PARAMETERS, Workshop, stages_run, write_notebook
+from workshop import COUNT, PARAMETERS, Workshop, execute_here, heard, write_notebook
 
-from dc3.runs import parameters, sweep
+from dc3.machine import paths
+from dc3.runs import parameters, report, runner, sweep
 from dc3.runs.parameters import ParameterError
 
 VALIDATION = [
-    "import os\nimport pandas as pd\nfrom dc3 import runs\nfrom dc3.runs import results\n"
+    "import pandas as pd\nfrom dc3 import runs\nfrom dc3.runs import results\n"
     "from dc3.runs.parameters import PositiveInt, RunName, SeedList",
     PARAMETERS
-    + "student_epochs: PositiveInt = 2  # epochs; 13 raises, 14 dies\n"
+    + "student_epochs: PositiveInt = 2  # epochs; 13 raises\n"
     + "student_seeds: SeedList = [0, 1]  # one student a seed\n"
     + 'teacher: str = "train"  # train, or a file',
     'stage = runs.begin("05_validation", globals())\n'
     'count = len(stage.input("00_count/numbers.txt").read_text().split(","))\n'
     "if student_epochs == 13:\n"
     '    raise ArithmeticError("bad luck")\n'
-    "if student_epochs == 14:\n"
-    "    os.kill(os.getpid(), 9)\n"
     "rows = [\n"
     '    {"method": method, "network": "conv3", "seed": seed, "epoch": epoch, "loss": 1.0, "lr": 0.1, "hue": "red",\n'
     '     "top1": None if epoch == 2 < student_epochs else 1 / epoch, "top5": seed + 0.5}\n'
@@ -42,41 +41,53 @@ class Sweeps(Workshop):
         (self.root / f"{name}.yaml").write_text(text)
         return self.root / f"{name}.yaml"
 
+    def sweep(self, file, part="1/1"):
+        """The failures of a sweep, and the stages that it executed."""
+        with self.entered(), heard() as lines:
+            failures, _ = sweep.run_sweep(file, part)
+        return failures, [line.split()[0] for line in lines if " running (" in line]
+
     def results(self, name):
         return pd.read_parquet(self.root / f"runs/{name}.sweep/results.parquet")
 
 
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    monkeypatch.setattr(sweep, "run_notebooks", functools.partial(runner.run_notebooks, execute=execute_here))
+
+
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """A sweep of two runs that was killed in the middle of its second, and started again."""
-    workshop = Sweeps(tmp_path_factory.mktemp("killed"))
+def finished(tmp_path_factory):
+    """A sweep of two runs that was interrupted in the middle of its second, and started again."""
+    workshop = Sweeps(tmp_path_factory.mktemp("sweep"))
     file = workshop.write("pair_sweep", PAIR)
-    process = workshop.begin("sweep", file, "--no-report")
-    second = workshop.root / "runs/pair.student_epochs-3"
-    while process.poll() is None and not (second / "00_count/manifest.json").exists():
-        time.sleep(0.02)
-    process.kill()
-    process.communicate()
-    workshop.done_before = workshop.read("05_validation/manifest.json", "pair.student_epochs-2")
-    workshop.unfinished = not (second / "05_validation/manifest.json").exists()
-    workshop.again = workshop.dc3("sweep", file)
+    validations = []
+
+    def interrupted(name, run, params):
+        validations.extend([run] * (name == "05_validation"))
+        if len(validations) == 2:
+            raise KeyboardInterrupt
+        execute_here(name, run, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "run_notebooks", functools.partial(runner.run_notebooks, execute=interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            workshop.sweep(file)
+        workshop.done_before = workshop.read("05_validation/manifest.json", "pair.student_epochs-2")
+        patch.setattr(sweep, "run_notebooks", functools.partial(runner.run_notebooks, execute=execute_here))
+        workshop.again = workshop.sweep(file)
     return workshop
 
 
-@pytest.mark.slow
-def test_a_killed_sweep_goes_on_where_it_was(killed):
-    assert killed.again.returncode == 0, killed.again.stderr
-    assert killed.unfinished and stages_run(killed.again) == ["05_validation"], "only the run that was under way"
-    assert killed.read("05_validation/manifest.json", "pair.student_epochs-2") == killed.done_before
-    assert "shared_from" in killed.read("00_count/manifest.json", "pair.student_epochs-3")
-    assert killed.again.stdout.rstrip().endswith(
-        "results: runs/pair.sweep/results.parquet\nreport: runs/pair.sweep/report.html"
-    )
+def test_an_interrupted_sweep_goes_on_where_it_was(finished):
+    failures, stages = finished.again
+    assert not failures and stages == ["05_validation"], "only the run that was under way"
+    assert finished.read("05_validation/manifest.json", "pair.student_epochs-2") == finished.done_before
+    assert "shared_from" in finished.read("00_count/manifest.json", "pair.student_epochs-3")
 
 
-@pytest.mark.slow
-def test_the_results_have_a_row_for_every_student_of_every_run(killed):
-    table = killed.results("pair")
+def test_the_results_have_a_row_for_every_student_of_every_run(finished):
+    table = finished.results("pair")
     assert list(table.columns) == [
         "run", "student_epochs", "training_set", "network", "student_seed", "ipc", "stored_bytes",
         "epochs", "top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds",
@@ -90,45 +101,46 @@ def test_the_results_have_a_row_for_every_student_of_every_run(killed):
     assert (table["ipc"] == 1).all() and set(table["stored_bytes"]) == {900, 800}
 
 
-@pytest.mark.slow
-def test_a_run_that_fails_is_reported_and_the_others_are_done(killed):
-    file = killed.write("luck_sweep", "base: {n: 4, student_seeds: [5]}\ngrid: [{student_epochs: [13, 14, 1]}]")
-    part = killed.dc3("sweep", file, "--part", "3/3", "--no-report")
-    assert part.returncode == 0 and stages_run(part) == ["05_validation"] and "run 1 of 1: luck" in part.stdout
-    assert list(killed.results("luck")["run"].unique()) == ["luck.student_epochs-1"]
-    whole = killed.dc3("sweep", file, "--no-report")
-    assert whole.returncode == 1
-    assert whole.stderr.rstrip().endswith(
-        "failed: luck.student_epochs-13: 05_validation.ipynb, cell [4]: ArithmeticError: bad luck\n"
-        "failed: luck.student_epochs-14: 05_validation.ipynb: its kernel was killed, most often for want of memory"
-    )
-    assert whole.stdout.count("05_validation      up to date") == 1 and "1 of 3 runs" in whole.stdout
-    assert list(killed.results("luck")["run"].unique()) == ["luck.student_epochs-1"]
+def test_a_run_that_fails_is_reported_and_the_others_are_done(finished, monkeypatch):
+    file = finished.write("luck_sweep", "base: {n: 4, student_seeds: [5]}\ngrid: [{student_epochs: [13, 1]}]")
+    assert finished.sweep(file, "2/2") == ({}, ["05_validation"])
+    assert list(finished.results("luck")["run"].unique()) == ["luck.student_epochs-1"]
+    monkeypatch.setattr(report, "write_sweep_report", lambda table: table.with_name("report.html"))
+    whole = finished.command("sweep", file)
+    assert whole.exit_code == 1 and "failed: luck.student_epochs-13: 05_validation.ipynb" in whole.stderr
+    assert "ArithmeticError: bad luck" in whole.stderr
+    assert "runs/luck.sweep/results.parquet" in whole.stdout and "runs/luck.sweep/report.html" in whole.stdout
+    assert list(finished.results("luck")["run"].unique()) == ["luck.student_epochs-1"]
 
 
-@pytest.mark.slow
-def test_results_of_other_parameters_than_the_files_are_left_out(killed, monkeypatch):
-    monkeypatch.setattr(sweep.paths, "RUNS", killed.root / "runs")
-    monkeypatch.setattr(sweep, "all_declared", lambda: parameters.all_declared(killed.notebooks))
-    monkeypatch.setattr(sweep, "notebook_names", lambda: parameters.notebook_names(killed.notebooks))
-    assert len(sweep.results(killed.root / "pair_sweep.yaml")) == 8
-    (killed.root / "later").mkdir()
-    edited = killed.write("later/pair_sweep", PAIR.replace("n: 4", "n: 5"))
-    assert len(sweep.results(edited)) == 0, "runs of these names are there, but of n = 4"
+@pytest.mark.process
+def test_a_sweep_through_the_command(tmp_path):
+    workshop = Sweeps(tmp_path)
+    file = workshop.write("one_sweep", "base: {n: 2}\ngrid: [{student_epochs: [1]}]")
+    result = workshop.dc3("sweep", file, "--no-report")
+    assert result.returncode == 0, result.stderr
+    assert "1 of 1 runs" in result.stdout and len(workshop.results("one")) == 4
+
+
+def test_results_of_other_parameters_than_the_files_are_left_out(finished):
+    (finished.root / "later").mkdir()
+    edited = finished.write("later/pair_sweep", PAIR.replace("n: 4", "n: 5"))
+    with finished.entered():
+        assert len(sweep.results(finished.root / "pair_sweep.yaml")) == 8
+        assert len(sweep.results(edited)) == 0, "runs of these names are there, but of n = 4"
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("base: {n: 4}\ngrid: [{n: [3, 0], factr: 1}]", ["run bad.n-0.factr-1:", "n = 0 is not allowed", "factr: no"]),
-        ("grid: [{n: 3, teacher: [train, ./no.pt]}]", ["run bad.n-3.teacher-._no.pt:", "'./no.pt': nothing is there"]),
+        ("base: {n: 4}\ngrid: [{n: [3, 0], factr: 1}]", ["run bad.n-0.factr-1:", "n = 0", "factr:"]),
+        ("grid: [{n: 3, teacher: [train, ./no.pt]}]", ["run bad.n-3.teacher-._no.pt:", "'./no.pt'"]),
     ],
 )
 def test_refusals_name_run_and_key_before_anything_runs(tmp_path, text, named):
     workshop = Sweeps(tmp_path)
-    result = workshop.dc3("sweep", workshop.write("bad_sweep", text), "--part", "1/2")
-    assert result.returncode == 2 and "refused, nothing was run" in result.stderr
-    assert all(part in result.stderr for part in named), result.stderr
+    result = workshop.command("sweep", workshop.write("bad_sweep", text), "--part", "1/2")
+    assert result.exit_code == 2 and all(part in result.stderr for part in named), result.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -140,7 +152,7 @@ def read(tmp_path, monkeypatch):
         "lam: PositiveFloat = 1.0  # weight\nstudent_seeds: SeedList = [0, 1]  # seeds\nsoft: bool = True  # labels"
     )
     write_notebook(tmp_path, "00_first", ["", declarations])
-    monkeypatch.setattr(sweep, "all_declared", lambda: parameters.all_declared(tmp_path))
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
 
     def read_text(text):
         (tmp_path / "cifar_sweep.yaml").write_text(text)
@@ -200,17 +212,31 @@ def test_a_file_of_another_form_is_refused(read, text, named):
     assert named in str(refusal.value)
 
 
+@pytest.fixture
+def five(tmp_path, monkeypatch):
+    """A sweep's file of five runs, and the names of those that a part of it runs, in order."""
+    workshop, ran = Sweeps(tmp_path), []
+    monkeypatch.setattr(sweep, "run_notebooks", lambda values, **how: ran.append(values["run"]))
+    file = workshop.write("five_sweep", "grid: [{n: [1, 2, 3, 4, 5]}]")
+
+    def run_part(part):
+        ran.clear()
+        workshop.sweep(file, part)
+        return list(ran)
+
+    return run_part
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
-def test_parts_are_disjoint_and_together_all(n):
-    names = [f"run {k}" for k in range(5)]
-    parts = [sweep._part(f"{k}/{n}", names) for k in range(1, n + 1)]
-    assert sorted(name for part in parts for name in part) == names
+def test_parts_are_disjoint_and_together_all(five, n):
+    parts = [five(f"{k}/{n}") for k in range(1, n + 1)]
+    assert sorted(name for part in parts for name in part) == [f"five.n-{k}" for k in range(1, 6)]
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
-def test_other_parts_are_refused(part):
-    with pytest.raises(ParameterError, match="expected k/n"):
-        sweep._part(part, ["run"])
+def test_other_parts_are_refused(five, part):
+    with pytest.raises(ParameterError, match=f"--part {part}"):
+        five(part)
 
 
 def test_a_data_set_is_listed_once_for_all_runs_on_it_and_every_refused_run_is_named(monkeypatch):
@@ -230,7 +256,7 @@ def test_a_data_set_is_listed_once_for_all_runs_on_it_and_every_refused_run_is_n
         for method in ("dc3", "random", "rded")
     }
     with pytest.raises(ParameterError) as refusal:
-        sweep.for_each(runs, sweep.preflight())
+        sweep.for_each(runs, sweep.Preflight())
     assert listed == [("there", 1), ("there", 10), ("gone", 1), ("gone", 10)]
     named = ", ".join(name for name in runs if name.startswith("gone"))
     assert str(refusal.value) == f"run {named}:\n  data_dir='gone' is not a folder"

@@ -116,7 +116,7 @@ def test_only_sets_that_every_network_was_trained_on_are_compared_across_network
     assert set(main_network(both)["network"]) == {"conv3"}
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_report_is_a_page_in_one_file_with_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("DC3_HOME", str(tmp_path))
     folder = tmp_path / "runs" / "toy.sweep"

@@ -1,12 +1,29 @@
-"""A workshop for tests of the runner: tiny notebooks, and the dc3 command in processes of its own as users start it."""
+"""A workshop for tests of the runner: tiny notebooks, whose cells are executed here or by the dc3 command as users do.
 
+`Workshop.run` executes them in this process, which takes a moment. `Workshop.dc3` and `begin` start the command in a
+process of its own, with real kernels, which takes seconds. `Workshop.command` is the command in this process, for what
+executes no notebook.
+"""
+
+import logging
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from typer.testing import CliRunner
+
+from dc3.cli import app, joined_pairs
+from dc3.machine import paths
+from dc3.runs.runner import StageFailed, run_notebooks
+from dc3.runs.stage import executed_copy
 
 PARAMETERS = 'run: RunName = "tiny"  # name of the run\n'
 COUNT = [
@@ -25,6 +42,7 @@ TOTAL = [
     '(stage.figures / "total_figure.txt").write_text("a figure")\n'
     "stage.finish()",
 ]
+TINY = MappingProxyType({"00_count": COUNT, "01_total": TOTAL})
 
 
 def write_notebook(folder, name, cells):
@@ -34,38 +52,108 @@ def write_notebook(folder, name, cells):
     nbformat.write(new_notebook(cells=code, metadata=metadata), folder / f"{name}.ipynb")
 
 
-class Workshop:
-    """A folder with notebooks, params file and runs, and the dc3 command in it."""
+def execute_here(name, run, params):
+    """The cells of a notebook in this process, as papermill has a kernel execute them. StageFailed when one raises."""
+    notebook = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    namespace = {}
+    for number, cell in enumerate(notebook.cells):
+        try:
+            exec(cell.source, namespace)
+        except Exception as error:
+            raise StageFailed(f"{name}.ipynb, cell [{number}]: {type(error).__name__}: {error}") from error
+        if "parameters" in cell.metadata.get("tags", []):
+            namespace |= params
+    executed_copy(run, name).parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, executed_copy(run, name))
 
-    def __init__(self, root, notebooks=MappingProxyType({"00_count": COUNT, "01_total": TOTAL})):
-        self.root, self.notebooks = root, root / "notebooks"
+
+class Workshop:
+    """A folder with notebooks, runs, and a params file that sets n to 4."""
+
+    def __init__(self, root: Path, notebooks=TINY):
+        self._lies_in(root)
         self.notebooks.mkdir()
-        self.params = root / "tiny.yaml"
         self.params.write_text("n: 4\n")
         for name, cells in notebooks.items():
             write_notebook(self.notebooks, name, cells)
 
-    def dc3(self, *arguments):
-        process = self.begin(*arguments)
-        output, errors = process.communicate()
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+    def _lies_in(self, root):
+        self.root, self.notebooks, self.params = root, root / "notebooks", root / "tiny.yaml"
 
-    def begin(self, *arguments):
+    def copy(self, root: Path) -> "Workshop":
+        """The same, to change at will."""
+        copy = object.__new__(type(self))
+        copy._lies_in(shutil.copytree(self.root, root))
+        return copy
+
+    def read(self, name, run="tiny"):
+        return (self.root / "runs" / run / name).read_text()
+
+    def entered(self):
+        """Runs, figures and notebooks of this process are those of the workshop."""
+        return home_at(self.root, self.notebooks)
+
+    def run(self, start="", force=False, until="", **values) -> dict[str, str]:
+        """What the runner said of each stage before its end: "up to date", "running (…)" or "shared from run …"."""
+        with self.entered(), heard() as lines:
+            run_notebooks({"run": "tiny", "n": 4} | values, start, force, until, execute=execute_here)
+        return dict(line.split(maxsplit=1) for line in lines if " done in " not in line)
+
+    def command(self, *arguments):
+        """The dc3 command in this process: .exit_code, .stdout, .stderr."""
+        with self.entered():
+            return command(*arguments)
+
+    def begin(self, *arguments) -> subprocess.Popen:
+        """The dc3 command in a process of its own, in the background."""
         environment = os.environ | {"DC3_HOME": str(self.root), "DC3_NOTEBOOKS": str(self.notebooks)}
         command = [sys.executable, "-m", "dc3.cli", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, env=environment, cwd=self.root, **pipes)
 
-    def start(self, *arguments):
-        """The runner in the background."""
-        return self.begin("run", self.params, *arguments)
-
-    def run(self, *arguments):
-        return self.dc3("run", self.params, *arguments)
-
-    def read(self, name, run="tiny"):
-        return (self.root / "runs" / run / name).read_text()
+    def dc3(self, *arguments) -> subprocess.CompletedProcess:
+        """The dc3 command in a process of its own, to its end."""
+        process = self.begin(*arguments)
+        output, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def stages_run(result):
+@contextmanager
+def home_at(folder: Path, notebooks: Path = paths.NOTEBOOKS) -> Iterator[None]:
+    """What DC3_HOME and DC3_NOTEBOOKS do for other processes, for this one."""
+    places = {"HOME": folder, "RUNS": folder / "runs", "FIGURES": folder / "figures", "NOTEBOOKS": notebooks}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, place in places.items():
+            patch.setattr(paths, name, place)
+        yield
+
+
+def command(*arguments):
+    """The dc3 command in this process: .exit_code, .stdout, .stderr."""
+    return CliRunner().invoke(app, joined_pairs([str(argument) for argument in arguments]))
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """The lines that dc3 logs."""
+    lines: list[str] = []
+    handler, log = logging.Handler(), logging.getLogger("dc3")
+    handler.emit = lambda record: lines.append(record.getMessage())
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def executed(said: dict[str, str]) -> list[str]:
+    """The stages that were executed, of what the runner said of all."""
+    return [name for name, what in said.items() if what.startswith("running")]
+
+
+def stages_run(result: subprocess.CompletedProcess) -> list[str]:
+    """The same, of what the command printed."""
     return [line.split()[0] for line in result.stdout.splitlines() if " running (" in line]

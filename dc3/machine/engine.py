@@ -73,7 +73,7 @@ class Engine:
 
     def _on_ray(self, work: Work, chunks: Sequence[np.ndarray], actors: bool) -> Iterator[Columns]:
         ray, threads = self._started(), torch.get_num_threads()  # sums in floating point may depend on the threads
-        self._check_room(ray.nodes(), threads, self.actors if actors else 1)
+        self.check_room(ray.nodes(), threads, self.actors if actors else 1)
         rows = ray.data.from_items(
             [{"chunk": chunk.tolist()} for chunk in chunks], override_num_blocks=min(len(chunks), MOST_BLOCKS)
         )
@@ -114,7 +114,8 @@ class Engine:
         context.enable_progress_bars = progress.SHOWN
         return ray
 
-    def _check_room(self, nodes: list[dict[str, Any]], threads: int, wanted: int) -> None:
+    def check_room(self, nodes: list[dict[str, Any]], threads: int, wanted: int) -> None:
+        """EngineFailed unless Ray's `nodes` have room for `wanted` actors or tasks of so many threads each."""
         there = [node["Resources"] for node in nodes if node["Alive"]]
         room = sum(min(node.get("CPU", 0) // threads, _on_gpus(node.get("GPU", 0), self.gpus)) for node in there)
         if room < wanted:

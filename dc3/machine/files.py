@@ -160,7 +160,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def printable(name: str | Path) -> str:
-    """A file name as text that every table and terminal takes: bytes that are not UTF-8 are written \\xe9."""
+    r"""A file name as text that every table and terminal takes: bytes that are not UTF-8 are written \xe9."""
     return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
 
 

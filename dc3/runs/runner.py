@@ -64,7 +64,8 @@ def run_notebooks(
 
     `start` ("03") redoes from that stage on and takes the earlier ones as they are; `until` ends after that stage;
     `force` redoes all; what is redone begins from nothing. `preflight=False` is for callers that have called
-    `check_inputs` themselves; where every stage is current there is nothing to check.
+    `check_inputs` themselves; where every stage is current there is nothing to check. `execute` runs one notebook; by
+    default `execute_in_kernel` does.
     ParameterError before anything runs when a value is refused or data or a model is missing; StageFailed when a cell
     raises; files.Busy when another process is running the same run.
     """
