@@ -3,8 +3,8 @@
     python killing.py EDITOR_FOLDER WORK_FOLDER KILLS
 
 Prints one JSON line: {"kills": …, "finished": [digests of the folder, each time it was finished], "undisturbed": …}.
-The children are forked from this process, which has imported everything and computed nothing, so that none of them
-spends its life importing.
+The children are forked from this process, which has imported everything, loaded the editor and computed nothing, so
+that none of them spends its life on that.
 """
 
 import json
@@ -23,25 +23,23 @@ import torch
 from dc3.compensation import Coloring, Compensator, compensate
 from dc3.images.image_set import in_memory
 from dc3.machine.files import sha256
-from dc3.models.editor import EditorSettings, load_editor
+from dc3.models.editor import Editor, EditorSettings, load_editor
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 PICKS = pd.DataFrame({"index": np.arange(14), "label": np.arange(14) // 7, "bin": 0, "rank": np.arange(14) % 7})
 
 
-def compensation(editor_folder: str, folder: Path) -> None:
-    torch.set_num_threads(1)
+def compensation(editor: Editor, folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
     images = in_memory("noise", "train", ["a", "b"], np.repeat([0, 1], 7), pixels)
-    used = EditorSettings(editor_folder, size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4)
-    compensate(images, PICKS, folder, Compensator(COLORING, load_editor(used)))
+    compensate(images, PICKS, folder, Compensator(COLORING, editor))
 
 
-def child(editor_folder: str, folder: Path) -> int:
+def child(editor: Editor, folder: Path) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            compensation(editor_folder, folder)
+            compensation(editor, folder)
             os._exit(0)
         finally:
             os._exit(1)
@@ -53,12 +51,15 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def main(editor_folder: str, work: Path, wanted: int) -> None:
+    torch.set_num_threads(1)
+    used = EditorSettings(editor_folder, size=32, steps=2, guidance_scale=2.0, image_guidance_scale=1.2, batch_size=4)
+    editor = load_editor(used)
     started = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(child(editor_folder, work / "undisturbed"), 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child(editor, work / "undisturbed"), 0)[1]) == 0
     lasts = time.monotonic() - started
     draws, kills, finished, folder = random.Random(0), 0, [], work / "killed"
     while kills < wanted or folder.exists():
-        pid = child(editor_folder, folder)
+        pid = child(editor, folder)
         if kills < wanted:
             time.sleep(draws.uniform(0, lasts))
             os.kill(pid, signal.SIGKILL)
