@@ -23,7 +23,8 @@ def lies_inside(figure):
     """Whether nothing that is drawn, names included, is cut off when the figure is saved."""
     figure.canvas.draw()
     drawn = figure.get_tightbbox()
-    return drawn.x0 > -0.1 and drawn.y0 > -0.1 and drawn.x1 < figure.get_figwidth() + 0.1
+    width, height = figure.get_size_inches() + 0.1
+    return drawn.x0 > -0.1 and drawn.y0 > -0.1 and drawn.x1 < width and drawn.y1 < height
 
 
 def test_a_mosaic_has_each_image_where_it_belongs():
