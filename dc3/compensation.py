@@ -208,6 +208,7 @@ class CompensateRows:
     compensator: Compensator
 
     def __call__(self, rows: pd.DataFrame) -> Iterator[condensed.Made]:
+        """Edits and blends some rows of the picks."""
         for attempt in range(ATTEMPTS):
             made = self._attempt(rows, attempt)
             yield from (one for one in made if one is not None)

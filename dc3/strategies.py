@@ -158,6 +158,7 @@ class ClassWork:
     device: torch.device | str | None
 
     def __call__(self, chunk: np.ndarray) -> Columns:
+        """The picks of the chunk's one class."""
         label, ipc = int(chunk[0]), int(self.options.ipc)
         members = self.members[label]
         gradient, feature = (_rows(name, factor, members, self.device) for name, factor in self.factors.items())
