@@ -52,3 +52,13 @@ def test_sets_from_elsewhere_are_named_by_their_folders(tmp_path):
         condensed.load_beside([folders[0], folders[0]], CLASSES, 16, "color_condensed_dirs")
     with pytest.raises(ValueError, match=r"color_condensed_dirs = .*16×16 px, the data set's images are 32×32 px"):
         condensed.load_beside(folders, CLASSES, 32, "color_condensed_dirs")
+
+
+def test_storage_counts_images_soft_labels_and_the_full_set(tmp_path):
+    made = condensed.load(write_set(tmp_path / "made", CLASSES), CLASSES, 16)
+    full = condensed.load(write_set(tmp_path / "full", CLASSES, (5, 5, 5)), CLASSES, 16)
+    found = condensed.storage(made, full, epochs=10)
+    per_class = condensed.sizes({"made": made})["made"][1]
+    assert found["images"] == round(3 * per_class) > 0
+    assert found["soft labels, if kept"] == 2 * 6 * 10 * 3
+    assert found["full training set, uncompressed"] == 3 * 15 * 16**2

@@ -116,8 +116,13 @@ def declared(notebook: str, folder: Path | None = None) -> dict[str, Parameter]:
             raise ParameterError(f"{notebook}.ipynb, parameters: {ast.unparse(node)!r} is not `name: Type = default`")
         name, comment = node.target.id, _behind(node.value, lines)
         default = ast.literal_eval(node.value)
-        found[name] = Parameter(name, ast.unparse(node.annotation), default, comment.strip(" #"), (notebook,))
+        found[name] = Parameter(name, ast.unparse(node.annotation), default, _help(comment), (notebook,))
     return found
+
+
+def _help(comment: str) -> str:
+    """The text of a comment, without a formatter's mark behind it ("# what it is  # fmt: skip")."""
+    return comment.strip(" #").split("  # ")[0]
 
 
 def _behind(value: ast.expr, lines: list[str]) -> str:
