@@ -49,7 +49,8 @@ def test_declarations_are_read_with_type_default_and_help(parameters):
 
 
 def test_a_declaration_may_have_several_lines_equal_signs_and_a_formatters_mark(tmp_path):
-    lines = [
+    lines = ["names: NameList = [", "    \"a=b\",", "]  # the names"]
+    lines += ["text: str = \"x = 1\"  # a text = a string  # fmt: skip"]
         "names: NameList = [",
         '    "a=b",',
         "]  # the names",
