@@ -49,14 +49,8 @@ def test_declarations_are_read_with_type_default_and_help(parameters):
 
 
 def test_a_declaration_may_have_several_lines_equal_signs_and_a_formatters_mark(tmp_path):
-    lines = ["names: NameList = [", "    \"a=b\",", "]  # the names"]
-    lines += ["text: str = \"x = 1\"  # a text = a string  # fmt: skip"]
-        "names: NameList = [",
-        '    "a=b",',
-        "]  # the names",
-        'text: str = "x = 1"  # a text = a string  # fmt: skip',
-    ]
-    write_notebook(tmp_path, "00_x", *lines)
+    names = ["names: NameList = [", '    "a=b",', "]  # the names"]
+    write_notebook(tmp_path, "00_x", *names, 'text: str = "x = 1"  # a text = a string  # fmt: skip')
     found = declared("00_x", tmp_path)
     assert found["names"].default == ["a=b"] and found["names"].help == "the names"
     assert found["text"].default == "x = 1" and found["text"].help == "a text = a string"
