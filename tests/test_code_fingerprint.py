@@ -1,10 +1,13 @@
 """What changes the fingerprint of a notebook's code, and what does not."""
 
+import json
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dc3.machine.fingerprints import PACKAGE, imported_files, module_fingerprint, notebook_fingerprint
+from dc3.machine.paths import NOTEBOOKS
 
 CELLS = ["x = 1", "stage.output('a')", "stage.finish(x=x)", "panel"]
 
@@ -97,3 +100,40 @@ def test_every_module_of_the_package_is_found_by_its_name():
         name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
         if name != "__init__":
             assert file in imported_files(f"import dc3.{name}"), file
+
+
+STAGE = """
+from typing import TYPE_CHECKING
+from dc3 import always
+if TYPE_CHECKING:
+    from dc3 import types_alone
+
+class NotebookStage:
+    def train(self):
+        from dc3 import images
+        return self.settings()
+    def settings(self):
+        from dc3 import devices
+    def show(self):
+        from dc3 import figures
+"""
+
+
+def test_what_a_stage_imports_counts_where_its_notebook_uses_it(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/__init__.py").write_text("from dc3.runs.notebook_stage import begin\n")
+    (tmp_path / "runs/notebook_stage.py").write_text(STAGE)
+    for name in ("always", "types_alone", "images", "devices", "figures"):
+        (tmp_path / f"{name}.py").write_text("")
+    found = {file.stem for file in imported_files("from dc3 import runs\nstage.train()", tmp_path)}
+    assert found == {"__init__", "notebook_stage", "always", "images", "devices"}
+
+
+@pytest.mark.parametrize("notebook", ["00_teacher", "01_features", "02_binning"])
+def test_an_early_stage_does_not_depend_on_the_code_of_later_ones(notebook):
+    cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    source = code[: code.index("stage.finish(")]
+    names = {file.relative_to(PACKAGE).as_posix() for file in imported_files(source)}
+    assert {"images/datasets.py", "runs/notebook_stage.py", "figures/style.py"} <= names
+    assert not names & {"condensed.py", "compensation.py", "strategies.py", "students.py", "fidelity.py"}

@@ -4,7 +4,7 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from dc3.machine.files import LinkLoop, sha256, walk
 from dc3.machine.paths import PACKAGE, Place, marks
 
 LAST = "stage.finish("  # in the last cell that a stage's result depends on
+BY_METHOD = Path("runs/notebook_stage.py")  # what a method of it imports counts where the cells name the method
 NOT_CODE = {"injected-parameters", "scratch"}  # tags of cells that the result does not depend on
 
 
@@ -76,20 +77,39 @@ def _modules_digest(source: str, package: Path) -> bytes:
 def imported_files(source: str, package: Path = PACKAGE) -> set[Path]:
     """The files of the dc3 modules that a source imports, and of those that they import, at any depth of folders."""
     found: set[Path] = set()
-    waiting = set(_direct_imports(source, package))
+    waiting = set(_files_named(_parsed(source).imports, package))
     while waiting:
         file = waiting.pop()
         if file not in found:
             found.add(file)
-            waiting |= set(_direct_imports(file.read_text(encoding="utf-8"), package))
+            text = file.read_text(encoding="utf-8")
+            by_method = file == package / BY_METHOD
+            waiting |= set(_files_named(_imports_in_use(text, source) if by_method else _parsed(text).imports, package))
     return found
 
 
-def _direct_imports(source: str, package: Path) -> Iterator[Path]:
-    for name in _parsed(source).imports:
+def _files_named(imports: Iterable[str], package: Path) -> Iterator[Path]:
+    for name in imports:
         first, *parts = name.split(".")
         if first == "dc3":
             yield from _files_of(package, parts)
+
+
+def _imports_in_use(module: str, source: str) -> Iterator[str]:
+    """What a module imports outside its classes, and in those methods that `source` or a method in use names."""
+    tree = ast.parse(module)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    methods = {node.name: node for cls in classes for node in cls.body if isinstance(node, ast.FunctionDef)}
+    yield from _imported_names(ast.Module([node for node in tree.body if node not in classes], []))
+    waiting, seen = _attributes(ast.parse(source)) & methods.keys(), set[str]()
+    while waiting:
+        seen.add(name := waiting.pop())
+        yield from _imported_names(methods[name])
+        waiting |= (_attributes(methods[name]) & methods.keys()) - seen
+
+
+def _attributes(tree: ast.AST) -> set[str]:
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
 class _Parsed(NamedTuple):
@@ -106,12 +126,18 @@ def _parsed(source: str) -> _Parsed:
     return _Parsed(hashlib.sha256(ast.dump(tree).encode()).digest(), tuple(_imported_names(tree)))
 
 
-def _imported_names(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _imported_names(tree: ast.AST) -> Iterator[str]:
+    """All that a tree imports, but for type checkers alone."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        waiting.extend(ast.iter_child_nodes(node))
 
 
 def _files_of(package: Path, parts: list[str]) -> Iterator[Path]:
