@@ -4,24 +4,25 @@
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-MARKS := not slow
+SLOW := and not slow
 
-.PHONY: demo test test-all unit lint tests nbval notebooks lock
+.PHONY: demo test test-all unit lint ray tests nbval notebooks lock
 
 demo: .venv/installed
 	$(BIN)/dc3 run params/demo.yaml
 
-# The quick checks first, then two jobs at once: the tests in two processes, and the notebooks, which need one another.
-test: .venv/installed lint
+# The quick checks first; Ray's tests, which want the machine to themselves; then two jobs at once: the other tests in two
+# processes, and the notebooks, which need one another.
+test: .venv/installed lint ray
 	$(MAKE) --jobs=2 tests nbval
 
 # With the tests marked slow: hours.
-test-all: .venv/installed lint
-	$(MAKE) --jobs=2 tests nbval MARKS=
+test-all: .venv/installed lint ray
+	$(MAKE) --jobs=2 tests nbval SLOW=
 
 # The quick ones, while you work.
 unit: .venv/installed lint
-	$(MAKE) tests MARKS="not slow and not process"
+	$(MAKE) tests SLOW="and not slow and not process"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -30,7 +31,10 @@ lint: .venv/installed
 
 # One thread a process: the processors are taken.
 tests: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "$(MARKS)" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not ray $(SLOW)" tests
+
+ray: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/test_engine.py tests/test_engine_faults.py
 
 # Away from the runs and figures of the user, and without progress bars, which the committed outputs do not have either.
 nbval: .venv/installed

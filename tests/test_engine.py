@@ -117,7 +117,7 @@ def test_the_room_for_shares_of_a_gpu_is_what_ray_gives(gpus, share, room):
 
 
 @pytest.mark.process
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "RETRIES", 1)
     (trace := tmp_path / "deaths").touch()
@@ -128,7 +128,7 @@ def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monk
 
 
 @pytest.mark.process
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 def test_latents_have_the_same_bytes(on_ray, images, tmp_path):
     torch.manual_seed(0)
     vae = build_autoencoder().eval()
@@ -138,7 +138,7 @@ def test_latents_have_the_same_bytes(on_ray, images, tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 def test_a_corrupt_image_is_named_and_no_latents_are_left(on_ray, tmp_path):
     for number, label in enumerate("aabb"):
         (tmp_path / "in" / "train" / label).mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def test_a_corrupt_image_is_named_and_no_latents_are_left(on_ray, tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 def test_gradients_and_picks_are_the_same(on_ray, images, tmp_path):
     teacher = networks.create("conv3", 2, 32, width=8, seed=0).eval()
     tables = {}
@@ -170,7 +170,7 @@ def test_gradients_and_picks_are_the_same(on_ray, images, tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.xdist_group("ray")
+@pytest.mark.ray
 def test_a_condensed_set_and_its_provenance_have_the_same_bytes(on_ray, images, random_editor, tmp_path):
     made = {}
     for name, where in (("local", LOCAL), ("ray", replace(on_ray, actors=1))):

@@ -13,7 +13,7 @@ from workshop import PARAMETERS, Workshop
 from dc3 import condensed
 from dc3.machine.files import sha256
 
-pytestmark = [pytest.mark.process, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.process, pytest.mark.ray]
 PATIENCE = 600  # seconds, on a machine that has other things to do
 
 MAKE = [
