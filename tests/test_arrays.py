@@ -25,7 +25,7 @@ def test_rows_that_do_not_fit_and_rows_that_are_missing_are_refused(tmp_path):
         with arrays.RowFile(tmp_path / "rows.npy", (2, 2), "float32", "rows") as file:
             file.put(np.arange(len(rows)), rows)
 
-    with pytest.raises(ValueError, match=r"rows of shape \(3, 2\) do not fit: 0 of \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"rows of shape \(3, 2\) do not fit: 0 rows of \(2, 2\)"):
         write(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="1 of 2 rows were written"):
         write(np.zeros((1, 2)))
@@ -86,7 +86,7 @@ def test_rows_that_come_in_any_order_give_the_bytes_of_those_in_order(tmp_path):
     with arrays.RowFile(tmp_path / "rows.npy", array.shape, np.float32, "rows") as file:
         for positions in ([7, 8, 9], [0, 1, 5, 6], [3, 2], [4]):
             file.put(np.array(positions), array[positions])
-        with pytest.raises(ValueError, match=r"do not fit: 10 of \(10, 3\) are there"):
+        with pytest.raises(ValueError, match=r"do not fit: 10 rows of \(10, 3\) are written"):
             file.put(np.array([0]), array[:1])
     assert (tmp_path / "rows.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
 

@@ -47,7 +47,7 @@ def test_a_line_before_the_stage_is_finished_is_code_of_any_kind(tmp_path, known
 
 
 def test_a_saved_cell_that_is_no_python_is_named(tmp_path):
-    with pytest.raises(SyntaxError, match=r"01_x.ipynb, cell \[1\] as it was saved is not Python"):
+    with pytest.raises(SyntaxError, match=r"01_x.ipynb, cell \[1\]: the saved source is not Python"):
         fingerprint(tmp_path, [new_code_cell("x = 1"), new_code_cell("half a thought (")])
 
 

@@ -111,7 +111,7 @@ def test_training_writes_a_pipeline_that_loads_and_resumes_from_its_checkpoints(
     assert weights_digest(*load_editor(again).networks) == weights_digest(*editor.networks)
     other = EditorRecipe(**TINY | {"steps": 3, "seed": 1})
     with pytest.raises(
-        AnotherTraining, match=r"work is of another training \(seed 0 → 1, steps 2 → 3\): remove it.*--work"
+        AnotherTraining, match=r"work comes from another training \(seed 0 → 1, steps 2 → 3\): remove it.*--work"
     ):
         train_editor(other, tmp_path / "work", tmp_path / "other", device="cpu")
     assert not (tmp_path / "other").exists()

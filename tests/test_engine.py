@@ -122,7 +122,7 @@ def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monk
     monkeypatch.setattr(engine, "RETRIES", 1)
     (trace := tmp_path / "deaths").touch()
     fatal = Squares(trace, 1000)
-    with pytest.raises(EngineFailed, match=r"Ray gave the work up .*short of memory: fewer ray_actors"):
+    with pytest.raises(EngineFailed, match=r"Ray gave up .*lacks memory: set fewer ray_actors"):
         list(replace(on_ray, actors=1).map(fatal, chunks(12, 3), "squares"))
     assert len(trace.read_text()) == 2
 

@@ -175,7 +175,7 @@ def test_an_export_is_complete_or_absent_and_replaces_nobodys_folder(run, monkey
     assert not [path for path in run.iterdir() if "export" in path.name]
     (run / "export-hf").mkdir()
     result = export("toy", "--to", "hf")
-    assert result.exit_code == 2 and "is there already: remove it, or give another folder" in result.output
+    assert result.exit_code == 2 and "already exists: remove it, or choose another folder" in result.output
     exported("toy", "--to", "hf", "--out", run / "elsewhere")
 
 

@@ -48,9 +48,9 @@ def test_linked_class_folders_are_read_and_belong_to_the_path_fingerprint(images
         (
             "train/cat/loop",
             "train/cat",
-            r"cat/loop lies in itself, by a symbolic link on this path: remove the link",
+            r"cat/loop contains itself through a symbolic link on this path: remove the link",
         ),
-        ("train/cat/up", "train", r"train/cat/up lies in itself"),
+        ("train/cat/up", "train", r"train/cat/up contains itself"),
         ("train/cat/self.png", "train/cat/self.png", r"self\.png is a link that leads back to itself"),
     ],
 )

@@ -39,7 +39,7 @@ def work(tmp_path):
 def test_a_file_that_was_cut_short_is_made_again_with_a_warning(work, caplog, size):
     os.truncate(work.file, size)
     assert work.result() == work.result() == list(range(1000)) and work.done == 2
-    assert f"{work.file} is damaged" in caplog.text and "is made again" in caplog.text
+    assert f"{work.file} is damaged" in caplog.text and "will be made again" in caplog.text
 
 
 KILLED = """
@@ -134,7 +134,7 @@ def test_a_folder_of_another_key_or_of_an_unreadable_one_is_emptied(folder, dama
 def test_a_folder_that_is_somebodys_own_is_refused_and_left_alone(folder, damage):
     damage(folder / "key.json")
     before = content(folder)
-    message = r"training (is of another training \(seed 1 → 0\)|is not empty).*remove it"
+    message = r"training (comes from another training \(seed 1 → 0\)|is not empty).*remove it"
     with pytest.raises(AnotherTraining, match=message):
         kept_folder(folder, KEY, "remove it")
     assert content(folder) == before

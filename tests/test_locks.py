@@ -46,5 +46,5 @@ def test_what_is_released_can_be_taken_again_and_what_is_not_held_is_left_alone(
 
 def test_a_place_where_no_lock_can_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(files.Busy, match=r"the lock .*file/lock cannot be made"):
+    with pytest.raises(files.Busy, match=r"the lock file .*file/lock cannot be created"):
         files.take_lock(tmp_path / "file" / "lock", "busy")

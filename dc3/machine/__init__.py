@@ -1,1 +1,1 @@
-"""Disk, processes and devices: what the method stands on, and knows nothing of it."""
+"""Disk, processes and devices: the ground under the method, which knows nothing of it."""

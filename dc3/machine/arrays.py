@@ -1,7 +1,7 @@
 """Arrays larger than memory: .npy files that are written and read some rows at a time.
 
-A memory map would do, but the pages that were written or read through it count as the process's own memory until the
-system wants them back; for the latents of ImageNet these are 42 GB.
+A memory map would do, but the pages written or read through it count as the process's own memory until the system
+reclaims them; for the latents of ImageNet that is 42 GB.
 """
 
 import mmap
@@ -18,7 +18,7 @@ BLOCK_ROWS = 4096
 
 
 class Rows(Protocol):
-    """What has rows: an array, a memory map, or anything that makes the rows it is asked for."""
+    """Anything with rows: an array, a memory map, or an object that computes them on demand."""
 
     def __len__(self) -> int: ...
 
@@ -29,7 +29,7 @@ class RowFile:
     """A .npy of a known shape, written some rows at a time; byte for byte what np.save writes."""
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype | type | str, what: str) -> None:
-        """`what` are the rows, for messages. OSError, before any work is done, when the disk has no room for all."""
+        """`what` names the rows in messages. OSError, before any work is done, when the disk has no room for them."""
         self.path, self.shape, self.dtype, self.filled = path, shape, np.dtype(dtype), 0
         self._file = path.open("wb")
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
@@ -51,10 +51,10 @@ class RowFile:
     def put(self, positions: np.ndarray, rows: np.ndarray) -> None:
         """Rows (b, columns) at their positions (b,), in any order, each position once; cast to the file's dtype.
 
-        ValueError when they do not fit.
+        ValueError for another width, or more rows than the file has.
         """
         if rows.shape != (len(positions), self.shape[1]) or self.filled + len(rows) > self.shape[0]:
-            raise ValueError(f"rows of shape {rows.shape} do not fit: {self.filled} of {self.shape} are there")
+            raise ValueError(f"rows of shape {rows.shape} do not fit: {self.filled} rows of {self.shape} are written")
         rows = np.ascontiguousarray(rows, self.dtype)
         runs = np.flatnonzero(np.diff(positions) != 1) + 1
         for places, part in zip(np.split(positions, runs), np.split(rows, runs), strict=True):
@@ -72,7 +72,7 @@ class RowFile:
 
 
 def read_rows(array: Rows, rows: np.ndarray) -> np.ndarray:
-    """A copy of rows (b,), (b, columns); a memory map gives back the memory that it was read through."""
+    """A copy (b, columns) of the rows numbered (b,); the pages of a memory map are released."""
     found = array[rows]
     if isinstance(array, np.ndarray) and np.may_share_memory(found, array):  # `rows` was a slice
         found = np.array(found)
@@ -84,7 +84,7 @@ def read_rows(array: Rows, rows: np.ndarray) -> np.ndarray:
 
 @dataclass
 class OnDisk:
-    """A .npy by its path, opened where it is read: what travels to other processes in the place of a memory map."""
+    """A .npy by its path, opened where it is read: sent to other processes instead of a memory map."""
 
     path: str
     length: int
@@ -97,7 +97,7 @@ class OnDisk:
 
 
 def portable(array: T) -> T | OnDisk:
-    """The array, or, of a whole memory-mapped .npy, its place on the disk."""
+    """The array, or for a whole memory-mapped .npy its path."""
     if isinstance(array, np.memmap) and not isinstance(array.base, np.ndarray):
         return OnDisk(str(array.filename), len(array))
     return array
@@ -110,12 +110,12 @@ def blocks(array: Rows, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
 
 
 def is_finite(array: Rows) -> bool:
-    """Whether no value is NaN or infinite, a block of rows in memory at a time."""
+    """Whether no value is NaN or infinite; holds one block of rows in memory at a time."""
     return all(np.isfinite(block).all() for block in blocks(array))
 
 
 def groups(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each of labels (n,), ascending, with its positions, ascending int64: one sort, however many labels there are."""
+    """Each distinct value of labels (n,), ascending, with its positions, ascending int64. One sort in all."""
     if not len(labels):
         return
     order = np.argsort(labels, kind="stable")

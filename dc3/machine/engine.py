@@ -1,7 +1,7 @@
-"""Engines: a stage's work in chunks, one after another here, or in the actors and tasks of Ray.
+"""Engines: a stage's work in chunks, one after another in this process, or in Ray's actors and tasks.
 
-A chunk is an array of positions (of images, of picks, of classes) and its result a pure function of them, so that both
-engines give the same bytes. Scheduling, retries and progress bars are Ray's own (Ray Data's `map_batches`).
+A chunk is an array of positions (images, picks or classes) and its result a pure function of them, so both engines
+give the same bytes. Scheduling, retries and progress bars are Ray's own (Ray Data's `map_batches`).
 """
 
 import importlib.util
@@ -19,26 +19,26 @@ import torch
 
 from dc3.machine import progress
 
-Columns = dict[str, Any]  # name → one value a row: an array (b, …), or a list of text
-Work = Callable[[np.ndarray], Columns]  # holds the models and images that it needs, and travels with them
+Columns = dict[str, Any]  # name → one value per row: an array (b, …), or a list of text
+Work = Callable[[np.ndarray], Columns]  # holds its models and images, and is sent to actors with them
 
-MOST_BLOCKS = 4096  # one chunk each as long as there are no more: a finished one arrives at once
-STORE_BYTES = 4e9  # at most, of a Ray of our own; it takes what it uses, and beyond this the disk
-RETRIES = 3  # of a chunk whose process dies
+MOST_BLOCKS = 4096  # up to this many chunks each have a block of their own: its result arrives at once
+STORE_BYTES = 4e9  # limit for a Ray that we start; beyond it Ray spills to disk
+RETRIES = 3  # for a chunk whose process dies
 CONNECT_SECONDS = 5
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # unless the user has set them
-ASK_FOR_RAY = "engine = 'ray': Ray is not installed: pip install 'dc3[ray]', or set engine: local"
+NO_RAY = "engine = 'ray': Ray is not installed: run pip install 'dc3[ray]', or set engine: local"
 
 
 class EngineFailed(RuntimeError):
-    """Ray could not do the work, though the work itself raised nothing; the message says what to do."""
+    """Ray failed, not the work itself; the message says what to do."""
 
 
 @dataclass
 class Engine:
-    """`local`, or `ray` with a cluster's address ("": RAY_ADDRESS, else a Ray of its own).
+    """`local`, or `ray` with a cluster's address ("": RAY_ADDRESS, else a Ray started here).
 
-    actors: processes that hold the models of a stage. gpus: the share of a GPU of each, 0 to leave them on processors.
+    actors: processes that hold a stage's models. gpus: share of a GPU per actor, 0 for CPUs.
     """
 
     name: str = "local"
@@ -49,22 +49,22 @@ class Engine:
 
     @property
     def is_local(self) -> bool:
-        """Whether the work is done in this process."""
+        """Whether the work runs in this process."""
         return self.name == "local"
 
     def map(self, work: Work, chunks: Sequence[np.ndarray], what: str, actors: bool = True) -> Iterator[Columns]:
-        """The results of `work`: here one chunk after another; on Ray in any order, several chunks together or not.
+        """The results of `work`: locally in order; on Ray in any order, sometimes several chunks together.
 
-        `what` names them on the progress bar. `actors`: on Ray, in a pool of actors; else in tasks, as many as fit. An
-        error of the work is raised as itself. EngineFailed for a cluster without room, and when a chunk's process died
-        again and again; ModuleNotFoundError without Ray.
+        `what` labels the progress bar. On Ray, `actors` chooses a pool of actors, else as many tasks as fit. Errors of
+        the work are raised unchanged. EngineFailed when the cluster has no room or a chunk's process keeps dying;
+        ModuleNotFoundError without Ray.
         """
         if self.is_local:
             return (work(chunk) for chunk in progress.tqdm(chunks, desc=what, unit="batch"))
         return self._on_ray(work, chunks, actors)
 
     def stop(self) -> None:
-        """Leaves the cluster; a Ray of its own ends. Does nothing when there is none."""
+        """Leaves the cluster; ends a Ray that this engine started. Does nothing when there is none."""
         if self._joined:
             import ray
 
@@ -72,7 +72,7 @@ class Engine:
             self._joined = False
 
     def _on_ray(self, work: Work, chunks: Sequence[np.ndarray], actors: bool) -> Iterator[Columns]:
-        ray, threads = self._started(), torch.get_num_threads()  # sums in floating point may depend on the threads
+        ray, threads = self._started(), torch.get_num_threads()  # sums in floating point may depend on their number
         self.check_room(ray.nodes(), threads, self.actors if actors else 1)
         rows = ray.data.from_items(
             [{"chunk": chunk.tolist()} for chunk in chunks], override_num_blocks=min(len(chunks), MOST_BLOCKS)
@@ -81,11 +81,11 @@ class Engine:
         how = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": threads, "num_gpus": self.gpus or None}
         if actors:
             how |= {"compute": ray.data.ActorPoolStrategy(size=self.actors), "fn_constructor_args": arguments}
-            how |= {"max_restarts": -1, "max_task_retries": RETRIES}  # of a task; Ray Data's default is for ever
+            how |= {"max_restarts": -1, "max_task_retries": RETRIES}  # per task; Ray Data retries forever by default
         else:
             how |= {"fn_args": arguments}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of `max_task_retries`, from Ray 2.64 on
+            warnings.simplefilter("ignore", DeprecationWarning)  # `max_task_retries`, since Ray 2.64
             results = rows.map_batches(_Actor if actors else _task, **how)
         try:
             yield from results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
@@ -106,29 +106,29 @@ class Engine:
             only = own if address == "local" else {}
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **only)
             self._joined = True
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it tells of errors is raised too
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs the errors that it also raises
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # which Ray's own defaults give
+            warnings.simplefilter("ignore", DeprecationWarning)  # caused by Ray's own defaults
             context = ray.data.DataContext.get_current()
         context.raise_original_map_exception = True
         context.enable_progress_bars = progress.SHOWN
         return ray
 
     def check_room(self, nodes: list[dict[str, Any]], threads: int, wanted: int) -> None:
-        """EngineFailed unless Ray's `nodes` have room for `wanted` actors or tasks of so many threads each."""
-        there = [node["Resources"] for node in nodes if node["Alive"]]
-        room = sum(min(node.get("CPU", 0) // threads, _on_gpus(node.get("GPU", 0), self.gpus)) for node in there)
+        """EngineFailed unless Ray's `nodes` have room for `wanted` actors or tasks of `threads` threads each."""
+        machines = [node["Resources"] for node in nodes if node["Alive"]]
+        room = sum(min(node.get("CPU", 0) // threads, _on_gpus(node.get("GPU", 0), self.gpus)) for node in machines)
         if room < wanted:
             raise EngineFailed(
-                f"ray_actors = {wanted}: the {len(there)} machine(s) of the Ray cluster have room for {int(room)}, at "
-                f"{threads} processor core(s) (OMP_NUM_THREADS) and {self.gpus:g} of a GPU (ray_gpus) each"
+                f"ray_actors = {wanted}: the {len(machines)} machine(s) of the Ray cluster have room for {int(room)}, "
+                f"at {threads} processor core(s) (OMP_NUM_THREADS) and {self.gpus:g} GPU (ray_gpus) each"
             )
 
 
 def _on_gpus(gpus: float, share: float) -> float:
-    """How many actors of a `share` go on the GPUs of a machine: a share of one GPU is never made up of two.
+    """How many actors with a `share` fit on a machine's GPUs: a share below 1 lies on a single GPU.
 
-    1.0 // 0.2 is 4: the quotient is a little too small where the share has no exact binary fraction.
+    1.0 // 0.2 is 4, because 0.2 has no exact binary fraction: hence the 1e-9.
     """
     if not share:
         return np.inf
@@ -139,27 +139,27 @@ LOCAL = Engine()
 
 
 def engine_of(params: dict[str, Any], device: torch.device) -> Engine:
-    """The engine that a stage's parameters name; the models' device is the run's, there as here."""
+    """The engine that a stage's parameters name; `device` is the run's."""
     gpus = params["ray_gpus"] if device.type == "cuda" else 0.0
     return Engine(params["engine"], params["ray_address"], params["ray_actors"], gpus)
 
 
 def check(name: str, address: str) -> None:
-    """ModuleNotFoundError where Ray is wanted and not installed, ConnectionError where no cluster answers."""
+    """ModuleNotFoundError when Ray is needed but not installed, ConnectionError when no cluster answers."""
     if name == "local":
         return
     if importlib.util.find_spec("ray") is None:
-        raise ModuleNotFoundError(ASK_FOR_RAY)
-    given = _address(address)
-    place = urlsplit(given if "://" in given else f"ray://{given}")
-    if not place.port:  # "local", or "auto": the one that was started on this machine
+        raise ModuleNotFoundError(NO_RAY)
+    address = _address(address)
+    url = urlsplit(address if "://" in address else f"ray://{address}")
+    if not url.port:  # "local", or "auto": the Ray that runs on this machine
         return
     try:
-        socket.create_connection((place.hostname, place.port), CONNECT_SECONDS).close()
+        socket.create_connection((url.hostname, url.port), CONNECT_SECONDS).close()
     except OSError as error:
         raise ConnectionError(
-            f"ray_address = {given!r}: nothing answers there ({error}); start it with `ray start --head`, or leave "
-            "ray_address empty for a Ray of this run's own"
+            f"ray_address = {address!r}: nothing answers there ({error}); start it with `ray start --head`, or leave "
+            "ray_address empty to start Ray for this run alone"
         ) from None
 
 
@@ -169,7 +169,7 @@ def chunks(count: int, size: int) -> list[np.ndarray]:
 
 
 class _Actor:
-    """Work that waits in a process of its own for chunks."""
+    """A process that holds the work and waits for chunks."""
 
     def __init__(self, work: Any, threads: int) -> None:
         self.work = _arrived(work, threads)
@@ -193,8 +193,8 @@ def _chunk(batch: Any) -> np.ndarray:
     return np.array(batch["chunk"][0].as_py(), np.int64)
 
 
-def _address(given: str) -> str:
-    return given or os.environ.get("RAY_ADDRESS") or "local"
+def _address(address: str) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _store_bytes() -> int:
@@ -203,11 +203,11 @@ def _store_bytes() -> int:
 
 
 def _own_error(error: BaseException) -> BaseException:
-    """What the work itself raised, out of Ray's error around it; EngineFailed when it was Ray that failed."""
+    """The work's own error, unwrapped from Ray's; EngineFailed when Ray failed."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception) and type(cause).__module__.split(".")[0] != "ray":
         return cause
     return EngineFailed(
-        f"Ray gave the work up ({type(error).__name__}: {str(error).strip().splitlines()[0]}). A process that dies "
-        "again and again is most often short of memory: fewer ray_actors, or smaller batches. Then run again"
+        f"Ray gave up ({type(error).__name__}: {str(error).strip().splitlines()[0]}). A process that keeps dying "
+        "usually lacks memory: set fewer ray_actors or smaller batches, then run again"
     )

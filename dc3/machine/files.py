@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 CHUNK = 1 << 20
-FULL = 1 << 20  # bytes: with less free, a write that failed is taken to have failed for want of room
+FULL = 1 << 20  # bytes: with less free, a failed write counts as a full disk
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     When the block raises (a full disk, a kill) the temporary file is removed where possible and `path` is as before.
     The suffix of `path` is kept, because writers choose their format by it. OSError naming `path` on a full disk, where
-    writers of their own say "unexpected pos 704 vs 598" (torch.save) or "100000 requested and 25568 written" (numpy).
+    torch.save says "unexpected pos 704 vs 598" and numpy "100000 requested and 25568 written".
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +42,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
 def new_folder(path: Path | str) -> Iterator[Path]:
     """Yields an empty folder beside `path`; on leaving without an error it becomes `path`, with all in it, durably.
 
-    When the block raises it is removed, and nothing is at `path`. FileExistsError when something is there already:
-    nobody's folder is replaced.
+    When the block raises, the folder is removed. FileExistsError when `path` exists already.
     """
     path = Path(path)
     if path.exists():
-        raise FileExistsError(f"{path} is there already: remove it, or give another folder")
+        raise FileExistsError(f"{path} already exists: remove it, or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -88,10 +87,10 @@ class Busy(RuntimeError):
 
 
 def take_lock(path: Path, busy: str, wait: float = 0) -> None:
-    """Takes the lock for this process, until `release_lock` or its death; does nothing where it holds the lock already.
+    """Takes the lock for this process, until `release_lock` or its death; does nothing when it already holds the lock.
 
     Busy with the message `busy` when another process still holds it after `wait` seconds; Busy naming the file when
-    the file system refuses to create it.
+    the file cannot be created.
     """
     if path in _held:
         return
@@ -102,19 +101,19 @@ def take_lock(path: Path, busy: str, wait: float = 0) -> None:
     except Timeout:
         raise Busy(busy) from None
     except OSError as error:
-        raise Busy(f"the lock {path} cannot be made: {error}") from error
+        raise Busy(f"the lock file {path} cannot be created: {error}") from error
     _held[path] = lock
 
 
 def release_lock(path: Path) -> None:
-    """Gives the lock back; one that this process does not hold is left alone."""
+    """Releases the lock; does nothing when this process does not hold it."""
     if path in _held:
         _held.pop(path).release()
 
 
 @contextmanager
 def locked(path: Path, busy: str, wait: float = 0) -> Iterator[None]:
-    """`take_lock`, and `release_lock` afterwards."""
+    """`take_lock`, then `release_lock` on leaving."""
     take_lock(path, busy, wait)
     try:
         yield
@@ -123,14 +122,14 @@ def locked(path: Path, busy: str, wait: float = 0) -> Iterator[None]:
 
 
 class LinkLoop(ValueError):
-    """A symbolic link that leads back into a folder it lies in; the message names it."""
+    """A symbolic link that leads back into a folder above it; the message names it."""
 
 
 def walk(folder: Path | str) -> Iterator[str]:
     """Every file below `folder`, as a path that begins with it, in the order of sorted `Path`s.
 
-    Linked folders are entered, as torchvision's ImageFolder does; a link that leads nowhere is given as a file, so that
-    whoever opens it says which. Raises LinkLoop, OSError for a folder that cannot be read.
+    Linked folders are entered, as by torchvision's ImageFolder; a broken link counts as a file, so that opening it
+    names it. Raises LinkLoop, and OSError for a folder that cannot be read.
     """
     yield from _walk(str(folder), frozenset())
 
@@ -139,7 +138,7 @@ def _walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     status = os.stat(folder)
     place = status.st_dev, status.st_ino
     if place in above:
-        raise LinkLoop(f"{printable(folder)} lies in itself, by a symbolic link on this path: remove the link")
+        raise LinkLoop(f"{printable(folder)} contains itself through a symbolic link on this path: remove the link")
     with os.scandir(folder) as entries:
         found = sorted((entry.name, _is_folder(entry)) for entry in entries)
     for name, is_folder in found:
@@ -160,10 +159,10 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def printable(name: str | Path) -> str:
-    r"""A file name as text that every table and terminal takes: bytes that are not UTF-8 are written \xe9."""
+    r"""A file name as text for tables and terminals: bytes that are not UTF-8 are written \xe9."""
     return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name can be written as text as it is."""
+    """Whether a file name is valid UTF-8."""
     return printable(name) == name

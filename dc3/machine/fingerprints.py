@@ -1,4 +1,4 @@
-"""The code that a notebook's result depends on: its cells and every dc3 module they import, at first or second hand."""
+"""The code that a notebook's result depends on: its cells and every dc3 module they import, directly or indirectly."""
 
 import ast
 import hashlib
@@ -13,16 +13,16 @@ from dc3.machine import paths
 from dc3.machine.files import LinkLoop, sha256, walk
 from dc3.machine.paths import PACKAGE, Place, marks
 
-LAST = "stage.finish("  # in the last cell that a stage's result depends on
-BY_METHOD = Path("runs/notebook_stage.py")  # what a method of it imports counts where the cells name the method
-NOT_CODE = {"injected-parameters", "scratch"}  # tags of cells that the result does not depend on
+BY_METHOD = Path("runs/notebook_stage.py")  # the imports of its methods count for the notebooks that use them
+LAST = "stage.finish("  # in the last cell that decides a stage's result
+NOT_CODE = {"injected-parameters", "scratch"}  # tags of cells that do not decide it
 
 
 def notebook_fingerprint(name: str, folder: Path | None = None, package: Path = PACKAGE) -> str:
     """Hex digest over the syntax trees, so that comments and layout do not count.
 
-    Cells below `stage.finish` and those tagged `scratch` do not count either: looking around changes no result.
-    SyntaxError naming the notebook and the cell that is no Python (shell and % lines are).
+    Cells after `stage.finish` and cells tagged `scratch` do not count either.
+    SyntaxError naming the notebook and the cell that is not Python (shell and % lines are allowed).
     """
     path = (folder or paths.NOTEBOOKS) / f"{name}.ipynb"
     cells = _deciding_cells(json.loads(path.read_text(encoding="utf-8")), name)
@@ -32,7 +32,7 @@ def notebook_fingerprint(name: str, folder: Path | None = None, package: Path = 
 
 
 def _deciding_cells(notebook: dict[str, Any], name: str) -> str:
-    """The code that decides a stage's result, as Python that `ast` reads."""
+    """The code that decides a stage's result, as plain Python."""
     sources = []
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] != "code" or NOT_CODE & set(cell["metadata"].get("tags", [])):
@@ -41,19 +41,19 @@ def _deciding_cells(notebook: dict[str, Any], name: str) -> str:
         try:
             sources.append(_as_python(written))
         except SyntaxError as error:
-            raise SyntaxError(f"{name}.ipynb, cell [{number}] as it was saved is not Python: {error}") from error
+            raise SyntaxError(f"{name}.ipynb, cell [{number}]: the saved source is not Python: {error}") from error
         if LAST in written:
             break
     return "\n".join(sources)
 
 
 def _as_python(source: str) -> str:
-    """The source itself, or with its shell and % lines as the calls that IPython makes of them."""
+    """The source, with shell and % lines turned into the calls that IPython makes of them."""
     try:
         ast.parse(source)
         return source
     except SyntaxError:
-        from IPython.core.inputtransformer2 import TransformerManager  # half a second to import, and seldom needed
+        from IPython.core.inputtransformer2 import TransformerManager  # half a second to import, rarely needed
 
         transformed = TransformerManager().transform_cell(source)
         ast.parse(transformed)
@@ -61,7 +61,7 @@ def _as_python(source: str) -> str:
 
 
 def module_fingerprint(name: str, package: Path = PACKAGE) -> str:
-    """The same of one module ("binning", "figures.style") and all that it imports."""
+    """The same for one module ("binning", "figures.style") and everything it imports."""
     return _modules_digest(f"import dc3.{name}", package).hex()
 
 
@@ -75,7 +75,7 @@ def _modules_digest(source: str, package: Path) -> bytes:
 
 
 def imported_files(source: str, package: Path = PACKAGE) -> set[Path]:
-    """The files of the dc3 modules that a source imports, and of those that they import, at any depth of folders."""
+    """The files of the dc3 modules that a source imports, directly or indirectly."""
     found: set[Path] = set()
     waiting = set(_files_named(_parsed(source).imports, package))
     while waiting:
@@ -113,7 +113,7 @@ def _attributes(tree: ast.AST) -> set[str]:
 
 
 class _Parsed(NamedTuple):
-    """Of a source: the SHA-256 of its syntax tree, and the dotted names that it imports."""
+    """A source's syntax tree as SHA-256, and the dotted names that it imports."""
 
     tree: bytes
     imports: tuple[str, ...]
@@ -121,7 +121,7 @@ class _Parsed(NamedTuple):
 
 @cache
 def _parsed(source: str) -> _Parsed:
-    """Kept, because the notebooks of a run import the same modules."""
+    """Cached, because the notebooks of a run import the same modules."""
     tree = ast.parse(source)
     return _Parsed(hashlib.sha256(ast.dump(tree).encode()).digest(), tuple(_imported_names(tree)))
 
@@ -141,7 +141,7 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def _files_of(package: Path, parts: list[str]) -> Iterator[Path]:
-    """The modules on a dotted path below dc3: packages by their __init__; what is no module is a name in the last."""
+    """The modules on a dotted path below dc3, packages by their __init__; the last part may be a name in a module."""
     place = package
     for part in parts:
         place = place / part
@@ -151,14 +151,14 @@ def _files_of(package: Path, parts: list[str]) -> Iterator[Path]:
         yield file
 
 
-SMALL = 64 << 20  # bytes: what is no larger is known by its content, which is the same in every clone and copy
+SMALL = 64 << 20  # bytes: up to here the content counts, which is the same in every clone and copy
 
 
 def path_fingerprint(path: Place) -> str:
-    """Hex digest of a file or folder: of a small one its names and contents, else of the sizes and times below it.
+    """Hex digest of a file or folder: names and contents up to SMALL bytes in all, else names, sizes and times.
 
-    Small is up to SMALL bytes in all. A larger one may hold hundreds of gigabytes, so its names, sizes and modification
-    times (of a URL sizes and ETags) stand for it. LinkLoop for a folder that holds itself.
+    A large one may hold hundreds of gigabytes. For a URL names, sizes and ETags count. LinkLoop for a folder that
+    contains itself.
     """
     if not isinstance(path, Path):
         return hashlib.sha256(repr(marks(path)).encode("utf-8", "surrogateescape")).hexdigest()
@@ -179,7 +179,7 @@ def _line(path: Path, file: str, mark: str) -> bytes:
 
 
 def is_unchanged(path: Place, fingerprint: str) -> bool:
-    """Whether `path_fingerprint` still gives that; False for what cannot be read: the stage that uses it says why."""
+    """Whether the path still has that fingerprint; False when it is unreadable, which the stage that uses it reports."""
     try:
         return path_fingerprint(path) == fingerprint
     except (LinkLoop, OSError):

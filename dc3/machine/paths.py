@@ -1,6 +1,6 @@
 """Where things lie.
 
-Two environment variables move them: DC3_HOME what runs write (runs/, figures/), DC3_NOTEBOOKS the numbered notebooks.
+Two environment variables move them: DC3_HOME the outputs (runs/, figures/), DC3_NOTEBOOKS the numbered notebooks.
 """
 
 import os
@@ -14,29 +14,29 @@ from dc3.machine.files import walk
 if TYPE_CHECKING:
     from upath import UPath
 
-HEADLESS = "DC3_HEADLESS"  # 1: nobody looks at a screen; set by the runner and by `make test`
+HEADLESS = "DC3_HEADLESS"  # 1: no screen; set by the runner and by `make test`
 PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parent
 NOTEBOOKS = Path(os.environ.get("DC3_NOTEBOOKS", REPOSITORY / "notebooks")).resolve()
 SHIPPED_EDITOR = PACKAGE / "tiny-instruct-pix2pix"
 HOME = Path(os.environ.get("DC3_HOME", REPOSITORY)).resolve()
-RUNS = HOME / "runs"  # one folder a run, one folder in it a stage
-FEATURES = RUNS / ".features"  # features of image sets, by what they are made of; may be deleted at any time
-FIGURES = HOME / "figures"  # one folder a run: pictures, and tables as .csv and .md
-Place = Union[Path, "UPath"]  # upath, and with it fsspec, is imported where a URL is opened
+RUNS = HOME / "runs"  # <run>/<stage>/
+FEATURES = RUNS / ".features"  # a cache of image sets' features; may be deleted at any time
+FIGURES = HOME / "figures"  # <run>/: pictures, and tables as .csv and .md
+Place = Union[Path, "UPath"]  # upath and fsspec are imported only for URLs
 MARKS = ["size", "ETag", "etag", "md5Hash", "content_md5", "checksum", "mtime", "LastModified", "last_modified"]
-MARKS += ["updated", "modified", "created"]  # by which file systems show that a file has changed
+MARKS += ["updated", "modified", "created"]  # fields by which file systems show that a file changed
 
 
 def is_url(text: str) -> bool:
-    """Whether a location is given by its URL, not as a path."""
+    """Whether a location is a URL, not a path."""
     return "://" in text
 
 
 def place(text: str | Path) -> Place:
-    """A path as a Path, and so a file:// URL; any other URL as a UPath.
+    """A path or file:// URL as a Path, any other URL as a UPath.
 
-    ValueError for a URL that nothing here can open: an unknown protocol, or one whose package is not installed.
+    ValueError for an unknown protocol, or one whose package is not installed.
     """
     if isinstance(text, Path) or not is_url(text):
         return Path(text).expanduser()
@@ -48,7 +48,7 @@ def place(text: str | Path) -> Place:
         _ = opened.fs  # imports the package of its protocol
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"{text!r} cannot be opened ({error}): give a path, or a URL of a file system that fsspec has; "
+            f"{text!r} cannot be opened ({error}): give a path, or a URL that fsspec opens; "
             "some need a package (s3fs for s3://, gcsfs for gs://)"
         ) from error
     return Path(opened.path) if isinstance(opened, FilePath) else opened
@@ -56,7 +56,7 @@ def place(text: str | Path) -> Place:
 
 @contextmanager
 def reaching(place: Place | None) -> Iterator[None]:
-    """Turns the exceptions that a store has of its own into an OSError that names the URL."""
+    """Turns a remote store's own exceptions into an OSError that names the URL."""
     try:
         yield
     except (OSError, ValueError, MemoryError):
@@ -68,7 +68,7 @@ def reaching(place: Place | None) -> Iterator[None]:
 
 
 def marks(folder: "UPath") -> dict[str, str]:
-    """Every file below a URL, sorted, relative to it → its size, and its ETag or times: what changes when it does."""
+    """Every file below a URL, sorted, relative to it → size and ETag or times, which change when the file does."""
     with reaching(folder):
         folder.fs.invalidate_cache()
         found = {PurePosixPath(name): info for name, info in folder.fs.find(folder.path, detail=True).items()}
@@ -81,7 +81,7 @@ def marks(folder: "UPath") -> dict[str, str]:
 
 
 def files_below(folder: Place) -> Iterator[str]:
-    """Every file below a folder, relative to it, in the order of sorted paths. Raises as `files.walk` and `marks`."""
+    """Every file below a folder, relative to it, in the order of sorted paths. Raises like `files.walk` and `marks`."""
     if isinstance(folder, Path):
         prefix = len(os.path.join(folder, ""))
         return (path[prefix:] for path in walk(folder))
@@ -89,29 +89,29 @@ def files_below(folder: Place) -> Iterator[str]:
 
 
 def resolve(path: str) -> Path:
-    """An absolute path as it is; a relative one as it is meant in parameters: relative to the repository."""
+    """The absolute path of a parameter's value: relative paths are relative to the repository."""
     return REPOSITORY / Path(path).expanduser()
 
 
 def located(path: str) -> Place:
-    """The same of a path or URL. ValueError for a URL that cannot be opened."""
+    """The same for a path or URL. ValueError for a URL that cannot be opened."""
     return place(path) if is_url(path) else resolve(path)
 
 
 def relative_in_repository(place: Place) -> str:
-    """A place for a manifest: relative where it lies in the repository, so that every clone knows it. See `located`."""
+    """A place for a manifest: relative inside the repository, so that every clone finds it with `located`."""
     if isinstance(place, Path) and place.is_relative_to(REPOSITORY):
         return place.relative_to(REPOSITORY).as_posix()
     return str(place)
 
 
 def model_location(name: str) -> str:
-    """What `from_pretrained` takes: the shipped editor's folder, a path that exists, or the hub id as it stands."""
+    """The argument of `from_pretrained`: the shipped editor's folder, an existing path, or the hub id unchanged."""
     if name == SHIPPED_EDITOR.name:
         return str(SHIPPED_EDITOR)
     return str(resolve(name)) if name and resolve(name).exists() else name
 
 
 def shown(path: Path) -> str:
-    """A path for people: relative to the home of the runs where it lies inside."""
+    """A path for people: relative to HOME when it lies inside."""
     return str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)

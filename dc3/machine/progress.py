@@ -1,6 +1,6 @@
-"""Progress bars that go when they are done. DC3_PROGRESS=0 turns them off, for outputs that are compared.
+"""Progress bars that vanish when done. DC3_PROGRESS=0 turns them off, for outputs that are compared.
 
-Text, not tqdm's widget: a notebook that is saved and opened again keeps of a widget that is gone an error message.
+Text, not tqdm's widget, which becomes an error message in a notebook that is saved and opened again.
 """
 
 import os
