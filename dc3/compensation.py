@@ -146,7 +146,7 @@ class Compensator:
         seeds = [seed for drawn in draws for seed in drawn.edit_seeds]
         count = self.coloring.edits_per_pick
         of = np.repeat(np.arange(len(images)), count)
-        return self.editor.edit(images, instructions, seeds, of=of).reshape(len(draws), count, *images.shape[1:])
+        return self.editor.edit(images, instructions, seeds, sources=of).reshape(len(draws), count, *images.shape[1:])
 
     def stamp(self) -> dict[str, Any]:
         """What all images that it makes have in common, for their history."""

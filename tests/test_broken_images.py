@@ -102,5 +102,5 @@ def test_an_image_that_vanishes_between_stages_is_noticed(settled):
 def test_an_image_folder_that_is_gone_altogether(settled, tmp_path):
     settings, images = settled
     images.rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"data_dir=.*images' is not a folder: expected a folder with train/"):
+    with pytest.raises(FileNotFoundError, match=r"data_dir = .*images' is not a folder: expected a folder with train/"):
         settings.image_set("train")

@@ -172,8 +172,8 @@ class BreaksOn:
     def __getattr__(self, name):
         return getattr(self.editor, name)
 
-    def edit(self, images, instructions, seeds, of):
-        edits = self.editor.edit(images, instructions, seeds, of)
+    def edit(self, images, instructions, seeds, sources):
+        edits = self.editor.edit(images, instructions, seeds, sources)
         edits[[seed in self.seeds for seed in seeds]] = np.nan
         return edits
 

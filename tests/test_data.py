@@ -220,10 +220,10 @@ def test_bad_folders_are_refused(folder, tmp_path):
 
 def test_bad_parameters_are_refused(folder):
     for options, named in (
-        ({"dataset": "mnist"}, "dataset='mnist'"),
-        ({"split": "val"}, "split='val'"),
-        ({"image_size": 0}, "image_size=0"),
-        ({"images_per_class": -1}, "images_per_class=-1"),
+        ({"dataset": "mnist"}, "dataset = 'mnist'"),
+        ({"split": "val"}, "split = 'val'"),
+        ({"image_size": 0}, "image_size = 0"),
+        ({"images_per_class": -1}, "images_per_class = -1"),
     ):
         arguments = {"dataset": "imagefolder", "split": "train", "data_dir": folder} | options
         with pytest.raises(ValueError, match=named):
@@ -233,7 +233,7 @@ def test_bad_parameters_are_refused(folder):
 def test_cifar_without_data_names_the_parameter(tmp_path):
     with pytest.raises(ValueError, match="data_dir is not set"):
         datasets.load("cifar10", "train")
-    with pytest.raises(FileNotFoundError, match=r"data_dir=.*cifar-100-python\.tar\.gz"):
+    with pytest.raises(FileNotFoundError, match=r"data_dir = .*cifar-100-python\.tar\.gz"):
         datasets.load("cifar100", "test", data_dir=tmp_path, download=False)
 
 
@@ -241,7 +241,7 @@ def test_check_ipc_names_the_smallest_class(folder):
     image_set = datasets.load("imagefolder", "train", data_dir=folder)
     datasets.check_ipc(image_set, 2)
     for ipc in (0, 3):
-        with pytest.raises(ValueError, match=f"ipc={ipc}: expected 1 to 2, .*'dog'"):
+        with pytest.raises(ValueError, match=f"ipc = {ipc}: expected 1 to 2, .*'dog'"):
             datasets.check_ipc(image_set, ipc)
 
 

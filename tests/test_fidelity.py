@@ -167,7 +167,7 @@ def test_torchvision_weights_from_a_file(tmp_path):
 def test_bad_networks_are_refused(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"no weights")
     for arguments, error, named in (
-        ({"name": "teacher"}, ValueError, "needs the teacher"),
+        ({"name": "teacher"}, ValueError, "pass teacher="),
         ({"name": "vgg99"}, ValueError, "feature_network = 'vgg99'"),
         ({"name": "inception", "weights": tmp_path / "nothing.pth"}, FileNotFoundError, "feature_weights"),
         ({"name": "resnet18", "weights": tmp_path / "broken.pth"}, FileNotFoundError, "feature_network = 'resnet18'"),

@@ -107,7 +107,7 @@ def test_torchvision_weights_get_a_new_head(monkeypatch):
         ("conv7", 32, None, r"conv7.*conv3, conv4.*swin_v2_t"),
         ("conv6", 32, None, r"conv6.*≥ 64.*32.*conv3, conv4, conv5$"),
         ("conv3", 7, None, r"conv3.*choose another network"),
-        ("alexnet", 16, None, r"alexnet': does not take image_size 16"),
+        ("alexnet", 16, None, r"alexnet': does not accept image_size 16"),
         ("vit_b_16", 200, None, r"vit_b_16.*multiple of 16"),
         ("conv3", 32, "IMAGENET1K_V1", r"none for conv3"),
         ("resnet18", 32, "MINE", r"MINE.*IMAGENET1K_V1"),

@@ -31,7 +31,7 @@ def test_the_defaults_and_a_small_folder_pass(folder):
 
 
 def test_more_images_per_class_than_the_smallest_class_has(folder):
-    with pytest.raises(ParameterError, match=r"ipc=2: expected 1 to 1, the size of the smallest class 'dog'"):
+    with pytest.raises(ParameterError, match=r"ipc = 2: expected 1 to 1, the size of the smallest class 'dog'"):
         check_inputs(of_folder(folder, ipc=2))
 
 
@@ -42,7 +42,7 @@ def test_more_crops_of_rded_than_the_smallest_class_has_images(folder):
 
 
 def test_no_data_at_data_dir(tmp_path):
-    with pytest.raises(ParameterError, match=r"data_dir=.*nowhere"):
+    with pytest.raises(ParameterError, match=r"data_dir = .*nowhere"):
         check_inputs(of_folder(tmp_path / "nowhere"))
 
 

@@ -252,9 +252,9 @@ def test_bad_input_is_refused(change, named):
 
 def test_a_teacher_that_does_not_fit_is_refused():
     images, broken = image_set(), teacher()
-    with pytest.raises(ValueError, match="teacher: has 5 classes, and 3 are needed"):
+    with pytest.raises(ValueError, match="teacher: has 5 classes, 3 are needed"):
         choose(images, teacher(classes=5), ipc=1, seed=0)
-    with pytest.raises(ValueError, match="teacher: does not take image_size 16"):
+    with pytest.raises(ValueError, match="teacher: does not accept image_size 16"):
         choose(images, teacher(32), ipc=1, seed=0)
     nn.init.constant_(list(broken.parameters())[-1], torch.nan)
     with pytest.raises(ValueError, match=r"teacher: the loss of noise/train/ant/\d+ is not finite"):

@@ -267,5 +267,5 @@ def test_the_slow_checks_can_be_asked_by_themselves():
     sweep.preflight()(parameters.check({}, declared))
     with pytest.raises(ParameterError, match=r"editor = '\./none'"):
         sweep.preflight()(parameters.check({"editor": "./none"}, declared))
-    with pytest.raises(ParameterError, match="ipc=9999"):
+    with pytest.raises(ParameterError, match="ipc = 9999"):
         sweep.preflight()(parameters.check({"ipc": 9999}, declared))

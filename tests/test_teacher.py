@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 
 
 def test_a_set_has_one_digest_whether_it_lies_in_memory_or_is_streamed(monkeypatch):
-    monkeypatch.setattr(evaluation, "DIGESTED_A_BATCH", 7)
+    monkeypatch.setattr(evaluation, "DIGEST_BATCH", 7)
     images, _ = colours(20)
     assert evaluation.images_digest(Streamed(images)) == evaluation.images_digest(images)
     other = images.copy()

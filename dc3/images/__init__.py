@@ -1,1 +1,1 @@
-"""Image sets and files: numpy and PIL alone, never torch."""
+"""Image sets and files: only numpy and PIL, never torch."""

@@ -39,38 +39,38 @@ def load(
     seed: int = 0,
     download: bool = True,
 ) -> ImageSet:
-    """Load `split` ("train" or "test") of a data set in DATASETS, at `image_size` pixels a side.
+    """Load `split` ("train" or "test") of a data set in DATASETS, at `image_size` × `image_size` pixels.
 
     data_dir: a folder, or for "imagefolder" also a URL that fsspec opens (s3://…, memory://…).
     images_per_class=k keeps the first k of each class (0: all; scenes10: 250 for training, 100 for testing).
-    seed draws the crops of scenes10 anew (the other sets draw nothing): leave it at 0 to compare runs on one set.
+    seed changes the crops of scenes10 (the other sets draw nothing): keep it at 0 to compare runs on one set.
     Raises ValueError or FileNotFoundError naming the parameter, its value and what is expected.
     """
     if dataset not in DATASETS:
-        raise ValueError(f"dataset={dataset!r}: expected one of {', '.join(DATASETS)}")
+        raise ValueError(f"dataset = {dataset!r}: expected one of {', '.join(DATASETS)}")
     if split not in SPLIT_FOLDERS:
-        raise ValueError(f"split={split!r}: expected 'train' or 'test'")
+        raise ValueError(f"split = {split!r}: expected 'train' or 'test'")
     for parameter, value, least in (("image_size", image_size, 1), ("images_per_class", images_per_class, 0)):
         if value < least:
-            raise ValueError(f"{parameter}={value}: expected a whole number of at least {least}")
+            raise ValueError(f"{parameter} = {value}: expected a whole number of at least {least}")
     folder = None if data_dir in (None, "") else place(data_dir)
     with reaching(folder):
         return DATASETS[dataset](_Request(dataset, split, folder, image_size, images_per_class, seed, download))
 
 
 def check_ipc(image_set: ImageSet, ipc: int) -> None:
-    """Raises ValueError naming the smallest class when `ipc` images per class cannot be picked from it."""
+    """Raises ValueError naming the smallest class when it has fewer than `ipc` images."""
     counts = image_set.counts()
     smallest = int(counts.argmin())
     if not 1 <= ipc <= counts[smallest]:
         raise ValueError(
-            f"ipc={ipc}: expected 1 to {counts[smallest]}, the size of the smallest class "
+            f"ipc = {ipc}: expected 1 to {counts[smallest]}, the size of the smallest class "
             f"{image_set.classes[smallest]!r} of {image_set.name}/{image_set.split}"
         )
 
 
 def image_folder(folder: Place, *, name: str, split: str, image_size: int, parameter: str = "data_dir") -> ImageSet:
-    """A folder of class folders in the order of torchvision's ImageFolder; `parameter` is the one that errors name.
+    """A folder of class folders in the order of torchvision's ImageFolder; `parameter` names it in errors.
 
     ValueError for fewer than two classes, a class without images, and class names that are not UTF-8.
     """
@@ -88,7 +88,7 @@ def image_folder(folder: Place, *, name: str, split: str, image_size: int, param
 
 
 def _images(folder: Place, classes: list[str]) -> list[list[str]]:
-    """The images of each class, from the folder's parent on, in the order of torchvision's ImageFolder."""
+    """The images of each class, relative to the folder's parent, in the order of torchvision's ImageFolder."""
     of_class: dict[str, list[str]] = {name: [] for name in classes}
     for path in files_below(folder):
         if path.lower().endswith(IMG_EXTENSIONS):
@@ -111,27 +111,22 @@ def _class_names(folder: Place, parameter: str) -> list[str]:
     return classes
 
 
-def _local_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
-
-
 def split_folder(data_dir: Place | None, split: str) -> Place:
-    """Where `split` ("train" or "test") of an imagefolder lies.
+    """The folder of `split` ("train" or "test") of an imagefolder.
 
-    Raises ValueError when `data_dir` is None, FileNotFoundError naming what it holds when the split is not there.
+    Raises ValueError when `data_dir` is None, FileNotFoundError naming what it holds when the split is missing.
     """
     expected = "expected a folder with train/ and val/ (or test/), each with one folder of images per class"
     if data_dir is None:
-        raise ValueError(f"data_dir is not set: dataset='imagefolder' {expected}")
+        raise ValueError(f"data_dir is not set: dataset = 'imagefolder' {expected}")
     if not data_dir.is_dir():
-        raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder: {expected}")
+        raise FileNotFoundError(f"data_dir = {str(data_dir)!r} is not a folder: {expected}")
     candidates = SPLIT_FOLDERS[split]
     found = [data_dir / name for name in candidates if (data_dir / name).is_dir()]
     if not found:
         held = ", ".join(sorted(entry.name for entry in data_dir.iterdir())[:5]) or "nothing"
         missing = " or ".join(f"{name}/" for name in candidates)
-        raise FileNotFoundError(f"data_dir={str(data_dir)!r} has no {missing} (it holds {held}): {expected}")
+        raise FileNotFoundError(f"data_dir = {str(data_dir)!r} has no {missing} (it holds {held}): {expected}")
     return found[0]
 
 
@@ -141,7 +136,9 @@ def _load_imagefolder(request: _Request) -> ImageSet:
         train, test = (_class_names(split_folder(request.data_dir, split), "data_dir") for split in ("train", "test"))
         if train != test:
             only = ", ".join(sorted(set(train) ^ set(test))[:5])
-            raise ValueError(f"data_dir={str(request.data_dir)!r}: the class folders of train and test differ ({only})")
+            raise ValueError(
+                f"data_dir = {str(request.data_dir)!r}: the class folders of train and test differ ({only})"
+            )
     image_set = image_folder(folder, name="imagefolder", split=request.split, image_size=request.image_size)
     return image_set.first_per_class(request.images_per_class)
 
@@ -157,11 +154,11 @@ def _load_scenes(request: _Request) -> ImageSet:
 def _load_cifar(request: _Request) -> ImageSet:
     if request.data_dir is None:
         raise ValueError(
-            f"data_dir is not set: dataset={request.dataset!r} is downloaded into that folder on first use"
+            f"data_dir is not set: dataset = {request.dataset!r} is downloaded into that folder on first use"
         )
     if not isinstance(request.data_dir, Path):
         raise ValueError(
-            f"data_dir={str(request.data_dir)!r} is a URL: dataset={request.dataset!r} needs a folder here"
+            f"data_dir = {str(request.data_dir)!r} is a URL: dataset = {request.dataset!r} needs a local folder"
         )
     import torchvision.datasets  # brings torch
 
@@ -170,7 +167,7 @@ def _load_cifar(request: _Request) -> ImageSet:
         cifar = make(request.data_dir, train=request.split == "train", download=request.download)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f"data_dir={str(request.data_dir)!r} has no {request.dataset}, nor could it be downloaded ({error}): "
+            f"data_dir = {str(request.data_dir)!r} has no {request.dataset}, and the download failed ({error}): "
             f"put {make.filename} there, or connect to the network"
         ) from error
     image_set = in_memory(request.dataset, request.split, cifar.classes, cifar.targets, cifar.data)

@@ -1,4 +1,4 @@
-"""Image files of any kind to square RGB arrays."""
+"""Image files of any format as square RGB arrays."""
 
 import warnings
 from collections.abc import Iterator
@@ -24,17 +24,16 @@ def read_image(path: str | Place, size: int) -> np.ndarray:
     """Decode a file to uint8 (size, size, 3) RGB: centre crop, shorter side to `size`, antialiased bilinear.
 
     Grey is replicated, palette and CMYK are converted, alpha is composited over white, 16-bit grey is scaled by 1/257
-    (not clipped), of an animation the first frame is taken. EXIF orientation is not applied, as in torchvision's
-    ImageFolder. An image of the right size is not resampled.
-    Raises UnreadableImage for a missing, truncated or undecodable file and for one of more than
-    PIL.Image.MAX_IMAGE_PIXELS pixels.
+    (not clipped), an animation gives its first frame. EXIF orientation is not applied, as in torchvision's ImageFolder.
+    An image of the right size is not resampled.
+    Raises UnreadableImage for a missing, truncated or undecodable file, or more than PIL.Image.MAX_IMAGE_PIXELS pixels.
     """
     with _naming(path), _opened(path) as image:
         return np.asarray(square(_to_rgb(image), size))
 
 
 class Header(NamedTuple):
-    """What a file's header says: pixels, PIL's mode ("RGB", "L", "I;16" …) and format ("PNG", "JPEG" …)."""
+    """A file's header: size in pixels, PIL's mode ("RGB", "L", "I;16" …) and format ("PNG", "JPEG" …)."""
 
     width: int
     height: int
@@ -43,30 +42,30 @@ class Header(NamedTuple):
 
     @property
     def in_doubt(self) -> bool:
-        """Whether only the pixels say if `read_image` takes the file: grey levels of more than 8 bits."""
+        """Whether only decoding shows if `read_image` accepts the file: grey levels of more than 8 bits."""
         return self.mode[0] in "IF"
 
 
 def header_of(path: str | Place) -> Header:
-    """Reads a file's header; nothing is decoded. Raises as `read_image`."""
+    """Reads a file's header without decoding the image. Raises like `read_image`."""
     with _naming(path), _opened(path) as image:
         width, height = image.size
         return Header(width, height, image.mode, image.format)
 
 
 def size_of(path: str | Place) -> tuple[int, int]:
-    """Width and height by the file's header. Raises as `read_image`."""
+    """Width and height from the file's header. Raises like `read_image`."""
     return header_of(path)[:2]
 
 
 @contextmanager
 def _opened(path: str | Place) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is an error here, two lines on
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error below
         image = Image.open(path if isinstance(path, str | Path) else BytesIO(path.read_bytes()))
     with image:
         if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(f"{image.width}×{image.height} pixels, more than {Image.MAX_IMAGE_PIXELS} are refused")
+            raise ValueError(f"{image.width}×{image.height} pixels, at most {Image.MAX_IMAGE_PIXELS} are allowed")
         yield image
 
 
@@ -97,14 +96,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """Centre crop with the shorter side scaled to `size`; never builds more than that, however long the image is."""
+    """Centre crop with the shorter side scaled to `size`; uses no memory for what is cropped away."""
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 
 def resized(image: np.ndarray, height: int, width: int | None = None) -> np.ndarray:
     """uint8 or float32 (H, W, 3) → the same dtype (height, width, 3), antialiased bilinear; width defaults to height.
 
-    uint8 is rounded, floats are resized channel by channel. An image of the right size is returned as it is.
+    uint8 is rounded, floats are resized channel by channel. An image of the right size is returned unchanged.
     """
     width = width or height
     if image.shape[:2] == (height, width):

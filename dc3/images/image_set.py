@@ -19,7 +19,7 @@ DECODERS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A labelled image set: `pixels` in memory, or files under `root`, here or elsewhere, decoded when asked for."""
+    """A labelled image set: `pixels` in memory, or local or remote files under `root`, decoded on access."""
 
     name: str
     split: str
@@ -46,7 +46,7 @@ class ImageSet:
         return out
 
     def batches(self, batch_size: int = 256) -> Iterator[np.ndarray]:
-        """All images in order, uint8 (≤ batch_size, S, S, 3) at a time, so that a large set need not be held."""
+        """All images in order, uint8 (≤ batch_size, S, S, 3) at a time."""
         for start in range(0, len(self), batch_size):
             yield image_slice(self, start, start + batch_size)
 
@@ -75,15 +75,15 @@ class ImageSet:
         return replace(self, labels=self.labels[chosen], sources=[self.sources[i] for i in chosen], pixels=pixels)
 
     def cached(self, limit_bytes: float = CACHE_BYTES) -> "ImageSet":
-        """The same set with its pixels in memory where they take no more than `limit_bytes`, else the set itself."""
+        """The same set with its pixels in memory when they take at most `limit_bytes`, else the set itself."""
         if self.pixels is not None or len(self) * self.image_size**2 * 3 > limit_bytes:
             return self
         return replace(self, pixels=self.images())
 
     def first_per_class(self, k: int, classes: int | None = None) -> "ImageSet":
-        """The first `k` images of each class (fewer where there are fewer; 0: all), in the order of the set.
+        """The first `k` images of each class (at most; 0: all), in the order of the set.
 
-        classes: of the first so many classes only; None: of all.
+        classes: how many classes, from the first on; None: all.
         """
         if k == 0:
             return self
@@ -91,7 +91,7 @@ class ImageSet:
         return self.take(np.sort(np.concatenate(first)))
 
     def fingerprint(self) -> str:
-        """SHA-256 over the pixels of a set in memory; of files over names, sizes and modification times, or ETags."""
+        """SHA-256 over the pixels of a set in memory; for files over names, sizes and modification times or ETags."""
         digest = hashlib.sha256(repr((self.name, self.split, self.classes, self.image_size)).encode())
         digest.update(np.ascontiguousarray(self.labels).data)
         if self.pixels is not None:
@@ -102,7 +102,7 @@ class ImageSet:
         return digest.hexdigest()
 
     def _marks(self) -> Iterator[str]:
-        """What changes when a file does, of every source."""
+        """For every source what changes when its file does."""
         assert self.root is not None, "a set in memory has no files"
         if isinstance(self.root, Path):
             for source in self.sources:
@@ -122,7 +122,7 @@ class ImageSet:
 
 
 def image_slice(images: ImageSet | np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Images start…stop of a set or of a uint8 array (n, H, W, 3): what kernels that walk through either call."""
+    """Images start … stop − 1 of a set or of a uint8 array (n, H, W, 3)."""
     if isinstance(images, ImageSet):
         return images.images(np.arange(start, min(stop, len(images))))
     return images[start:stop]
@@ -136,7 +136,7 @@ def in_memory(
     pixels: np.ndarray,
     sources: Sequence[str] | None = None,
 ) -> ImageSet:
-    """An ImageSet around uint8 `pixels` (n, S, S, 3). Raises ValueError for another dtype, shape, label count."""
+    """An ImageSet around uint8 `pixels` (n, S, S, 3). ValueError for another dtype, shape or number of labels."""
     check_images(pixels, "pixels", square=True)
     labels = class_numbers(labels, count=len(pixels), classes=len(classes))
     if sources is None:
@@ -159,7 +159,7 @@ def class_numbers(
     numbers = np.asarray(labels)
     whole = numbers.ndim == 1 and len(numbers) and numbers.dtype.kind in "iu"
     if not whole or (count is not None and len(numbers) != count):
-        wanted = "one integer or more" if count is None else f"one integer for each of {count} images"
+        wanted = "one integer or more" if count is None else f"one integer per image, {count} in all"
         raise ValueError(f"{name} = {numbers.dtype} {numbers.shape}: expected {wanted}")
     if numbers.min() < 0 or (classes is not None and numbers.max() >= classes):
         allowed = "≥ 0" if classes is None else f"0 … {classes - 1}"

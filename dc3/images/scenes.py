@@ -1,4 +1,4 @@
-"""scenes10: random crops of ten photographs that scikit-image and scikit-learn carry in their wheels."""
+"""scenes10: random crops of ten photographs from the wheels of scikit-image and scikit-learn."""
 
 from importlib.resources import files
 
@@ -37,12 +37,12 @@ SPLIT_PARITY = {"train": 0, "test": 1}  # (row + column) % 2 of the split's tile
 
 
 def photograph(name: str) -> Image.Image:
-    """The RGB photograph of class `name`. Raises FileNotFoundError when the installed package does not carry it."""
+    """The RGB photograph of class `name`. FileNotFoundError when the installed package lacks it."""
     package, path = PHOTOGRAPHS[name]
     file = files(package).joinpath(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"dataset='scenes10': {package} carries no {path}; reinstall it as pyproject.toml has it"
+            f"dataset = 'scenes10': {package} has no {path}; reinstall the version that pyproject.toml names"
         )
     with file.open("rb") as stream:
         return Image.open(stream).convert("RGB")
@@ -51,8 +51,7 @@ def photograph(name: str) -> Image.Image:
 def crop_box(width: int, height: int, class_number: int, split: str, index: int, seed: int = 0) -> tuple[int, ...]:
     """(left, top, right, bottom) of one example, a square of 32 to 96 px inside one whole tile of its split.
 
-    A pure function of its arguments: example `index` does not depend on how many are asked for. Drawn from
-    SeedSequence, whose output numpy promises not to change.
+    A pure function of its arguments. Drawn from SeedSequence, whose output numpy promises not to change.
     """
     parity = SPLIT_PARITY[split]
     rows, columns = height // TILE, width // TILE

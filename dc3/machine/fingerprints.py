@@ -179,7 +179,7 @@ def _line(path: Path, file: str, mark: str) -> bytes:
 
 
 def is_unchanged(path: Place, fingerprint: str) -> bool:
-    """Whether the path still has that fingerprint; False when it is unreadable, which the stage that uses it reports."""
+    """Whether the path still has that fingerprint; False when it is unreadable, which its stage reports."""
     try:
         return path_fingerprint(path) == fingerprint
     except (LinkLoop, OSError):

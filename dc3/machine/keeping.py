@@ -75,9 +75,7 @@ def kept_folder(folder: Path, key: Key, remedy: str = "") -> None:
     if remedy and found is not None:
         check_same_training(str(folder), found, key, remedy)
     if remedy and folder.exists() and any(folder.iterdir()):
-        raise AnotherTraining(
-            f"{folder} is not empty and has no readable {KEY}: {remedy}"
-        )
+        raise AnotherTraining(f"{folder} is not empty and has no readable {KEY}: {remedy}")
     shutil.rmtree(folder, ignore_errors=True)
     with replacing(folder / KEY) as partial:
         partial.write_text(json.dumps(key))

@@ -1,8 +1,8 @@
 """Augmentation of whole batches on the device, from explicit generators.
 
-torchvision's v2 transforms draw ONE crop, ONE flip per call: given a batch they treat all its images alike, and they
-take no generator. Here every image gets its own draw. All functions take float images (n, C, H, W) and give the same
-shape; draws are made on the generator's device (a CPU generator gives the same draws on every device).
+torchvision's v2 transforms draw one crop and one flip per call, so all images of a batch get the same, and they take no
+generator. Here every image gets its own draw. All functions take float images (n, C, H, W) and return the same shape;
+they draw on the generator's device (a CPU generator gives the same draws on every device).
 """
 
 import zlib
@@ -18,17 +18,17 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 def mix_seed(*keys: int | str) -> int:
-    """One 63-bit seed out of several non-negative numbers and names, such as (run seed, epoch)."""
+    """One 63-bit seed from several non-negative numbers and names, such as (run seed, epoch)."""
     numbers = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
 def epoch_generator(seed: int, epoch: int, device: torch.device | None = None) -> Iterator[torch.Generator]:
-    """The generator of one epoch; inside, torch's global one (dropout, stochastic depth) is seeded alike.
+    """The generator of one epoch; inside, torch's global one (dropout, stochastic depth) is seeded too.
 
     An epoch thus depends on (seed, epoch) only, and a resumed training repeats the undisturbed one. The global
-    generators of the CPU and of `device`, the GPU that is trained on, are put back.
+    generators of the CPU and of `device`, the training GPU, are restored.
     """
     with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
         torch.manual_seed(mix_seed(seed, epoch, "global"))
@@ -40,12 +40,11 @@ def random_resized_crop(
 ) -> Tensor:
     """RandomResizedCrop (Szegedy et al., 2015) with torchvision's sampling, one box per image, back to full size.
 
-    Bilinear, exactly crop-then-resize: samples never leave the box. Boxes are never larger than the image, so this
-    only ever enlarges and antialiasing has nothing to do.
+    Bilinear, exactly crop-then-resize: samples never leave the box. It only enlarges, so it needs no antialiasing.
     """
     height, width = images.shape[2:]
     top, left, h, w = crop_boxes(len(images), height, width, generator, scale, ratio).cpu().unbind(1)
-    # float64 on the CPU, for Apple's GPUs have none
+    # float64 on the CPU: Apple's GPUs have none
     rows, columns = (p.to(images) for p in (_sample_positions(top, h, height), _sample_positions(left, w, width)))
     grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), dim=-1)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -66,7 +65,7 @@ def crop_boxes(
     is not two fractions, 0 < low ≤ high ≤ 1.
     """
     if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"scale = {scale}: two fractions of the image's area, 0 < low ≤ high ≤ 1")
+        raise ValueError(f"scale = {scale}: expected two fractions of the image's area, 0 < low ≤ high ≤ 1")
     uniform = torch.rand((2, 10, n), generator=generator, dtype=torch.float64, device=generator.device)
     corner = torch.rand((2, n), generator=generator, dtype=torch.float64, device=generator.device)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0])
@@ -100,7 +99,7 @@ def _sample_positions(start: Tensor, length: Tensor, side: int) -> Tensor:
 
 
 def random_flip(images: Tensor, generator: torch.Generator, probability: float = 0.5) -> Tensor:
-    """Mirrors each image left to right with its own coin."""
+    """Mirrors each image left to right with the given probability."""
     flip = torch.rand(len(images), generator=generator, device=generator.device) < probability
     return torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
 
@@ -108,9 +107,8 @@ def random_flip(images: Tensor, generator: torch.Generator, probability: float =
 def shuffle_patches(images: Tensor, factor: int, generator: torch.Generator) -> Tensor:
     """RDED's ShufflePatches: the factor × factor patches of each image change places.
 
-    As published, the columns of patches are permuted, then the rows (factor 2: 4 arrangements, not 24); what does
-    not divide belongs to the last patch. A permutation of the pixels: nothing is resampled. ValueError for a factor
-    outside 1 … the shorter side.
+    As published, the columns of patches are permuted, then the rows (factor 2: 4 arrangements, not 24); remaining
+    pixels belong to the last patch. Nothing is resampled. ValueError for a factor outside 1 … the shorter side.
     """
     check_factor(factor, min(images.shape[2:]))
     if factor == 1:
@@ -120,9 +118,9 @@ def shuffle_patches(images: Tensor, factor: int, generator: torch.Generator) -> 
 
 
 def check_factor(factor: int, side: int) -> None:
-    """ValueError unless images of `side` px have `factor` patches a side."""
+    """ValueError unless images of `side` px can have `factor` patches per side."""
     if not 1 <= factor <= side:
-        raise ValueError(f"factor = {factor}: patches a side, 1 to {side} at {side} px")
+        raise ValueError(f"factor = {factor}: expected 1 to {side} patches per side at {side} px")
 
 
 def _shuffled_pixels(n: int, side: int, factor: int, generator: torch.Generator) -> Tensor:
@@ -133,14 +131,14 @@ def _shuffled_pixels(n: int, side: int, factor: int, generator: torch.Generator)
 
 
 def pad_crop_flip(images: Tensor, generator: torch.Generator, padding: int | None = None) -> Tensor:
-    """Random crop of the image padded by `padding` px (default: 4 at 32 px, in proportion) and a coin to mirror it.
+    """Random crop of the image padded by `padding` px (default: 4 at 32 px, in proportion), mirrored half the time.
 
-    The padding is the image reflected at its border. ValueError for a padding that is negative or not below the side.
+    Padding reflects the image at its border. ValueError for a padding that is negative or not below the side.
     """
     n, _, height, width = images.shape
     padding = 4 * height // 32 if padding is None else padding
     if not 0 <= padding < min(height, width):
-        raise ValueError(f"padding = {padding}: 0 to {min(height, width) - 1} px at this image size")
+        raise ValueError(f"padding = {padding}: expected 0 to {min(height, width) - 1} px at this image size")
     shift = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator, device=generator.device)
     rows = _reflect(torch.arange(height, device=shift.device) + shift[0], height)
     columns = _reflect(torch.arange(width, device=shift.device) + shift[1], width)
@@ -164,7 +162,7 @@ def cutmix(images: Tensor, generator: torch.Generator, alpha: float = 1.0) -> tu
     """CutMix (Yun et al., 2019): one box for the batch, filled from a permuted batch. λ ~ Beta(alpha, alpha).
 
     The box has sides ⌊S·sqrt(1 − λ)⌋ around a uniform centre, clipped to the image. Returns the mixed images, the
-    partner of each, λ put right for rounding and clipping (1 − box area / image area), and the box.
+    partner of each, λ corrected for rounding and clipping (1 − box area / image area), and the box.
     v2.CutMix pairs each image with its neighbour and draws from the global generator.
     """
     height, width = images.shape[2:]
@@ -185,7 +183,7 @@ def _cut(side: int, fraction: float, generator: torch.Generator) -> tuple[int, i
 
 
 def mixup(images: Tensor, generator: torch.Generator, alpha: float = 0.8) -> tuple[Tensor, Tensor, float]:
-    """MixUp (Zhang et al., 2018): λ·image + (1 − λ)·partner, one λ ~ Beta(alpha, alpha) a batch.
+    """MixUp (Zhang et al., 2018): λ·image + (1 − λ)·partner, one λ ~ Beta(alpha, alpha) per batch.
 
     Returns the mixed images, the partner of each and λ.
     """

@@ -1,4 +1,4 @@
-"""Teachers on disk: ours, and those of others; and the check that a teacher knows the data's classes in their order."""
+"""Teachers on disk, dc3's and others'; and the check that a teacher has the data's classes in their order."""
 
 import json
 import pickle
@@ -21,7 +21,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network and what it was trained on; `classes` in the order of its outputs."""
+    """A trained network and its training data; `classes` in the order of its outputs."""
 
     model: nn.Module
     network: str
@@ -39,7 +39,7 @@ def save(
     image_size: int,
     accuracy: float | None = None,
 ) -> None:
-    """Writes a teacher as safetensors: weights, and as metadata what `load` needs. Complete or not at all."""
+    """Writes a teacher as safetensors, with what `load` needs as metadata; complete or not at all."""
     about = {"network": network, "classes": list(classes), "image_size": image_size, "accuracy": accuracy}
     about["width"] = getattr(model, "width", None)
     about["layout"] = getattr(model, "layout", networks.OURS)
@@ -49,15 +49,15 @@ def save(
 
 
 def load(path: Path | str, device: str | torch.device = "cpu") -> Teacher:
-    """Reads what `save` wrote, in eval mode. ValueError for a file that is not ours, FileNotFoundError for none."""
+    """Reads what `save` wrote, in eval mode. ValueError for another kind of file, FileNotFoundError for none."""
     path = _existing(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[METADATA])
         weights = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is not a teacher saved by dc3 ({error!r}): load_foreign reads others") from error
-    width, layout = about.pop("width") or 128, about.pop("layout", networks.OURS)  # older files have none but ours
+        raise ValueError(f"{path} is not a teacher saved by dc3 ({error!r}): use load_foreign") from error
+    width, layout = about.pop("width") or 128, about.pop("layout", networks.OURS)  # older files have no layout
     model = networks.create(about["network"], len(about["classes"]), about["image_size"], width, layout=layout)
     _fill(model, weights, path)
     return Teacher(model.to(device).to(memory_format=torch.channels_last).eval(), **about)
@@ -68,9 +68,9 @@ def load_foreign(
 ) -> nn.Module:
     """Reads a checkpoint made elsewhere (RDED's observers, plain or wrapped state dicts, safetensors), in eval mode.
 
-    Takes off "model", "state_dict", … around the weights and "module." before their names, and knows RDED's names for
-    ConvNets. ValueError names the weights that are missing, left over or of another shape.
-    allow_pickle=True also reads files that hold more than weights; such a file can run any code while it is read.
+    Unwraps "model", "state_dict", …, strips "module." from names, and knows RDED's names for ConvNets.
+    ValueError names the weights that are missing, left over or of another shape.
+    allow_pickle=True also reads files with more than weights; such a file can run any code while it is read.
     """
     path = _existing(path)
     model = networks.create(network, num_classes, image_size, width)
@@ -82,8 +82,8 @@ def load_foreign(
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"{path} cannot be read as weights only ({reason}): save its state_dict alone, or, if you trust whom "
-                "it is from, say allow_pickle: true, which lets it run any code"
+                f"{path} cannot be read as weights only ({reason}): save its state_dict alone, or, if you trust its "
+                "source, set allow_pickle: true, which lets it run any code"
             ) from error
     weights = _unwrapped(state)
     if isinstance(model, networks.ConvNet):
@@ -133,17 +133,17 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 
 def check_classes(teacher_classes: Sequence[str], data_classes: Sequence[str]) -> None:
     """ValueError naming the difference unless both lists have the same names in the same order."""
-    ours, theirs = list(data_classes), list(teacher_classes)
-    if ours == theirs:
+    data, teacher = list(data_classes), list(teacher_classes)
+    if data == teacher:
         return
-    unknown, absent = [c for c in ours if c not in theirs], [c for c in theirs if c not in ours]
-    if sorted(ours) != sorted(theirs):
+    unknown, absent = [c for c in data if c not in teacher], [c for c in teacher if c not in data]
+    if sorted(data) != sorted(teacher):
         raise ValueError(
             f"the teacher was trained on other classes: {len(unknown)} only in the data ({', '.join(unknown[:5])}), "
             f"{len(absent)} only in the teacher ({', '.join(absent[:5])})"
         )
-    first = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    first = next(i for i, pair in enumerate(zip(data, teacher, strict=True)) if pair[0] != pair[1])
     raise ValueError(
-        f"the teacher has the classes in another order: its output {first} is {theirs[first]!r}, "
-        f"the data's class {first} is {ours[first]!r}. Reorder the data's classes, or train a teacher on them"
+        f"the teacher has the classes in another order: its output {first} is {teacher[first]!r}, "
+        f"the data's class {first} is {data[first]!r}. Reorder the data's classes, or train a teacher on them"
     )

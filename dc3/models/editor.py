@@ -20,11 +20,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class EditorSettings:
-    """Which editor, and how it is used: `size` pixels a side, denoising steps, the two guidance scales, edits a batch.
+    """An editor and its use: image side `size`, denoising steps, two guidance scales, edits per batch.
 
-    `name` is "tiny-instruct-pix2pix" (shipped), a folder in diffusers' format, or a hub id, of which `revision` names
-    one version. `precision` "auto": float16 on a GPU, float32 elsewhere. `compiled`: torch.compile, which pays on a GPU
-    after a minute.
+    `name` is "tiny-instruct-pix2pix" (shipped), a folder in diffusers' format, or a hub id with a `revision`.
+    `precision` "auto": float16 on a GPU, float32 elsewhere. `compiled`: torch.compile, which takes a minute and pays
+    off on a GPU.
     """
 
     name: str
@@ -55,7 +55,7 @@ class EditorSettings:
 
 @dataclass
 class Editor:
-    """A loaded pipeline and how it is used."""
+    """A loaded pipeline with its settings."""
 
     pipeline: StableDiffusionInstructPix2PixPipeline
     settings: EditorSettings
@@ -63,7 +63,7 @@ class Editor:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        if self.settings.compiled:  # which does not travel to another process with the weights
+        if self.settings.compiled:  # compiled code is not pickled with the weights
             self.pipeline.unet.compile()
 
     def using(self, **changes: Any) -> "Editor":
@@ -85,39 +85,38 @@ class Editor:
         images: np.ndarray,
         instructions: Sequence[str],
         seeds: Sequence[int],
-        of: Sequence[int] | np.ndarray | None = None,
+        sources: Sequence[int] | np.ndarray | None = None,
     ) -> np.ndarray:
-        """Edit k: image of[k] (default: image k) by instruction k with the noise of seed k.
+        """Edit k: image sources[k] (default: image k) by instruction k with the noise of seed k.
 
-        images uint8 (m, S, S, 3) → float32 (n, S, S, 3) in 0…1, n = len(instructions). Each image is encoded once,
-        whatever the number of its edits. An edit depends on its image, instruction and seed alone: every edit has its
-        own generator, and every batch has `batch_size` rows (the last one is padded), because sums in floating point
-        depend on the batch's shape. A failed edit comes back as NaN; it is for the caller to refuse it.
-        Raises ValueError when the lengths do not match.
+        images uint8 (m, S, S, 3) → float32 (n, S, S, 3) in 0…1, n = len(instructions). Each image is encoded once. An
+        edit depends on its image, instruction and seed alone: every edit has its own generator, and every batch has
+        `batch_size` rows (the last one is padded), because sums in floating point depend on the batch's shape. A failed
+        edit comes back as NaN, for the caller to refuse. Raises ValueError when the lengths do not match.
         """
-        of = np.arange(len(images)) if of is None else np.asarray(of, np.int64)
-        if not len(of) == len(instructions) == len(seeds) or (len(of) and of.max() >= len(images)):
+        rows_of = np.arange(len(images)) if sources is None else np.asarray(sources, np.int64)
+        if not len(rows_of) == len(instructions) == len(seeds) or (len(rows_of) and rows_of.max() >= len(images)):
             raise ValueError(
                 f"{len(images)} images, {len(instructions)} instructions and {len(seeds)} seeds do not match"
             )
-        sources = self._source_latents(images)
-        edited = np.empty((len(of), *images.shape[1:]), np.float32)
-        for rows in self._padded_batches(len(of)):
-            batch = self._edit_batch(sources[of[rows]], [instructions[k] for k in rows], [seeds[k] for k in rows])
+        latents = self._source_latents(images)
+        edited = np.empty((len(rows_of), *images.shape[1:]), np.float32)
+        for rows in self._padded_batches(len(rows_of)):
+            batch = self._edit_batch(latents[rows_of[rows]], [instructions[k] for k in rows], [seeds[k] for k in rows])
             edited[rows] = [resized(image, images.shape[1]) for image in batch]
         return edited
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """U-Net, VAE and text encoder: what `evaluation.weights_digest` takes to say which editor made an image."""
+        """U-Net, VAE and text encoder, whose `evaluation.weights_digest` identifies the editor."""
         return self.pipeline.unet, self.pipeline.vae, self.pipeline.text_encoder
 
     def variations(self, image: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """Several edits of one uint8 (S, S, 3): float32 (n, S, S, 3) in 0…1."""
-        return self.edit(image[None], instructions, seeds, of=np.zeros(len(instructions), np.int64))
+        return self.edit(image[None], instructions, seeds, sources=np.zeros(len(instructions), np.int64))
 
     def _padded_batches(self, count: int) -> list[np.ndarray]:
-        """Row numbers 0 … count − 1 in arrays of batch_size; the last is filled up with its own rows."""
+        """Row numbers 0 … count − 1 in arrays of batch_size; the last is padded with its own rows."""
         size = self.settings.batch_size
         return [np.resize(np.arange(start, min(start + size, count)), size) for start in range(0, count, size)]
 
@@ -164,8 +163,8 @@ class Editor:
 def load_editor(settings: EditorSettings, device: str | torch.device = "cpu") -> Editor:
     """Loads a pipeline with the Euler ancestral sampler.
 
-    FileNotFoundError when the editor cannot be loaded, ValueError when its VAE has other than the 4 latent channels
-    that the pipeline knows latents by; both name the parameter.
+    FileNotFoundError when the editor cannot be loaded, ValueError when its VAE has not 4 latent channels, by which the
+    pipeline recognises latents; both name the parameter.
     """
     device, precision = torch.device(device), settings.precision
     dtype = DTYPES["float16" if device.type == "cuda" else "float32"] if precision == "auto" else DTYPES[precision]

@@ -1,4 +1,4 @@
-"""Images on the device in batches, and what a classifier makes of them: logits, top-1, top-5, accuracy per class."""
+"""Images on the device in batches, and a classifier's logits, top-1, top-5 and accuracy per class."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dc3.machine.devices import autocast
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-DIGESTED_A_BATCH = 1024  # images
+DIGEST_BATCH = 1024  # images
 
 
 def normalise(images: np.ndarray | Tensor, device: torch.device | str | None = None) -> Tensor:
@@ -25,14 +25,14 @@ def normalise(images: np.ndarray | Tensor, device: torch.device | str | None = N
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images: expected uint8 (n, H, W, 3), got {images.dtype} {tuple(images.shape)}")
+        raise ValueError(f"images = {images.dtype} {tuple(images.shape)}: expected uint8 (n, H, W, 3)")
     pixels = images.to(device or images.device).permute(0, 3, 1, 2).to(torch.float32)
     mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return pixels.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 class Images(Protocol):
-    """What trains and tests a network: a uint8 (n, S, S, 3) array, or anything with this much of an ImageSet."""
+    """What trains and tests a network: a uint8 (n, S, S, 3) array, or an object with these methods of an ImageSet."""
 
     def __len__(self) -> int: ...
 
@@ -41,7 +41,7 @@ class Images(Protocol):
 
 
 class Labelled(Images, Protocol):
-    """Images with the class of each, such as an ImageSet."""
+    """Images with labels, such as an ImageSet."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -67,7 +67,7 @@ class InMemory:
 
 
 def on_device(images: np.ndarray | Images, device: torch.device) -> Images:
-    """Arrays and sets in memory go to the device as a whole; other sets are read batch by batch.
+    """Moves arrays and sets in memory to the device as a whole; other sets are read batch by batch.
 
     ValueError for pixels that are not uint8 (n, S, S, 3).
     """
@@ -90,7 +90,7 @@ def batches(order: Tensor, batch_size: int) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Fractions of right answers; per_class is (C,) float64, NaN for a class without images."""
+    """Accuracies as fractions; per_class is (C,) float64, NaN for a class without images."""
 
     top1: float
     top5: float
@@ -99,7 +99,7 @@ class Evaluation:
 
 @torch.no_grad()
 def predict(model: nn.Module, images: np.ndarray | Images, batch_size: int = 250, *, amp: bool | None = None) -> Tensor:
-    """Logits float32 (n, C) on the CPU, in eval mode; the model's mode is put back."""
+    """Logits float32 (n, C) on the CPU, in eval mode; the model's mode is restored."""
     device = next(model.parameters()).device
     source, training = on_device(images, device), model.training
     model.eval()
@@ -121,7 +121,7 @@ def evaluate(
 ) -> Evaluation:
     """Top-1, top-5 (with fewer than five classes: any class) and top-1 per class of a classifier.
 
-    ValueError for labels (n,) that are not one for each image, or beyond the network's classes.
+    ValueError unless there is one label per image, below the network's number of classes.
     """
     logits = predict(model, images, batch_size, amp=amp)
     classes = logits.shape[1]
@@ -146,7 +146,7 @@ def accuracy(
 
 
 def weights_digest(*networks: nn.Module) -> str:
-    """SHA-256 over the weights by name: which network it is, wherever it was loaded from; of several, over theirs."""
+    """SHA-256 over the weights by name, or of several networks over their digests."""
     if len(networks) > 1:
         return hashlib.sha256("".join(map(weights_digest, networks)).encode()).hexdigest()
     digest = hashlib.sha256()
@@ -159,11 +159,11 @@ def weights_digest(*networks: nn.Module) -> str:
 def images_digest(images: np.ndarray | Images) -> str:
     """SHA-256 of a set: its own `fingerprint()` where it has one (an ImageSet), else over its pixels and their shape.
 
-    A set that only hands out batches is read through once, and has the digest of the array that it stands for.
+    A set that is read in batches has the digest of the whole array.
     """
     if hasattr(images, "fingerprint"):
         return images.fingerprint()
-    batches_of = torch.arange(len(images)).split(DIGESTED_A_BATCH)
+    batches_of = torch.arange(len(images)).split(DIGEST_BATCH)
     parts = [images] if isinstance(images, np.ndarray) else map(images.images, batches_of)
     digest, shape = hashlib.sha256(), ()
     for part in parts:

@@ -1,4 +1,4 @@
-"""Feature networks: what image sets are compared by. The run's teacher, torch-fidelity's Inception, torchvision's."""
+"""Feature networks, which compare image sets: the run's teacher, torch-fidelity's Inception, torchvision's."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -18,15 +18,15 @@ from dc3.models.networks import last_linear
 from dc3.models.pipelines import first_line
 
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (b, H, W, 3) -> features (b, d), logits (b, C)
-NO_TORCH_FIDELITY = "feature_network = 'inception': needs torch-fidelity; pip install torch-fidelity"
+NO_TORCH_FIDELITY = "feature_network = 'inception': run pip install torch-fidelity, or choose another network"
 UNLOADABLE = (OSError, RuntimeError, UnpicklingError)
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """What images are compared by: uint8 (b, H, W, 3) on `device` to features (b, d) and logits (b, C).
+    """A network from uint8 (b, H, W, 3) on `device` to features (b, d) and logits (b, C).
 
-    `fingerprint` identifies the network by its weights; "" where they are not known.
+    `fingerprint` identifies the network by its weights; "" when they are unknown.
     """
 
     name: str
@@ -35,7 +35,7 @@ class FeatureNetwork:
     fingerprint: str = ""
 
     def label(self, metric: str) -> str:
-        """The name under which to report a score, so that nobody takes FID-teacher for FID-inception."""
+        """The name of a score, such as FID-teacher, so that nobody mistakes it for FID-inception."""
         return f"{metric}-{self.name}"
 
 
@@ -49,7 +49,7 @@ def feature_network(
     """The network called `feature_network` in a params file.
 
     "teacher": the given `teacher`. "inception": the Inception v3 of torch-fidelity. Any other name: torchvision's, with
-    its default ImageNet weights, at their image size. `weights`: a local file in place of the download, for those two.
+    its default ImageNet weights, at their image size. `weights`: a local file instead of the download.
     Raises ValueError or FileNotFoundError naming the parameter and what to do.
     """
     _check_name(name)
@@ -58,7 +58,7 @@ def feature_network(
         raise FileNotFoundError(f"feature_weights = {str(weights)!r}: no such file; expected the weights of {name!r}")
     if name == "teacher":
         if teacher is None:
-            raise ValueError("feature_network = 'teacher': needs the teacher; pass teacher=, or name another network")
+            raise ValueError("feature_network = 'teacher': pass teacher=, or choose another network")
         return classifier_network(teacher.to(device), "teacher")
     if name == "inception":
         return _inception(weights, device)
@@ -66,7 +66,7 @@ def feature_network(
 
 
 def check_available(name: str) -> None:
-    """ValueError for a network that `feature_network` does not know, or whose library is not installed."""
+    """ValueError for an unknown network, or one whose library is not installed."""
     _check_name(name)
     if name == "inception" and importlib.util.find_spec("torch_fidelity") is None:
         raise ValueError(NO_TORCH_FIDELITY)
@@ -81,9 +81,8 @@ def _check_name(name: str) -> None:
 def classifier_network(model: nn.Module, name: str, size: int | None = None) -> FeatureNetwork:
     """Features of a classifier: the input of its last linear layer, for normalised images of `size` px (None: as is).
 
-    Where that input is a flattened map (as in a ConvNet), the map is averaged over its area: 128 features instead of
-    128·4·4, of which a covariance can be estimated from a few hundred images, and in milliseconds. Its `extract` raises
-    ValueError for images that the model cannot take.
+    A flattened map (as in a ConvNet) is averaged over its area: 128 features instead of 128·4·4, so that a few hundred
+    images give a covariance, in milliseconds. `extract` raises ValueError for images that do not suit the model.
     """
     model = model.eval()
     device, linear = next(model.parameters()).device, last_linear(model)
@@ -96,7 +95,7 @@ def classifier_network(model: nn.Module, name: str, size: int | None = None) -> 
         with _recording(model, linear) as seen:
             try:
                 logits = model(pixels)
-            except torch.OutOfMemoryError:  # a RuntimeError too, and not of the size
+            except torch.OutOfMemoryError:  # also a RuntimeError, but not about the size
                 raise
             except RuntimeError as error:
                 height, width = pixels.shape[-2:]
@@ -110,7 +109,7 @@ def classifier_network(model: nn.Module, name: str, size: int | None = None) -> 
 
 @contextmanager
 def _recording(model: nn.Module, linear: nn.Linear) -> Iterator[dict[str, Tensor]]:
-    """The input of the last `linear` layer, and the last map (b, c, h, w) that any module put out before it."""
+    """The input of the last `linear` layer, and the last map (b, c, h, w) that a module returned before it."""
     seen: dict[str, Tensor] = {}
 
     def keep_map(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
@@ -138,12 +137,12 @@ def _pooled(embedding: Tensor, last_map: Tensor | None) -> Tensor:
 def _inception(weights: str | Path | None, device: torch.device) -> FeatureNetwork:
     try:
         if weights is not None:
-            torch.load(weights, "cpu", weights_only=True)  # torch-fidelity would run code that hides in the file
+            torch.load(weights, "cpu", weights_only=True)  # torch-fidelity would run code hidden in the file
         path = None if weights is None else str(weights)
         model = NoTrainInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], path).to(device)
     except ModuleNotFoundError as error:
         raise ValueError(NO_TORCH_FIDELITY) from error
-    except torch.OutOfMemoryError:  # on the GPU, of weights that were loaded
+    except torch.OutOfMemoryError:  # the GPU is full; the weights loaded
         raise
     except UNLOADABLE as error:
         raise FileNotFoundError(

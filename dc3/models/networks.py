@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 from torchvision.models import VGG, AlexNet, resnet18, resnet101, swin_transformer, vision_transformer
 
-OURS, TORCHVISION = "dc3", "torchvision"  # layouts: with stems for small images, or as torchvision's weights need it
+OURS, TORCHVISION = "dc3", "torchvision"  # layouts: stems for small images, or as torchvision's weights need
 
 
 class ConvNet(nn.Sequential):
@@ -38,12 +38,12 @@ class ConvNet(nn.Sequential):
 
 @dataclass(frozen=True)
 class Network:
-    """How to build a network, `build(num_classes, image_size, width)`, and the rates it learns with."""
+    """How to build a network, `build(num_classes, image_size, width)`, and its learning rates."""
 
     build: Callable[[int, int, int], nn.Module]
     lr: float  # AdamW, student (published)
     teacher_lr: float = 0.1  # peak of SGD's one cycle; networks without batch norm diverge at 0.1
-    pretrained: bool = True  # torchvision has weights for exactly this layout
+    pretrained: bool = True  # torchvision has weights for this layout
 
 
 def _convnet(depth: int) -> Callable[[int, int, int], nn.Module]:
@@ -92,7 +92,7 @@ def _alexnet(classes: int, size: int, width: int) -> nn.Module:
 
 
 def _unstretched(model: VGG | AlexNet, image_size: int, classifier_index: int) -> nn.Module:
-    """The head on the final map as it is: torchvision blows a 1×1 map up to 7×7 copies, each with its own weights."""
+    """Puts the head on the final map: torchvision stretches a 1×1 map to 7×7 copies, each with its own weights."""
     channels, side = _final_map(model.features, image_size)
     if side >= model.avgpool.output_size[0]:
         return model
@@ -158,7 +158,7 @@ NETWORKS = {
 
 
 def find(name: str) -> Network:
-    """The entry of NETWORKS; ValueError listing the allowed names when there is none."""
+    """The entry of NETWORKS; ValueError listing the allowed names for an unknown one."""
     if name not in NETWORKS:
         raise ValueError(f"network = {name!r}: choose one of {', '.join(NETWORKS)}")
     return NETWORKS[name]
@@ -176,10 +176,10 @@ def create(
 ) -> nn.Module:
     """A network of NETWORKS for (n, 3, image_size, image_size) images, giving (n, num_classes) logits.
 
-    `weights` names torchvision weights ("IMAGENET1K_V1"): they come with torchvision's own layout at every image
-    size, with a new last layer unless num_classes is 1000. Random weights depend on `seed` only; with `layout`
-    "torchvision" they too have that layout. The model's `layout` says which it has. `width` is the channels of conv3 …
-    conv6. ValueError: unknown name, weights or layout, an image size the network cannot take.
+    `weights` names torchvision weights ("IMAGENET1K_V1"): they use torchvision's layout at every image size, with a new
+    last layer unless num_classes is 1000. Random weights depend on `seed` only and use `layout`. The model's `layout`
+    attribute names its layout. `width` is the number of channels in conv3 … conv6. ValueError for an unknown name,
+    weights or layout, or an image size that does not suit the network.
     """
     network = find(name)
     with torch.random.fork_rng(devices=[]):
@@ -198,12 +198,12 @@ def _builder(name: str, network: Network, layout: str) -> Callable[[int, int, in
     if layout == OURS:
         return network.build
     if layout != TORCHVISION or not network.pretrained:
-        raise ValueError(f"layout = {layout!r}: {name} has none of that name")
+        raise ValueError(f"layout = {layout!r}: {name} does not have it; choose {OURS}")
     return _torchvision(name)
 
 
 def check_size(name: str, image_size: int, width: int = 128) -> None:
-    """ValueError unless the network takes images of that size. On torch's meta device: shapes, and no numbers."""
+    """ValueError unless the network takes images of that size. Runs on torch's meta device: shapes only."""
     with torch.device("meta"):
         create(name, 2, image_size, width)
 
@@ -212,10 +212,10 @@ def check_size(name: str, image_size: int, width: int = 128) -> None:
 def _size_errors(what: str, image_size: int) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:  # a RuntimeError too, and not of the size
+    except torch.OutOfMemoryError:  # also a RuntimeError, but not about the size
         raise
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{what}: does not take image_size {image_size} ({error})") from error
+        raise ValueError(f"{what}: does not accept image_size {image_size} ({error})") from error
 
 
 def _pretrained(name: str, network: Network, num_classes: int, weights: str) -> nn.Module:
@@ -223,13 +223,11 @@ def _pretrained(name: str, network: Network, num_classes: int, weights: str) -> 
         raise ValueError(f"weights = {weights!r}: torchvision has none for {name}; use weights=None or a checkpoint")
     known = torchvision.models.get_model_weights(name)
     if weights not in known.__members__:
-        raise ValueError(f"weights = {weights!r}: of {name} choose one of {', '.join(known.__members__)}")
+        raise ValueError(f"weights = {weights!r}: choose one of {name}'s, {', '.join(known.__members__)}")
     try:
         model = torchvision.models.get_model(name, weights=weights)
     except OSError as error:
-        raise OSError(
-            f"weights = {weights!r}: those of {name} could not be downloaded ({error}); use a checkpoint"
-        ) from error
+        raise OSError(f"weights = {weights!r}: the download for {name} failed ({error}); use a checkpoint") from error
     if num_classes != 1000:
         replace_last_linear(model, num_classes)
     return model
@@ -237,14 +235,14 @@ def _pretrained(name: str, network: Network, num_classes: int, weights: str) -> 
 
 @torch.no_grad()
 def check_takes(model: nn.Module, image_size: int, num_classes: int, what: str) -> None:
-    """Runs one black image through `model`; ValueError when it does not take the size or has other classes."""
+    """Runs one black image through `model`; ValueError for another size or number of classes."""
     training = model.training
     device = next(model.parameters()).device
     with _size_errors(what, image_size):
         shape = tuple(model.eval()(torch.zeros(1, 3, image_size, image_size, device=device)).shape)
     model.train(training)
     if shape != (1, num_classes):
-        raise ValueError(f"{what}: has {shape[-1]} classes, and {num_classes} are needed")
+        raise ValueError(f"{what}: has {shape[-1]} classes, {num_classes} are needed")
 
 
 def last_linear(model: nn.Module) -> nn.Linear:
@@ -254,12 +252,12 @@ def last_linear(model: nn.Module) -> nn.Linear:
     """
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linears:
-        raise ValueError(f"{type(model).__name__} has no linear layer: gradients are taken at the last one")
+        raise ValueError(f"{type(model).__name__} has no linear layer, whose gradients are needed")
     return linears[-1]
 
 
 def replace_last_linear(model: nn.Module, num_classes: int) -> None:
-    """Puts a fresh last linear layer with `num_classes` outputs in the place of the old one."""
+    """Replaces the last linear layer by a fresh one with `num_classes` outputs."""
     old = last_linear(model)
     for parent in model.modules():
         for name, child in parent.named_children():

@@ -1,4 +1,4 @@
-"""Loading of diffusers pipelines, by a shipped name, a folder or a hub id; and the noise that small latents want."""
+"""Loading diffusers pipelines by shipped name, folder or hub id; and the noise schedule for small latents."""
 
 import diffusers
 import torch
@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline
 
 from dc3.machine import paths
 
-NOISE_SCHEDULE = {  # v and zero terminal SNR (arXiv 2305.08891): usual noise shows the mean of small latents to its end
+NOISE_SCHEDULE = {  # v and zero terminal SNR (arXiv 2305.08891): the usual one never hides small latents' mean
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -20,7 +20,7 @@ NOISE_SCHEDULE = {  # v and zero terminal SNR (arXiv 2305.08891): usual noise sh
 def load_pipeline(
     kind: type[DiffusionPipeline], parameter: str, name: str, revision: str, dtype: torch.dtype
 ) -> DiffusionPipeline:
-    """A pipeline with a text encoder, without its safety checker. FileNotFoundError naming `parameter` if not there."""
+    """A pipeline with a text encoder, without its safety checker. FileNotFoundError naming `parameter` if absent."""
     quiet_loading()
     try:
         return kind.from_pretrained(
@@ -38,11 +38,11 @@ def load_pipeline(
 
 
 def quiet_loading() -> None:
-    """No progress bars of the libraries: they stay in a notebook's outputs, and loading is soon done."""
+    """Turns off the libraries' progress bars, which would stay in a notebook's outputs."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message that may be a page long; the error's kind where there is none."""
+    """The first line of an error's message; the error's class when it has none."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Templates of instructions and prompts: text with one place, {p} or {class}, that is filled in."""
+"""Templates of instructions and prompts: text with one placeholder, {p} or {class}."""
 
 
 def check_place(parameter: str, template: str, place: str) -> None:
@@ -8,11 +8,9 @@ def check_place(parameter: str, template: str, place: str) -> None:
 
 
 def check_instruction(instruction: str) -> None:
-    """ValueError unless `instruction` has {p} and `instruction.format(p=…)` finds no other braces in it."""
+    """ValueError unless `instruction` has {p} and no other braces."""
     check_place("instruction", instruction, "{p}")
     try:
         instruction.format(p="sunny")
     except (LookupError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"instruction = {instruction!r}: {{p}} is the only pair of braces that it may have ({error!r})"
-        ) from None
+        raise ValueError(f"instruction = {instruction!r}: only {{p}} may be in braces ({error!r})") from None
