@@ -277,7 +277,7 @@ def test_generated_images_are_classified_in_the_precision_that_is_asked_for(imag
 
 def test_bad_sets_are_refused_by_name(vae, images, tmp_path):
     generator = new_dit(vae, 2, 32, SHAPE, CPU, seed=0)
-    with pytest.raises(ValueError, match="noise: labels go up to 2, DiT has 2 classes"):
+    with pytest.raises(ValueError, match="noise has labels up to 2, DiT has 2 classes"):
         encode(generator, images, RECIPE, tmp_path)
     with pytest.raises(ValueError, match="noise: no images"):
         encode(generator, images.take([]), RECIPE, tmp_path)
@@ -292,9 +292,9 @@ def test_bad_models_are_refused_by_parameter(vae, random_editor_folder, tmp_path
         lora_of(random_editor_folder, targets=["to_z"])
     with pytest.raises(ValueError, match=r"prompt_template = 'a photo': has no \{class\}"):
         lora_of(random_editor_folder, template="a photo")
-    with pytest.raises(ValueError, match=r"are one prompt to the model, which reads 32 tokens"):
+    with pytest.raises(ValueError, match=r"are the same to the model, which reads 32 tokens"):
         lora_of(random_editor_folder, template="x" * 40 + " {class}")
-    with pytest.raises(ValueError, match="dit_heads = 3: must divide dit_width = 16"):
+    with pytest.raises(ValueError, match="dit_heads = 3: choose a divisor of dit_width = 16"):
         replace(SHAPE, heads=3)
     with pytest.raises(ValueError, match="dit_patch = 3"):
         new_dit(vae, 3, 32, replace(SHAPE, patch=3), CPU, seed=0)
@@ -307,7 +307,7 @@ def test_bad_models_are_refused_by_parameter(vae, random_editor_folder, tmp_path
         ({"dit_base": "./missing"}, r"dit_base = './missing': nothing is there"),
         ({"prompt_template": "a photo"}, r"prompt_template = 'a photo': has no \{class\}"),
         ({"class_names": ["cat"]}, r"class_names = \['cat'\]: 1 names for 10 classes"),
-        ({"dit_heads": 5}, "dit_heads = 5: must divide dit_width = 96"),
+        ({"dit_heads": 5}, "dit_heads = 5: choose a divisor of dit_width = 96"),
         (
             {"finetune_beside": ["rded"], "compared": ["random"]},
             r"finetune_beside = \['rded'\]: rded must be in compared",

@@ -35,7 +35,7 @@ def test_every_params_file_passes(path, declared):
         ({"factor": 33}, "factor = 33: expected 1 to 32 patches per side"),
         ({"published_as": "CIFAR-11"}, "published_as = 'CIFAR-11': there are published numbers for CIFAR-10, "),
         ({"feature_network": "resnet_18"}, "feature_network = 'resnet_18': choose teacher, inception, .*resnet18, "),
-        ({"dit_patch": 3}, "dit_patch = 3: images of 32 px have latents of 16, which must be a multiple of it"),
+        ({"dit_patch": 3}, "dit_patch = 3: must divide the latents' side, 16 for images of 32 px"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

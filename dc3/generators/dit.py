@@ -1,6 +1,6 @@
 """DiT, the class-conditional diffusion transformer (Peebles & Xie, arXiv 2212.09748): small and new, or a checkpoint.
 
-A diffusers `DiTPipeline` in both cases: saved and loaded as one.
+Both are diffusers `DiTPipeline`s.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,11 @@ from dc3.generators.recipes import PUBLISHED_CLASSES, DiTShape, dit_rows
 from dc3.machine import paths
 from dc3.models.pipelines import NOISE_SCHEDULE, first_line, quiet_loading
 
-NULL_CLASS = (
-    PUBLISHED_CLASSES  # DiTPipeline guides away from row 1000 of the class embeddings, whatever the number of classes
-)
+NULL_CLASS = PUBLISHED_CLASSES  # DiTPipeline always guides away from row 1000 of the class embeddings
 
 
 class DiT:
-    """A generator of `finetuning`: the whole transformer is trained; class k of the data is its class `rows[k]`."""
+    """A `finetuning.Generator` that trains the whole transformer; class k of the data is its class `rows[k]`."""
 
     name = "DiT"
 
@@ -30,33 +28,33 @@ class DiT:
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.requires_grad_(False)
         self.pipeline = pipeline.to(device)
-        self.rows = torch.tensor([*rows, NULL_CLASS], device=device)  # the last is what NO_CLASS = −1 picks
+        self.rows = torch.tensor([*rows, NULL_CLASS], device=device)  # NO_CLASS = −1 picks the last
         self.classes = len(rows)
         self.vae, self.scheduler, self.transformer = pipeline.vae, pipeline.scheduler, pipeline.transformer
         self.size = self.transformer.config.sample_size * _downscaling(self.vae)
         for module in self.transformer.modules():
             if isinstance(module, LabelEmbedding):
-                module.dropout_prob = 0.0  # each block would drop labels of its own, from the global generator
+                module.dropout_prob = 0.0  # each block would drop other labels, by the global generator
         if checkpointing:
             self.transformer.enable_gradient_checkpointing()
         self.trained = nn.ParameterList(self.transformer.parameters())
 
     def predict(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """ε or v (b, c, h, w); of a transformer that predicts a variance too, without it."""
+        """ε or v (b, c, h, w), without the variance that some transformers also predict."""
         predicted = self.transformer(noisy, timestep=t, class_labels=self.rows[labels]).sample
         return predicted[:, : noisy.shape[1]]
 
     def sample(self, labels: list[int], noise: list[torch.Generator], steps: int, guidance: float) -> Tensor:
-        """Images (b, 3, size, size) in 0…1; `guidance` 1 is none."""
+        """Images (b, 3, size, size) in 0…1; `guidance` 1 means none."""
         rows = self.rows[torch.tensor(labels)].tolist()
         return self.pipeline(rows, guidance, noise, steps, output_type="pt").images
 
     def save(self, folder: Path) -> None:
-        """The whole pipeline, as `load_dit` reads it."""
+        """Writes the whole pipeline, for `load_dit`."""
         self.pipeline.save_pretrained(folder, safe_serialization=True)
 
     def load(self, folder: Path) -> None:
-        """The transformer of what `save` wrote; the VAE was not trained."""
+        """Loads the transformer that `save` wrote; the VAE is not trained."""
         loaded = DiTTransformer2DModel.from_pretrained(folder / "transformer")
         self.transformer.load_state_dict(loaded.state_dict())
 
@@ -73,7 +71,7 @@ def new_dit(
 ) -> DiT:
     """An untrained DiT over the latents of `vae` for images of `size` pixels, adaLN-Zero initialised as published.
 
-    Raises ValueError when the latents are not whole tokens, and for more than 1000 classes.
+    Raises ValueError when tokens do not tile the latents, and for more than 1000 classes.
     """
     shape.check_size(size, _downscaling(vae))
     rows = dit_rows([], classes)
@@ -100,10 +98,10 @@ def load_dit(
     base: str, classes: int, device: torch.device, *, rows: Sequence[int] = (), revision: str = "",
     checkpointing: bool = False,
 ) -> DiT:  # fmt: skip
-    """A trained DiTPipeline, folder or hub id (facebook/DiT-XL-2-256), in float32: the weights are all trained.
+    """A trained DiTPipeline, folder or hub id (facebook/DiT-XL-2-256), in float32, because all weights are trained.
 
-    `rows`: the number of each class among the 1000 of the checkpoint (empty: the first ones, which then learn anew).
-    Raises FileNotFoundError when it cannot be had, ValueError for another kind of pipeline or rows that do not fit.
+    `rows`: each class's number among the checkpoint's 1000 (empty: the first ones, which are retrained).
+    FileNotFoundError when it cannot be loaded, ValueError for another kind of pipeline or a bad number of rows.
     """
     quiet_loading()
     try:
@@ -111,10 +109,10 @@ def load_dit(
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"dit_base = {base!r} cannot be loaded ({first_line(error)}): give a folder with a DiTPipeline, a hub id "
-            "that this machine can reach, or '' for a small DiT from nothing"
+            "that this machine can reach, or '' for a small new DiT"
         ) from error
     if not isinstance(pipeline.transformer, DiTTransformer2DModel):
-        raise ValueError(f"dit_base = {base!r} has a {type(pipeline.transformer).__name__}, not a DiT")
+        raise ValueError(f"dit_base = {base!r} has a {type(pipeline.transformer).__name__}: give a pipeline with a DiT")
     return DiT(pipeline, dit_rows(rows, classes), device, checkpointing)
 
 
@@ -123,7 +121,7 @@ def _downscaling(vae: AutoencoderKL) -> int:
 
 
 def _initialised(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
-    """Xavier for linear layers, zero for what modulates and what comes out: every block begins as the identity."""
+    """Xavier for linear layers, zero for modulation and output layers: every block begins as the identity."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

@@ -1,9 +1,8 @@
 """Fine-tuning of generative models: equal steps on every image set, then images of every class.
 
 Two generators share this code: a class-conditional DiT and a text-to-image U-Net with LoRA. Both denoise latents of an
-AutoencoderKL. All that is drawn comes from (seed, step) in training and (seed, class, number) in generation, so sets of
-any size see the same noise at the same step, a killed run goes on to the same weights, and an image does not depend on
-its batch.
+AutoencoderKL. All draws depend on (seed, step) in training and (seed, class, number) in generation, so sets of any size
+see the same noise at each step, a killed run resumes to the same weights, and an image does not depend on its batch.
 """
 
 from collections.abc import Callable
@@ -29,15 +28,15 @@ from dc3.machine import progress
 from dc3.machine.devices import autocast
 from dc3.machine.keeping import kept, kept_folder, key_digest
 
-NO_CLASS = -1  # a dropped condition: what classifier-free guidance guides away from
+NO_CLASS = -1  # a dropped class, from which classifier-free guidance guides away
 LOSSES, CHECKPOINT = "losses.npy", "checkpoint.pt"
-ENCODED_A_BATCH = 32
-WARMUP = 0.1  # of the steps
+ENCODE_BATCH = 32  # images
+WARMUP = 0.1  # share of the steps
 EMA_DECAY = 0.999
 
 
 class Generator(Protocol):
-    """A latent diffusion model that is trained; `name` for messages, `size` pixels a side, `classes` in number."""
+    """A latent diffusion model to train; `name` for messages, `size` the image side, `classes` their number."""
 
     name: str
     size: int
@@ -47,7 +46,7 @@ class Generator(Protocol):
     trained: nn.ParameterList
 
     def predict(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """What the model makes of noisy latents (b, c, h, w) at times t (b,), labels (b,) or NO_CLASS: (b, c, h, w)."""
+        """The prediction (b, c, h, w) for noisy latents (b, c, h, w) at times t (b,) with labels (b,) or NO_CLASS."""
 
     def sample(self, labels: list[int], noise: list[torch.Generator], steps: int, guidance: float) -> Tensor:
         """Images (b, 3, size, size) in 0…1."""
@@ -56,13 +55,13 @@ class Generator(Protocol):
         """Writes the weights as diffusers loads them."""
 
     def load(self, folder: Path) -> None:
-        """Takes over what `save` wrote."""
+        """Loads what `save` wrote."""
 
 
 class Latents(NamedTuple):
-    """What a training sees of its set: posterior means (m, c, h, w), unscaled, of the images that it draws.
+    """The unscaled posterior means (m, c, h, w) of the images that a training draws.
 
-    By ascending `keys` (m,) = 2 · index + mirrored, for mirror images count as well; labels (n,) of the whole set.
+    `keys` (m,) ascend: 2 · index + mirrored, because mirrored images are encoded too; labels (n,) of the whole set.
     """
 
     means: np.ndarray
@@ -72,7 +71,7 @@ class Latents(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What was drawn for one batch: images and whether mirrored, as keys (b,); labels dropped (b,); a seed of noise."""
+    """The draws of one batch: `keys` (b,) of images, mirrored or not; which labels are dropped (b,); a noise seed."""
 
     keys: np.ndarray
     dropped: np.ndarray
@@ -80,13 +79,13 @@ class Batch(NamedTuple):
 
     @property
     def images(self) -> np.ndarray:
-        """Which images of the set, (b,)."""
+        """Positions in the set, (b,)."""
         return self.keys // 2
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Drawn(ImageSet):
-    """The images of a set that `keys` name, mirrored or not, at `image_size` (antialiased bilinear)."""
+    """The images of a set by `keys`, mirrored or not, at `image_size` (antialiased bilinear)."""
 
     original: ImageSet
     keys: np.ndarray
@@ -98,16 +97,16 @@ class _Drawn(ImageSet):
 
 
 def encode(generator: Generator, images: ImageSet, recipe: FinetuneRecipe, folder: Path) -> Latents:
-    """Encodes what a training draws of a set, each once, into a memory map in `folder`; what is there already is kept.
+    """Encodes each image that a training draws once, into a memory map in `folder`, and keeps it there.
 
     Raises ValueError for a set without images, or with a class that the generator does not have.
     """
     if not len(images):
-        raise ValueError(f"{images.name}: no images to fine-tune {generator.name} on")
+        raise ValueError(f"{images.name} has no images: {generator.name} needs some to train on")
     if images.labels.max() >= generator.classes or images.labels.min() < 0:
         raise ValueError(
-            f"{images.name}: labels go up to {images.labels.max()}, {generator.name} has {generator.classes} "
-            "classes: the set and the generator must be of one data set"
+            f"{images.name} has labels up to {images.labels.max()}, {generator.name} has {generator.classes} "
+            "classes: use a set and a generator of one data set"
         )
     parts = range(recipe.steps * recipe.accumulate)
     keys = np.unique([draw_batch(recipe, part, len(images)).keys for part in parts])
@@ -122,14 +121,14 @@ def encode(generator: Generator, images: ImageSet, recipe: FinetuneRecipe, folde
     key = {"generator": generator.name, "set": fingerprint, "drawn": drawn, "size": size, "amp": recipe.amp}
     means = kept(
         folder / f"{key_digest(key)}.npy",
-        lambda path: features.encode(vae, own, path, size=size, batch_size=ENCODED_A_BATCH, amp=recipe.amp),
+        lambda path: features.encode(vae, own, path, size=size, batch_size=ENCODE_BATCH, amp=recipe.amp),
         partial(np.load, mmap_mode="r"),
     )
     return Latents(means.reshape(shape), keys, images.labels, fingerprint)
 
 
 def draw_batch(recipe: FinetuneRecipe, part: int, count: int) -> Batch:
-    """The draws of batch `part` for a set of `count` images: all but which images do not depend on the set."""
+    """The draws of batch `part` for a set of `count` images; only the choice of images depends on `count`."""
     rng = np.random.default_rng([recipe.seed, part])
     rows = (rng.random(recipe.batch_size) * count).astype(np.int64)
     mirrored, dropped = rng.random(recipe.batch_size) < 0.5, rng.random(recipe.batch_size) < recipe.drop
@@ -138,9 +137,9 @@ def draw_batch(recipe: FinetuneRecipe, part: int, count: int) -> Batch:
 
 @dataclass
 class DenoisingLoss:
-    """‖model(z_t, t, class) − target‖² of one batch (Ho 2020); the target is ε or v as the generator's scheduler says.
+    """‖model(z_t, t, class) − target‖² of one batch (Ho 2020); the target is ε or v, as the scheduler says.
 
-    Where a DiT predicts a variance too (DiT-XL-2-256), those channels get no gradient: the pipeline does not use them.
+    The variance channels of a DiT (DiT-XL-2-256) get no gradient: the pipeline does not use them.
     """
 
     generator: Generator
@@ -151,12 +150,12 @@ class DenoisingLoss:
         self.noising = DDPMScheduler.from_config(self.generator.scheduler.config)
         if self.noising.config.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(
-                f"{self.generator.name}: its scheduler predicts {self.noising.config.prediction_type!r}; known are "
+                f"{self.generator.name}: its scheduler predicts {self.noising.config.prediction_type!r}: allowed are "
                 "'epsilon' and 'v_prediction'"
             )
 
     def __call__(self, part: int) -> Tensor:
-        """The scalar loss of batch `part`, all draws of which come from (seed, part)."""
+        """The scalar loss of batch `part`, whose draws depend on (seed, part) only."""
         device, latents = self.generator.vae.device, self.latents
         drawn = draw_batch(self.recipe, part, len(latents.labels))
         means = latents.means[np.searchsorted(latents.keys, drawn.keys)].astype(np.float32)
@@ -175,8 +174,8 @@ class DenoisingLoss:
 def train(generator: Generator, latents: Latents, recipe: FinetuneRecipe, folder: Path) -> np.ndarray:
     """Trains `generator` in place and writes its weights to `folder`; returns the loss of every step, float64 (steps,).
 
-    A killed training goes on from its checkpoint, a finished one is loaded; what `folder` holds of another set or
-    recipe is removed. With 0 steps the generator stays as it is. FloatingPointError when a loss is not finite.
+    A killed training resumes from its checkpoint, a finished one is loaded; `folder` is emptied of another set's or
+    recipe's results. 0 steps leave the generator unchanged. FloatingPointError when a loss is not finite.
     """
     if not recipe.steps:
         return np.empty(0)
@@ -199,7 +198,7 @@ def train(generator: Generator, latents: Latents, recipe: FinetuneRecipe, folder
 
     def read(path: Path) -> np.ndarray:
         losses = np.load(path)
-        generator.load(folder)  # after training too: to the bit what a run that goes on from here has
+        generator.load(folder)  # after training too: bit for bit what a resumed run has
         return losses
 
     losses = kept(folder / LOSSES, write, read)
@@ -212,7 +211,7 @@ def generate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images of every class, uint8 (C · per_class, image_size, image_size, 3), and their labels, class by class.
 
-    Each image has noise of its own from (seed, class, number) and every batch the same shape (the last one is padded).
+    Each image has its own noise from (seed, class, number) and every batch the same shape (the last one is padded).
     FloatingPointError when an image is not finite.
     """
     labels = np.repeat(np.arange(generator.classes), sampling.per_class)
@@ -225,7 +224,7 @@ def generate(
             batch = generator.sample(labels[rows].tolist(), noise, sampling.steps, sampling.guidance)
         pixels = batch.float().permute(0, 2, 3, 1).cpu().numpy()
         if not np.isfinite(pixels).all():
-            raise FloatingPointError(f"{generator.name} generates images that are not finite: lower its learning rate")
+            raise FloatingPointError(f"{generator.name} generated images that are not finite: lower its learning rate")
         made[rows] = [np.rint(255 * resized(image, sampling.image_size).clip(0, 1)) for image in pixels]
     return made, labels
 
@@ -236,7 +235,7 @@ def _noise(seed: int, label: int, number: int) -> torch.Generator:
 
 
 def seeded(make: Callable[[], Any], seed: int) -> Any:
-    """What `make` builds with its random weights drawn from `seed`; the global generator is put back."""
+    """What `make` builds with random weights from `seed`; the global generator is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()

@@ -1,4 +1,4 @@
-"""Plain colour grades in CIELAB, one for each prompt: what the shipped editor was taught, and is measured against."""
+"""Plain colour grades in CIELAB, one per prompt: the shipped editor learned them and is measured against them."""
 
 import warnings
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from skimage.color import lab2rgb, rgb2lab
 
-TINT_JITTER = 5.0  # standard deviation, in a* and b* units, of the colour that the instruction leaves open
+TINT_JITTER = 5.0  # standard deviation of a* and b*, which the instruction leaves open
 STRENGTH_RANGE = (0.4, 1.0)
 
 
@@ -19,7 +19,7 @@ class Grade(NamedTuple):
     lightness: float
 
 
-GRADES = {  # mild enough that a CIFAR-10 teacher still knows most images (benchmarks/editor.py)
+GRADES = {  # mild: a CIFAR-10 teacher still recognises most images (benchmarks/editor.py)
     "sunny": Grade(1.10, 2, 20, 6),
     "golden hour": Grade(1.10, 12, 26, 0),
     "sepia": Grade(0.30, 6, 17, -3),
@@ -37,7 +37,7 @@ def grade(images: np.ndarray, prompts: list[str], rng: np.random.Generator) -> n
     """uint8 (n, H, W, 3) → uint8 (n, H, W, 3): each image under its prompt's grade, at a random strength and tint.
 
     L' = L + s·l·4·L(100 − L)/100², a' = (1 + s(c − 1))·a + s·Δa + t_a, and likewise b', with s ~ U(0.4, 1) and
-    t ~ N(0, 5²)·s. A KeyError names a prompt that has no grade.
+    t ~ N(0, 5²)·s. KeyError for a prompt without a grade.
     """
     grades = np.array([GRADES[prompt] for prompt in prompts])[:, :, None, None]
     strength = rng.uniform(*STRENGTH_RANGE, size=(len(images), 1, 1))
@@ -52,6 +52,6 @@ def grade(images: np.ndarray, prompts: list[str], rng: np.random.Generator) -> n
         ],
         axis=-1,
     )
-    with warnings.catch_warnings():  # a grade may leave the gamut; clipping to it is meant
+    with warnings.catch_warnings():  # a grade may leave the gamut, and is clipped to it
         warnings.filterwarnings("ignore", "Conversion from CIE-LAB")
         return (lab2rgb(graded) * 255).round().astype(np.uint8)

@@ -1,8 +1,8 @@
-"""Text-to-image by LoRA (Hu, arXiv 2106.09685): the class names are the prompts, only low-rank updates are trained.
+"""Text-to-image by LoRA (Hu, arXiv 2106.09685): class names are the prompts, only low-rank updates are trained.
 
 The same code takes `StableDiffusionPipeline`s (stable-diffusion-v1-5) and the shipped tiny-instruct-pix2pix. The latter
-is an editor: its U-Net sees the latents of a source image beside the noise. Its training left the source out for a part
-of the steps (zeros in its place), and that is how it is used here: no source, the prompt alone.
+is an editor: its U-Net sees the latents of a source image beside the noise. It was also trained with zeros instead of
+the source, and that is how it is used here: no source, the prompt alone.
 """
 
 import warnings
@@ -25,31 +25,31 @@ KINDS = (StableDiffusionPipeline, StableDiffusionInstructPix2PixPipeline)
 
 
 class LoRA:
-    """A `dc3.generators.finetuning.Generator`: a text-to-image pipeline of which a LoRA of the U-Net is trained."""
+    """A `finetuning.Generator`: a text-to-image pipeline that trains a LoRA of its U-Net."""
 
     name = "LoRA"
 
     def __init__(self, pipeline: DiffusionPipeline, prompts: Sequence[str], size: int, checkpointing: bool = False):
         self.pipeline, self.prompts, self.size, self.classes = pipeline, list(prompts), size, len(prompts)
         self.vae, self.unet, self.scheduler = pipeline.vae, pipeline.unet, pipeline.scheduler
-        self.text = _embeddings(pipeline, [*prompts, ""])  # the last, no prompt, is what NO_CLASS = −1 picks
+        self.text = _embeddings(pipeline, [*prompts, ""])  # NO_CLASS = −1 picks the last, no prompt
         if checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.trained = nn.ParameterList(p for p in self.unet.parameters() if p.requires_grad)
 
     @property
     def edits(self) -> bool:
-        """Whether the U-Net has a second half of input channels, for the source of an edit."""
+        """Whether the U-Net has further input channels for the source of an edit."""
         return isinstance(self.pipeline, StableDiffusionInstructPix2PixPipeline)
 
     def predict(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """ε or v (b, c, h, w), given the prompts of the classes; an editor's U-Net gets an empty source beside."""
+        """ε or v (b, c, h, w), given the classes' prompts; an editor's U-Net also gets an empty source."""
         text = self.text[labels]
         seen = torch.cat([noisy, torch.zeros_like(noisy)], dim=1) if self.edits else noisy
         return self.unet(seen.to(text.dtype), t, encoder_hidden_states=text).sample
 
     def sample(self, labels: list[int], noise: list[torch.Generator], steps: int, guidance: float) -> Tensor:
-        """Images (b, 3, size, size) in 0…1 of the prompts of the classes; `guidance` 1 is none."""
+        """Images (b, 3, size, size) in 0…1 for the classes' prompts; `guidance` 1 means none."""
         text = self.text[torch.tensor(labels)]
         if self.edits:
             side = self.size // self.pipeline.vae_scale_factor
@@ -68,15 +68,15 @@ class LoRA:
         ).images
 
     def save(self, folder: Path) -> None:
-        """pytorch_lora_weights.safetensors, as `load_lora_weights` of the base's pipeline reads it."""
+        """Writes pytorch_lora_weights.safetensors, for `load_lora_weights` of the base's pipeline."""
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet, adapter_name=ADAPTER))
         self.pipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
 
     def load(self, folder: Path) -> None:
-        """The layers that `save` wrote, in the place of those that are there."""
+        """Replaces the layers by those that `save` wrote."""
         self.unet.delete_adapters(ADAPTER)
         weights, alphas = self.pipeline.lora_state_dict(folder)
-        with warnings.catch_warnings():  # diffusers guesses the layers by their names, and peft finds more of that name
+        with warnings.catch_warnings():  # diffusers guesses layers by name, and peft finds more
             warnings.filterwarnings("ignore", "While injecting the PEFT adapters", RuntimeWarning)
             self.pipeline.load_lora_into_unet(weights, alphas, self.unet, adapter_name=ADAPTER)
 
@@ -93,11 +93,11 @@ def load_lora_base(
     dtype: torch.dtype = torch.float32,
     checkpointing: bool = False,
 ) -> LoRA:
-    """A base model (shipped, folder or hub id) with a fresh LoRA on layers of its U-Net, as `settings` say.
+    """A base model (shipped, folder or hub id) with a fresh LoRA on its U-Net, as in `settings`.
 
-    `classes` are the names in the prompts; size 0 is the base's own. U-Net and text encoder are held in `dtype`
-    (bfloat16 needs autocast), LoRA and VAE in float32. FileNotFoundError when the base cannot be loaded, ValueError
-    naming the parameter when it is no text-to-image pipeline, has no such layers, or reads two prompts as one.
+    `classes` are the names in the prompts; size 0 is the base's own. U-Net and text encoder are in `dtype` (bfloat16
+    needs autocast), LoRA and VAE in float32. FileNotFoundError when the base cannot be loaded, ValueError naming the
+    parameter when it is not a text-to-image pipeline, lacks the layers, or reads two prompts as one.
     """
     pipeline = _pipeline(base, revision, dtype)
     pipeline.set_progress_bar_config(disable=True)
@@ -126,7 +126,7 @@ def _pipeline(base: str, revision: str, dtype: torch.dtype) -> DiffusionPipeline
     pipeline = load_pipeline(DiffusionPipeline, "lora_base", base, revision, dtype)
     if not isinstance(pipeline, KINDS):
         known = ", ".join(kind.__name__ for kind in KINDS)
-        raise ValueError(f"lora_base = {base!r} is a {type(pipeline).__name__}: known are {known}")
+        raise ValueError(f"lora_base = {base!r} is a {type(pipeline).__name__}: allowed are {known}")
     return pipeline
 
 
@@ -138,12 +138,12 @@ def _tokens(pipeline: DiffusionPipeline, texts: list[str]) -> Tensor:
 
 
 def _check_distinct(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
-    """ValueError when the tokenizer, which cuts long texts off, gives two prompts the same tokens."""
+    """ValueError when the tokenizer, which truncates long texts, gives two prompts the same tokens."""
     read: dict[tuple[int, ...], str] = {}
     for prompt, tokens in zip(prompts, map(tuple, _tokens(pipeline, prompts).tolist()), strict=True):
         if tokens in read:
             raise ValueError(
-                f"prompt_template: {prompt!r} and {read[tokens]!r} are one prompt to the model, which reads "
+                f"prompt_template: {prompt!r} and {read[tokens]!r} are the same to the model, which reads "
                 f"{pipeline.tokenizer.model_max_length} tokens: shorten the template, or give class_names"
             )
         read[tokens] = prompt
@@ -151,5 +151,5 @@ def _check_distinct(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
 
 @torch.no_grad()
 def _embeddings(pipeline: DiffusionPipeline, texts: list[str]) -> Tensor:
-    """(n, tokens, width); the text encoder is frozen, so once is enough."""
+    """(n, tokens, width), computed once because the text encoder is frozen."""
     return pipeline.text_encoder(_tokens(pipeline, texts).to(pipeline.device))[0]

@@ -1,4 +1,4 @@
-"""How 07 trains its generators, samples them, and what they look like: made once from its parameters. No torch."""
+"""Configurations of 07's generators: training, sampling and shape, made once from its parameters. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from typing import Any
 
 from dc3.models.prompts import check_place
 
-PUBLISHED_CLASSES = 1000  # of the DiT checkpoints that dit_base may name
-PLACE = "{class}"  # of the class name in the prompt template
+PUBLISHED_CLASSES = 1000  # in the DiT checkpoints that dit_base may name
+PLACE = "{class}"  # for the class name in the prompt template
 
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
-    """How to train: the same for all sets.
+    """How to train, equal for all sets.
 
     `amp`: bfloat16 autocast, None on a GPU only; a step has `accumulate` batches of `batch_size`; `drop` is the share
-    of images whose class is dropped.
+    of images without a class.
     """
 
     steps: int
@@ -43,7 +43,7 @@ class FinetuneRecipe:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are made of a trained generator: `dc3.generators.finetuning.generate`."""
+    """How a trained generator makes images, for `finetuning.generate`."""
 
     per_class: int
     steps: int
@@ -65,7 +65,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class DiTShape:
-    """A small DiT: numbers a token, blocks, attention heads, side of a token in latent pixels."""
+    """A small DiT: numbers per token, blocks, attention heads, side of a token in latent pixels."""
 
     width: int
     depth: int
@@ -74,7 +74,7 @@ class DiTShape:
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise ValueError(f"dit_heads = {self.heads}: must divide dit_width = {self.width}; choose another")
+            raise ValueError(f"dit_heads = {self.heads}: choose a divisor of dit_width = {self.width}")
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "DiTShape":
@@ -82,17 +82,17 @@ class DiTShape:
         return cls(params["dit_width"], params["dit_depth"], params["dit_heads"], params["dit_patch"])
 
     def check_size(self, size: int, downscaling: int) -> None:
-        """ValueError unless the latents of images of `size` px, so many times smaller, are whole tokens."""
+        """ValueError unless tokens tile the latents of images of `size` px, `downscaling` times smaller."""
         if size % (downscaling * self.patch):
             raise ValueError(
-                f"dit_patch = {self.patch}: images of {size} px have latents of {size / downscaling:g}, which must be "
-                "a multiple of it; choose another, or another generate_size"
+                f"dit_patch = {self.patch}: must divide the latents' side, {size / downscaling:g} for images of {size} px"
+                "; choose another dit_patch or generate_size"
             )
 
 
 @dataclass(frozen=True)
 class LoRASettings:
-    """The update of a text-to-image model, its rank and its layers, and the template of the prompts, with {class}."""
+    """A LoRA's rank and target layers, and the prompt template with {class}."""
 
     template: str
     rank: int
@@ -107,32 +107,31 @@ class LoRASettings:
         return cls(params["prompt_template"], params["lora_rank"], params["lora_targets"])
 
     def prompts(self, classes: Sequence[str]) -> list[str]:
-        """One prompt a class, underscores as spaces."""
+        """One prompt per class, underscores as spaces."""
         return [self.template.replace(PLACE, name.replace("_", " ")) for name in classes]
 
 
 def prompt_names(class_names: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """What prompts call the classes: `class_names`, or where there are none the data's `classes`.
+    """The names of the classes in prompts: `class_names`, or the data's `classes` when it is empty.
 
-    ValueError for another number of names than of classes.
+    ValueError unless there is one name per class.
     """
     if class_names and len(class_names) != len(classes):
         raise ValueError(
             f"class_names = {list(class_names)}: {len(class_names)} names for {len(classes)} classes "
-            f"({', '.join(classes[:5])} …); give one for each, in their order, or none"
+            f"({', '.join(classes[:5])} …); give one per class, in their order, or none"
         )
     return list(class_names or classes)
 
 
 def dit_rows(rows: Sequence[int], classes: int) -> list[int]:
-    """The number of each class among those of a DiT's checkpoint: `rows`, or where there are none the first ones.
+    """Each class's number in a DiT's checkpoint: `rows`, or the first ones when it is empty.
 
-    ValueError unless there is one for each of the `classes`, and they differ.
+    ValueError unless there are `classes` different numbers.
     """
     rows = list(rows) or list(range(classes))
     if len(rows) != classes or len(set(rows)) != classes or not 0 <= min(rows) <= max(rows) < PUBLISHED_CLASSES:
         raise ValueError(
-            f"dit_rows = {rows}: expected {classes} different numbers below {PUBLISHED_CLASSES}, one for each class, "
-            "or none"
+            f"dit_rows = {rows}: expected {classes} different numbers below {PUBLISHED_CLASSES}, one per class, or none"
         )
     return rows

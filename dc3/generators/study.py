@@ -1,4 +1,4 @@
-"""The same generator fine-tuned on several image sets, what each then generates, and its distance from real images."""
+"""A generator fine-tuned on several image sets, the images it generates, and their distance from real ones."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,16 +23,14 @@ from dc3.models.checkpoints import Teacher
 from dc3.models.feature_networks import FeatureNetwork
 
 NAMES = {"dit": dit.DiT.name, "lora": lora.LoRA.name}
-REAL = "real images"  # the row of training images under the same scores: what no generator can be expected to beat
+REAL = "real images"  # training images under the same scores: a bound for any generator
 IMAGES = "images.npy"
-
-
-Maker = Callable[[int], Generator]  # of a seed
+Maker = Callable[[int], Generator]  # from a seed
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One generator of a study: `make(seed)` gives it as it is before training, the same for the same seed."""
+    """One generator of a study: `make(seed)` builds it untrained, the same for the same seed."""
 
     make: Maker
     recipe: FinetuneRecipe
@@ -48,10 +46,9 @@ def plans_of(
     device: torch.device,
     amp: bool | None = None,
 ) -> dict[str, Plan]:
-    """A plan for each of params["generators"], by the names that figures show; images are made at `image_size` px.
+    """A plan for each of params["generators"], by the name in figures; images are kept at `image_size` px.
 
-    params: those of 07_finetuning; `amp` is that of its finetune_precision. Nothing is loaded before a plan's `make` is
-    called.
+    params: 07_finetuning's; `amp` follows its finetune_precision. Only a plan's `make` loads anything.
     """
     makers = {"dit": dit_maker(params, train, device), "lora": lora_maker(params, train.classes, device, amp)}
     return {
@@ -62,13 +59,13 @@ def plans_of(
 
 
 def models_of(params: Mapping[str, Any]) -> list[str]:
-    """The models that 07 loads by its parameters, as they name them."""
+    """The models that 07 loads, as its parameters name them."""
     models = {"dit": params["dit_base"] or params["vae"], "lora": params["lora_base"]}
     return [models[kind] for kind in models if kind in params["generators"]]
 
 
 def dit_maker(params: Mapping[str, Any], train: ImageSet, device: torch.device) -> Maker:
-    """Makes the DiT of `dit_base` with the data's classes; where that is empty a small new one over `vae`'s latents."""
+    """Makes the DiT of `dit_base` with the data's classes, or a small new one over `vae`'s latents when it is empty."""
     classes, checkpointing = len(train.classes), params["gradient_checkpointing"]
 
     def load(seed: int) -> Generator:
@@ -86,9 +83,9 @@ def dit_maker(params: Mapping[str, Any], train: ImageSet, device: torch.device) 
 
 
 def lora_maker(params: Mapping[str, Any], classes: Sequence[str], device: torch.device, amp: bool | None) -> Maker:
-    """Makes `lora_base` with a new LoRA, prompted with `class_names`, or where there are none those of the `classes`.
+    """Makes `lora_base` with a new LoRA, prompted with `class_names`, or `classes` when it is empty.
 
-    On a GPU, unless `amp` is False, what is not trained is kept in bfloat16.
+    On a GPU, unless `amp` is False, frozen weights are in bfloat16.
     """
     dtype = torch.bfloat16 if device.type == "cuda" and amp is not False else torch.float32
 
@@ -108,11 +105,11 @@ def lora_maker(params: Mapping[str, Any], classes: Sequence[str], device: torch.
     return make
 
 
-SHOWN = 3  # test images a class beside generated ones
+SHOWN = 3  # test images per class beside generated ones
 
 
 class Outcome(NamedTuple):
-    """A generator trained on a set with a seed: the loss of every step, images uint8 (n, S, S, 3), labels (n,)."""
+    """A generator trained on a set with a seed: its losses per step, images uint8 (n, S, S, 3), labels (n,)."""
 
     generator: str
     set: str
@@ -125,10 +122,10 @@ class Outcome(NamedTuple):
 def compare(
     plans: Mapping[str, Plan], sets: Mapping[str, ImageSet], seeds: Sequence[int], folder: Path
 ) -> Iterator[Outcome]:
-    """Trains every generator on every set with every seed, equal steps, and lets it generate; one outcome at a time.
+    """Trains every generator on every set with every seed for equal steps; yields what it generates.
 
-    folder/<generator>-<set>-<seed>/ holds the trained weights as diffusers loads them and the images; what is finished
-    there is not done again. Latents lie in folder/latents, for the caller to remove. Raises as `encode` and `train`.
+    folder/<generator>-<set>-<seed>/ holds the weights as diffusers loads them and the images; finished ones are kept.
+    Latents lie in folder/latents, for the caller to remove. Raises like `encode` and `train`.
     """
     for name, plan in plans.items():
         for set_name, images in sets.items():
@@ -154,7 +151,7 @@ def _outcome(
 
 
 def samples(outcomes: Sequence[Outcome], generator: str, test: ImageSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels to look at, by training set: test images first, then what a generator's first seed made."""
+    """Images and labels to look at, by training set: test images first, then those of a generator's first seed."""
     some = test.first_per_class(SHOWN)
     shown = {"test images": (some.images(), some.labels)}
     for outcome in outcomes:
@@ -164,7 +161,7 @@ def samples(outcomes: Sequence[Outcome], generator: str, test: ImageSet) -> dict
 
 
 def real_outcome(train_set: ImageSet, per_class: int, seed: int) -> Outcome:
-    """Training images in the place of generated ones, `per_class` of each class drawn at random (or all there are)."""
+    """Training images instead of generated ones, at most `per_class` of each class, drawn at random."""
     rng = np.random.default_rng(seed)
     rows = [train_set.class_indices(c) for c in range(len(train_set.classes))]
     picked = np.concatenate([rng.permutation(row)[:per_class] for row in rows])
@@ -179,10 +176,10 @@ def scores(
     seed: int,
     amp: bool | None = None,
 ) -> pd.DataFrame:
-    """A row an outcome: generator, set, seed, images, and its scores against the `test` images.
+    """One row per outcome: generator, set, seed, images, and its scores against the `test` images.
 
-    FID, KID and IS are named after `network`; the last is the share of images that the teacher takes for the class they
-    were made as, in the precision that `devices.autocast` gives for `amp`.
+    FID, KID and IS are named after `network`; "taken for its class" is the share of images that the teacher classifies
+    as intended, with the autocast of `amp`.
     """
     real = fidelity.embed(test, network)
     taken = [evaluation.accuracy(teacher.model, outcome.images, outcome.labels, amp=amp) for outcome in outcomes]
@@ -198,7 +195,7 @@ def _scores(outcome: Outcome, real: fidelity.Embedded, network: FeatureNetwork, 
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`scores` over the seeds: generator, set, seeds, images, the mean and (of more than one) the std of scores."""
+    """`scores` over the seeds: generator, set, seeds, images, and the scores' mean and (of several seeds) std."""
     values = [column for column in table if column not in ("generator", "set", "seed", "images")]
     grouped = table.groupby(["generator", "set"], sort=False)
     found = grouped.agg(seeds=("seed", "count"), images=("images", "first"))

@@ -1,10 +1,9 @@
 """Training of tiny-instruct-pix2pix, the instruction-following latent-diffusion editor that the package ships.
 
-The recipe is InstructPix2Pix's (arXiv 2211.09800): a U-Net denoises the latents of the edited image, given those of the
-source beside them and the instruction through cross-attention; source and instruction are dropped now and then so that
-both can be guided. Here the edits are colour grades (`grading`), and because at 16×16 latents the usual noise
-schedule still shows the mean colour at its last step, the schedule ends in pure noise and the U-Net predicts v
-(arXiv 2305.08891).
+The recipe is InstructPix2Pix's (arXiv 2211.09800): a U-Net denoises the latents of the edited image, given the source's
+latents as further channels and the instruction through cross-attention; both are dropped now and then, for guidance.
+Here the edits are colour grades (`grading`). At 16×16 latents the usual noise schedule still shows the mean colour at
+its last step, so ours ends in pure noise and the U-Net predicts v (arXiv 2305.08891).
 
     dc3 train-editor params/editor/tiny-instruct-pix2pix.yaml
 """
@@ -45,13 +44,13 @@ log = logging.getLogger(__name__)
 INSTRUCTION = "Adjust the color hue to be {p} and preserve all details and content"
 TEXT_WIDTH = 96
 TEXT_LENGTH = 32  # tokens; the instruction with the longest prompt takes 17
-KL_WEIGHT = 1e-4  # enough to keep the latents' scale bounded; more of it blurs 32-pixel images
+KL_WEIGHT = 1e-4  # enough to bound the latents' scale; more blurs 32-pixel images
 SCALING_BATCHES = 8
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 class ImageSource(BaseModel):
-    """One image set to train on, at one size; the arguments of `data.load`."""
+    """One image set to train on, at one size; the arguments of `datasets.load`."""
 
     model_config = ConfigDict(extra="forbid")
     dataset: str
@@ -66,8 +65,8 @@ class EditorRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid")
     sources: list[ImageSource] = Field(min_length=1)
     seed: int = 0
-    batch_pixels: PositiveInt  # pixels a batch: larger images come in smaller batches
-    large_share: float = Field(ge=0, le=1)  # share of steps on the larger sizes
+    batch_pixels: PositiveInt  # pixels per batch: larger images come in smaller batches
+    large_share: float = Field(ge=0, le=1)  # share of steps with the larger sizes
     autoencoder_steps: PositiveInt
     autoencoder_learning_rate: PositiveFloat
     steps: PositiveInt
@@ -79,14 +78,14 @@ class EditorRecipe(BaseModel):
 def train_editor(recipe: EditorRecipe, work: Path, out: Path, device: str = "auto") -> None:
     """Trains autoencoder, then U-Net and text encoder; writes a diffusers pipeline folder (fp16 safetensors) to `out`.
 
-    Checkpoints lie in `work`; a run that is killed goes on from them. keeping.AnotherTraining when they are of another
-    recipe or of other images.
+    A killed run resumes from its checkpoints in `work`. keeping.AnotherTraining when they come from another recipe or
+    other images.
     """
     torch.manual_seed(recipe.seed)
     target = devices.device(device)
     stream = PairStream(recipe)
     images = {str(size): images_digest(pool) for size, pool in stream.pools.items()}
-    kept_folder(work, recipe.model_dump() | {"images": images}, "remove it, or name another folder with --work")
+    kept_folder(work, recipe.model_dump() | {"images": images}, "remove it, or choose another folder with --work")
     vae = build_autoencoder().to(target)
     fit(
         vae,
@@ -116,7 +115,7 @@ def train_editor(recipe: EditorRecipe, work: Path, out: Path, device: str = "aut
 def assemble(
     vae: AutoencoderKL, model: nn.ModuleDict, tokenizer: CLIPTokenizer
 ) -> StableDiffusionInstructPix2PixPipeline:
-    """The trained parts as the pipeline that `from_pretrained` gives back."""
+    """The trained parts as a pipeline."""
     return StableDiffusionInstructPix2PixPipeline(
         vae=vae,
         text_encoder=model["text_encoder"],
@@ -165,7 +164,7 @@ def to_model_range(images: np.ndarray) -> torch.Tensor:
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """0.6 million parameters; (3, S, S) ↔ (4, S/2, S/2), the channel count of Stable Diffusion's."""
+    """0.6 million parameters; (3, S, S) ↔ (4, S/2, S/2), with as many channels as Stable Diffusion's."""
     return AutoencoderKL(
         block_out_channels=(32, 64),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -173,15 +172,15 @@ def build_autoencoder() -> AutoencoderKL:
         latent_channels=4,
         layers_per_block=1,
         norm_num_groups=8,
-        mid_block_add_attention=False,  # without it the network works at any image size alike
+        mid_block_add_attention=False,  # without it the network works alike at any image size
         sample_size=32,
     )
 
 
 def reconstruction_loss(vae: AutoencoderKL, stream: PairStream, step: int) -> torch.Tensor:
-    """L1 + L2 between image and reconstruction, plus the weighted KL divergence to N(0, 1) (nats a latent element).
+    """L1 + L2 between image and reconstruction, plus the weighted KL divergence to N(0, 1) (nats per latent element).
 
-    Sources and graded targets alternate, so that strong tints are inside what the autoencoder knows.
+    Sources and graded targets alternate, so that the autoencoder learns strong tints.
     """
     source, target, _, rng = stream.batch(step, "autoencoder")
     images = (source if step % 2 else target).to(vae.device)
@@ -206,7 +205,7 @@ def set_scaling_factor(vae: AutoencoderKL, stream: PairStream) -> None:
 
 
 def build_tokenizer(instructions: list[str], max_length: int) -> CLIPTokenizer:
-    """Every word of the instructions becomes one token; any other English word is spelled out in letters."""
+    """A tokenizer with one token per word of the instructions, and letters for all other words."""
     trainer = BpeTrainer(
         vocab_size=1024,
         min_frequency=1,
@@ -242,7 +241,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_unet(latent_channels: int) -> UNet2DConditionModel:
-    """6.7 million parameters; twice the latent channels come in (noisy target, source), once go out."""
+    """6.7 million parameters; inputs are the channels of noisy target and source latents."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=2 * latent_channels,
@@ -258,7 +257,7 @@ def build_unet(latent_channels: int) -> UNet2DConditionModel:
 
 
 class DenoisingLoss:
-    """The v-prediction loss of one step: ‖v̂(z_t, z_source, instruction, t) − v‖², condition drop-out included."""
+    """The v-prediction loss of one step: ‖v̂(z_t, z_source, instruction, t) − v‖², with dropped conditions."""
 
     def __init__(self, stream: PairStream, vae: AutoencoderKL, model: nn.ModuleDict, tokenizer: CLIPTokenizer):
         self.stream, self.vae, self.model = stream, vae, model
@@ -269,7 +268,7 @@ class DenoisingLoss:
         self.row = {prompt: k for k, prompt in enumerate(GRADES)}
 
     def __call__(self, step: int) -> torch.Tensor:
-        """The scalar loss of step `step`, all draws of which come from (seed, step)."""
+        """The scalar loss of step `step`, whose draws depend on (seed, step) only."""
         source, target, prompts, rng = self.stream.batch(step, "denoising")
         device, drop = self.vae.device, self.stream.recipe.drop
         fate = rng.random(len(source))

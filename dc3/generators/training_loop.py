@@ -32,12 +32,11 @@ def fit(
 ) -> list[float]:
     """Trains `network` in place, leaves its exponentially averaged weights in it, and returns the loss of every step.
 
-    `loss_at(step)` returns the scalar loss of one step; it takes every random draw from the step number, so a run that
-    is killed and started again continues from the last checkpoint and sees the batches it would have seen: on a CPU it
-    ends in the weights of an undisturbed one, on a GPU close to them, because its kernels are not deterministic. A
-    finished checkpoint trains no further. With `accumulate` a step averages the gradients of
-    `loss_at(step · accumulate)` and those after it. FloatingPointError when a loss is not finite; the last checkpoint
-    stays.
+    `loss_at(step)` returns the scalar loss of one step; its draws must depend on the step alone, so that a killed run
+    resumes from the last checkpoint with the same batches. On a CPU it ends in the weights of an undisturbed run, on a
+    GPU close to them, because GPU kernels are not deterministic. A finished checkpoint trains no further. With
+    `accumulate` a step averages the gradients of so many parts, from `loss_at(step · accumulate)` on.
+    FloatingPointError when a loss is not finite; the last checkpoint stays.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
@@ -65,10 +64,7 @@ def fit(
 
 
 def backward(loss_at: Callable[[int], torch.Tensor], step: int, accumulate: int, name: str) -> float:
-    """Adds the gradients of one step, part by part; returns its loss, the mean over the parts.
-
-    FloatingPointError when it is not finite.
-    """
+    """Adds the gradients of one step; returns its loss, the mean over the parts. FloatingPointError unless finite."""
     total = 0.0
     for part in range(step * accumulate, (step + 1) * accumulate):
         loss = loss_at(part) / accumulate
@@ -80,21 +76,18 @@ def backward(loss_at: Callable[[int], torch.Tensor], step: int, accumulate: int,
 
 
 def save(parts: dict, losses: list[float], checkpoint: Path) -> None:
-    """Writes the state of every part, the steps reached and their losses, complete or not at all."""
+    """Writes the state of every part and the losses of the steps done, complete or not at all."""
     content = {"step": len(losses), "losses": losses}
     with replacing(checkpoint) as partial:
         torch.save(content | {name: part.state_dict() for name, part in parts.items()}, partial)
 
 
 def restore(parts: dict, checkpoint: Path) -> list[float]:
-    """Loads what `save` wrote, on whatever device, into the parts; returns the losses of the steps done, or none.
-
-    Checkpoints of before losses were kept have NaN for them.
-    """
+    """Loads what `save` wrote into the parts; returns the losses of the steps done, NaN in old checkpoints."""
     state = read_undamaged(checkpoint, partial(torch.load, map_location="cpu", weights_only=True))
     if state is None:
         return []
     for name, part in parts.items():
         part.load_state_dict(state[name])
-    parts["average"].to(next(parts["network"].parameters()).device)  # it alone keeps its tensors where they were read
+    parts["average"].to(next(parts["network"].parameters()).device)  # only it keeps its tensors on the CPU
     return state.get("losses", [math.nan] * state["step"])
