@@ -85,7 +85,7 @@ def test_a_class_folder_that_vanishes_between_stages_is_named_and_put_back_all_i
     settings, images = settled
     before = settings.image_set("train")
     (images / "train/dog").rename(tmp_path / "dog")
-    with pytest.raises(ValueError, match=r"train images have other class folders .*\(dog is gone\): put back"):
+    with pytest.raises(ValueError, match=r"class folders of train have changed .*\(dog is gone\): restore"):
         settings.image_set("train")
     (tmp_path / "dog").rename(images / "train/dog")
     after = settings.image_set("train")

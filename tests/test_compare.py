@@ -97,7 +97,7 @@ def test_a_run_that_lacks_stages_is_compared_as_far_as_it_goes(home):
     result = command("a", "b")
     assert result.exit_code == 0
     assert "b has no finished 01_features, 02_binning, 04_compensation, 05_validation" in result.output
-    assert "the train images of the two runs are not the same: their picks cannot be compared" in result.output
+    assert "the two runs have different train images: their picks cannot be compared" in result.output
     assert "not declared" not in result.output, "what a run has not got to is no parameter that differs"
     assert "Picks in common" not in result.output and "Test accuracy" not in result.output
     assert (home / "figures/compare-a-b/compare_differences.png").exists()

@@ -54,7 +54,7 @@ def test_counts_sizes_and_modes_are_those_of_the_run(folder):
     assert kinds == [[48, 36, "RGB", "PNG", 11], [64, 64, "L", "JPEG", 1]]
     text = report(seen)
     assert "images of mode L (1) are replicated" in text and "1 × .txt" in text
-    assert "of a class 2 (cat)" not in text and "2 of each class" in text
+    assert "per class 2 (cat)" not in text and "2 per class" in text
 
 
 @pytest.mark.parametrize("size, chosen", [((48, 36), (36, 36)), ((640, 480), (64, 224)), ((128, 128), (128, 128))])

@@ -187,7 +187,7 @@ def test_what_cannot_be_exported_is_refused_by_name(run, home):
         (("toy", "--to", "zip"), "--to = 'zip': expected one of hf, npz"),
         (("nobody", "--to", "hf"), "RUN = 'nobody': there is no such run"),
         (("young", "--to", "hf"), "RUN = 'young' has no finished 04_compensation"),
-        (("toy", "--to", "hf"), "is not as 04_compensation left it (00001/00000.png)"),
+        (("toy", "--to", "hf"), "has changed since 04_compensation wrote it (00001/00000.png)"),
     ]:
         result = export(*arguments)
         assert result.exit_code == 2 and said in result.output

@@ -83,7 +83,7 @@ def test_the_picks_of_a_method_lie_where_its_table_says():
 def test_a_method_that_03_does_not_pick_for_is_refused_before_anything_runs(key, value):
     values = {"compared": ["random"], key: value}
     checked = parameters.check(values, parameters.all_declared())
-    with pytest.raises(parameters.ParameterError, match=rf"{key} = .* must be in compared"):
+    with pytest.raises(parameters.ParameterError, match=rf"{key} = .*: add .* to compared"):
         check_inputs(checked)
 
 

@@ -59,7 +59,7 @@ def test_a_test_split_of_other_classes(folder):
 
 @pytest.mark.parametrize("name", ["vae", "editor", "teacher"])
 def test_a_missing_model_path(name):
-    with pytest.raises(ParameterError, match=rf"{name} = './missing.pt': nothing is there"):
+    with pytest.raises(ParameterError, match=rf"{name} = './missing.pt': nothing there"):
         check_inputs(params(**{name: "./missing.pt"}))
 
 
@@ -78,5 +78,5 @@ def test_a_model_that_the_hub_does_not_give(monkeypatch):
     "values", [{"condensed_dir": "no/where"}, {"color_condensed_dirs": ["no/where"]}, {"feature_weights": "no/where"}]
 )
 def test_folders_and_weights_of_the_last_stages_are_looked_for_first(values):
-    with pytest.raises(ParameterError, match=rf"{next(iter(values))} = 'no/where': nothing is there"):
+    with pytest.raises(ParameterError, match=rf"{next(iter(values))} = 'no/where': nothing there"):
         check_inputs(params(**values))

@@ -27,7 +27,7 @@ def test_the_page_holds_summary_pictures_and_notebooks_and_needs_nothing_else(ho
         "data_dir",
         "…/pets",
         "torch 2",
-        "bytes a class",
+        "bytes per class",
         "The teacher, trained on all images: 90.0%",
         "Page of 05_validation",
     ):

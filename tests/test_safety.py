@@ -65,7 +65,7 @@ def test_a_params_file_is_data(tmp_path, trace, call):
     (tmp_path / "bad.yaml").write_text(f"ipc: {text}\n")
     with pytest.raises(ParameterError, match=r"bad\.yaml: not a YAML file: could not determine a constructor"):
         read_file(tmp_path / "bad.yaml")
-    with pytest.raises(ParameterError, match="is not a value that YAML knows"):
+    with pytest.raises(ParameterError, match="is not a YAML value"):
         parse_value(text)
     assert not trace.exists() and not Path(trace.name).exists()
 

@@ -85,8 +85,8 @@ class DiTShape:
         """ValueError unless tokens tile the latents of images of `size` px, `downscaling` times smaller."""
         if size % (downscaling * self.patch):
             raise ValueError(
-                f"dit_patch = {self.patch}: must divide the latents' side, {size / downscaling:g} for images of {size} px"
-                "; choose another dit_patch or generate_size"
+                f"dit_patch = {self.patch}: must divide the latents' side, {size / downscaling:g} for images of {size} "
+                "px; choose another dit_patch or generate_size"
             )
 
 

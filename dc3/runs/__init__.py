@@ -1,3 +1,3 @@
-"""Run folders, params files and notebooks: what executes the method, checks it before, and reports it after."""
+"""Run folders, params files and notebooks: they check, execute and report the method."""
 
 from dc3.runs.notebook_stage import begin as begin

@@ -1,7 +1,7 @@
-"""Checks before the first notebook of a run: values, models and data that a stage would refuse after hours.
+"""Checks before a run of values, models and data that a stage would refuse hours later.
 
-Every rule is a kernel's own; here it is only called early, under the names of the parameters. What is heavy to import
-is imported by the check that needs it.
+Every rule is a kernel's own; here it is called early, with the names of the parameters. Each check imports what it
+needs, because some of it is slow to import.
 """
 
 import re
@@ -26,9 +26,9 @@ HUB_SECONDS = 10
 
 
 def check_inputs(params: Values) -> None:
-    """ParameterError when data, a model or Ray is missing, the image set is too small, or values do not fit.
+    """ParameterError when data, a model or Ray is missing, the image set is too small, or a value is refused.
 
-    `params` may be those of some stages only: what needs others is then not checked.
+    `params` may be those of some stages only: checks that need others are skipped.
     """
     check_values(params)
     if params.get("engine", "local") != "local":
@@ -51,7 +51,7 @@ def check_inputs(params: Values) -> None:
 
 
 def check_values(params: Values) -> None:
-    """ParameterError naming every parameter whose value a stage would refuse; stages that are left out ask nothing."""
+    """ParameterError naming every parameter whose value a stage would refuse; absent stages are not checked."""
     problems = []
     for parameter, check in CHECKS.items():
         if parameter in params:
@@ -97,7 +97,7 @@ def _check_published(params: Values) -> None:
 
 
 def _check_networks(parameter: str, params: Values, width: int) -> None:
-    """ValueError when a network of the parameter, one or a list, does not take the run's images."""
+    """ValueError when a network of the parameter, a name or a list, does not suit the run's image size."""
     names = params[parameter] if isinstance(params[parameter], list) else [params[parameter]]
     for name in names if "image_size" in params else []:
         if refusal := _refusal(name, params["image_size"], width):
@@ -116,7 +116,7 @@ def _refusal(network: str, image_size: int, width: int) -> str:
 
 
 def _renamed(error: ValueError, names: Mapping[str, str]) -> ValueError:
-    """The error with "argument = " as "parameter = ", by `names`."""
+    """The error with "argument = " replaced by "parameter = "; `names` maps arguments to parameters."""
     return ValueError(re.sub(r"\b(\w+)(?= = )", lambda found: names.get(found[1], found[1]), str(error)))
 
 
@@ -135,14 +135,14 @@ def _check_generators(params: Values) -> None:
 
 
 def _check_new_dit(shape: recipes.DiTShape, params: Values) -> None:
-    """ValueError when the latents of `vae` are not whole tokens; a hub's VAE is not loaded for that."""
+    """ValueError when tokens do not tile the latents of `vae`; a VAE on the hub is not checked."""
     folder, size = Path(paths.model_location(params.get("vae", ""))), params["generate_size"] or params["image_size"]
     config = read_json(folder / "vae/config.json") or read_json(folder / "config.json") or {}
     if channels := config.get("block_out_channels"):
         shape.check_size(size, 2 ** (len(channels) - 1))
 
 
-CHECKS: dict[str, Callable[[Values], None]] = {  # a parameter of the stage → the check of its values
+CHECKS: dict[str, Callable[[Values], None]] = {  # a parameter of the stage → the check of its parameters
     "teacher_network": _check_teacher,
     "instruction": lambda params: prompts.check_instruction(params["instruction"]),
     "student_ema": _check_protocol,
@@ -164,7 +164,7 @@ def _check_engine(params: Values) -> None:
 
 
 def _check_picked(params: Values) -> None:
-    """ParameterError unless what 04 condenses and 05 trains on is among what 03 picks."""
+    """ParameterError unless 03 makes the picks that 04, 05, 06 and 07 use."""
     from dc3.strategies import METHODS  # brings torch
 
     for parameter in ("method", "baselines", "color_beside", "finetune_beside"):
@@ -174,8 +174,8 @@ def _check_picked(params: Values) -> None:
         lacking = [name for name in names if METHODS[name].picked_by not in (None, *params["compared"])]
         if lacking:
             raise ParameterError(
-                f"{parameter} = {params[parameter]!r}: {', '.join(lacking)} must be in compared too, which is "
-                f"{params['compared']!r}: 03_sampling makes the picks"
+                f"{parameter} = {params[parameter]!r}: add {', '.join(lacking)} to compared, which is "
+                f"{params['compared']!r} and names what 03_sampling picks"
             )
 
 
@@ -192,11 +192,11 @@ def _looks_local(value: str) -> bool:
 
 def _check_path(name: str, value: str) -> None:
     if not paths.resolve(value).exists():
-        raise ParameterError(f"{name} = {value!r}: nothing is there (relative paths are relative to the repository)")
+        raise ParameterError(f"{name} = {value!r}: nothing there; relative paths are relative to the repository")
 
 
 def check_diffusion_model(name: str, value: str, revision: str = "") -> None:
-    """ParameterError unless `value` is the shipped editor, a folder, or a hub id that is cached or answers."""
+    """ParameterError unless `value` is the shipped editor, a folder, or a hub id that is cached or reachable."""
     if Path(paths.model_location(value)).exists():
         return
     if _looks_local(value):
@@ -208,7 +208,7 @@ def check_diffusion_model(name: str, value: str, revision: str = "") -> None:
             huggingface_hub.HfApi().model_info(value, revision=revision or None, timeout=HUB_SECONDS)
     except (OSError, ValueError, RuntimeError) as error:
         raise ParameterError(
-            f"{name} = {value!r}: no folder of that name here, and the model hub does not have it "
+            f"{name} = {value!r}: neither a folder here nor a model on the hub "
             f"({type(error).__name__}); give {paths.SHIPPED_EDITOR.name!r}, a folder in diffusers' format, or a hub id"
         ) from error
 
@@ -245,12 +245,12 @@ def _check_image_set(params: Values) -> None:
 
 
 def _check_sure(params: Values, smallest: int) -> None:
-    """ValueError when the sure share of the smallest class is less than its picks."""
+    """ValueError when the sure share of the smallest class is smaller than `ipc`."""
     from dc3.strategies import sure_count  # brings torch
 
     if (sure := sure_count(params.get("sure_share", 1), smallest)) < params["ipc"]:
         raise ValueError(
-            f"sure_share = {params['sure_share']}: of the smallest class's {smallest} images that leaves {sure} for "
+            f"sure_share = {params['sure_share']}: leaves {sure} of the smallest class's {smallest} images for "
             f"ipc = {params['ipc']} picks; raise sure_share, or lower ipc"
         )
 
@@ -261,7 +261,7 @@ def _check_crops(params: Values, images: "ImageSet") -> None:
     try:
         rded.check_crops(images, params["ipc"], 0, rded.Crops.of(params))
     except ValueError as error:
-        raise ValueError(f"{_renamed(error, CROPS)}; or leave rded out of compared") from None
+        raise ValueError(f"{_renamed(error, CROPS)}; or remove rded from compared") from None
 
 
 def _check_room(ipc: int, classes: tuple[str, ...], out: str) -> None:

@@ -1,4 +1,4 @@
-"""Two runs side by side: tables of what was set differently and what came of it, shown by compare.ipynb."""
+"""Two runs side by side: tables of their parameters and results, shown by compare.ipynb."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from dc3.runs.results import Manifests
 NOTEBOOK = Path(__file__).with_name("compare.ipynb")
 PICK_STAGE, COLOR_STAGE = "03_sampling", "06_color_and_fid"
 COLORS, DISTANCES = "colors.parquet", "distances.parquet"
-SAME_IMAGES = {"train": "their picks cannot be compared", "test": "their accuracies and distances are of other tests"}
+SAME_IMAGES = {"train": "their picks cannot be compared", "test": "their accuracies and distances cannot be compared"}
 NOT_A_MEASURE = r"^(?:set|images|read)$|, (?:low|high)$|±$"  # columns of 06's tables
 BY_A_NETWORK = r"^(?:FID|KID|IS)-|^(?:precision|recall|density|coverage|class named)$"
 
 
 @dataclass
 class Comparison:
-    """The tables of two runs by name, without those that a run lacks the stage for; `remarks` say what is missing.
+    """The tables of two runs by name, where both have the stage; `remarks` say what is missing.
 
-    `parameters`: parameter, and a column a run; `accuracy`: training set, student, of either run percent mean and
-    deviation, images and stored bytes a class, then the difference (second less first) and its standard error;
-    `measures`: set, measure, either run, difference; `picks`: class, number of picks of either run, in common, Jaccard
-    (0 to 1); `times`: stage, seconds of either run, difference.
+    `parameters`: parameter, one column per run; `accuracy`: training set, student, per run the mean and deviation in
+    percent, images and stored bytes per class, then the difference (second − first) and its standard error;
+    `measures`: set, measure, one column per run, difference; `picks`: class, number of picks per run, in common,
+    Jaccard (0 to 1); `times`: stage, seconds per run, difference.
     """
 
     first: str
@@ -41,7 +41,7 @@ class Comparison:
 
 
 def compare(first: str, second: str) -> Comparison:
-    """Compares two runs. ValueError when one is not there, or both are the same."""
+    """Compares two runs. ValueError when one is missing, or both are the same."""
     if first == second:
         raise ValueError(f"RUN_A = RUN_B = {first!r}: give two different runs")
     runs = {first: results.manifests(first), second: results.manifests(second)}
@@ -55,8 +55,8 @@ def compare(first: str, second: str) -> Comparison:
         "picks": _picks(runs, settings[0]["classes"]) if "train" not in different else None,
         "times": _times(runs),
     }
-    there = {name: table for name, table in tables.items() if table is not None}
-    return Comparison(first, second, there, list(_remarks(runs, different, "measures" in there)))
+    present = {name: table for name, table in tables.items() if table is not None}
+    return Comparison(first, second, present, list(_remarks(runs, different, "measures" in present)))
 
 
 def _remarks(runs: dict[str, Manifests], different: list[str], measured: bool) -> Iterator[str]:
@@ -64,15 +64,15 @@ def _remarks(runs: dict[str, Manifests], different: list[str], measured: bool) -
         if missing := results.missing(found):
             yield f"{run} has no finished {', '.join(missing)}"
         if COLOR_STAGE in found and not _has_measures(found):
-            yield f"{run} has no {COLORS}: an earlier version made it; run 06 again to compare colours and distances"
+            yield f"{run} is of an earlier version, without {COLORS}: run 06 again to compare colours and distances"
     for split in different:
-        yield f"the {split} images of the two runs are not the same: {SAME_IMAGES[split]}"
+        yield f"the two runs have different {split} images: {SAME_IMAGES[split]}"
     if measured and not _same_network(runs):
-        yield "FID, KID and the like are by another network in each run: they do not compare"
+        yield "FID, KID and the like use different networks in the two runs: they cannot be compared"
 
 
 def _parameters(runs: dict[str, Manifests]) -> pd.DataFrame:
-    """Of the stages that both have finished; a key that only one declares is of another version of its notebook."""
+    """Differing parameters of the stages that both have finished; versions of a notebook may declare others."""
     one, other = runs.values()
     both = [name for name in one if name in other]
     values = {run: results.parameters({name: found[name] for name in both}) for run, found in runs.items()}
@@ -83,7 +83,7 @@ def _parameters(runs: dict[str, Manifests]) -> pd.DataFrame:
 
 
 def _times(runs: dict[str, Manifests]) -> pd.DataFrame:
-    """Seconds of the stages that either run has finished."""
+    """Seconds of the stages that at least one run has finished."""
     tables = {run: results.stages(found).set_index("stage")["seconds"] for run, found in runs.items()}
     return _with_difference(pd.DataFrame(tables).dropna(how="all")).reset_index()
 
@@ -103,7 +103,7 @@ def _accuracy(runs: dict[str, Manifests]) -> pd.DataFrame | None:
     columns: dict[str, pd.Series] = {}
     for run, side in sides.items():
         columns |= {run: 100 * side["top1_mean"], f"{run}, ±": 100 * side["top1_std"]}
-        columns |= {f"{run}, images a class": side["ipc"], f"{run}, bytes a class": side["stored_bytes"]}
+        columns |= {f"{run}, images per class": side["ipc"], f"{run}, bytes per class": side["stored_bytes"]}
     one, other = sides.values()
     columns["difference"] = 100 * (other["top1_mean"] - one["top1_mean"])
     error = np.sqrt(one["top1_std"] ** 2 / one["seeds"] + other["top1_std"] ** 2 / other["seeds"])
@@ -111,18 +111,18 @@ def _accuracy(runs: dict[str, Manifests]) -> pd.DataFrame | None:
 
 
 def _with_own_sets(one: pd.DataFrame, other: pd.DataFrame) -> list[pd.DataFrame]:
-    """Where the runs condensed by different methods, their own sets, the first ones, also have a row together."""
+    """When the runs condensed by different methods, adds rows that compare their own sets, which come first."""
     own = [table["method"].iloc[0] for table in (one, other)]
     if own[0] == own[1]:
         return [one, other]
     first, second = (table[table["method"] == name] for table, name in zip((one, other), own, strict=True))
     name, networks = f"own set ({own[0]} | {own[1]})", set(first["network"]) & set(second["network"])
-    together = (side[side["network"].isin(networks)].assign(method=name) for side in (first, second))
-    return [pd.concat(pair) for pair in zip(together, (one, other), strict=True)]
+    own_sets = (side[side["network"].isin(networks)].assign(method=name) for side in (first, second))
+    return [pd.concat(pair) for pair in zip(own_sets, (one, other), strict=True)]
 
 
 def _measures(runs: dict[str, Manifests]) -> pd.DataFrame | None:
-    """Colour and distances by set and measure; distances by different networks have no difference."""
+    """Colour and distances by set and measure; without differences between different networks' distances."""
     if not all(_has_measures(found) for found in runs.values()):
         return None
     sides = {run: pd.concat([_long(run, name) for name in (COLORS, DISTANCES)]) for run in runs}
@@ -144,7 +144,7 @@ def _long(run: str, name: str) -> pd.Series:
 
 
 def _same_network(runs: dict[str, Manifests]) -> bool:
-    """Whether 06 measured distances by one network: where it is the runs' teacher, by the same weights."""
+    """Whether 06 used the same network in both runs; for a run's teacher, the same weights."""
     networks = set()
     for found in runs.values():
         stage = found[COLOR_STAGE]
@@ -155,7 +155,7 @@ def _same_network(runs: dict[str, Manifests]) -> bool:
 
 
 def _picks(runs: dict[str, Manifests], classes: list[str]) -> pd.DataFrame | None:
-    """How many source images the two runs' picks of each class share."""
+    """How many source images the two runs share in each class."""
     if any(PICK_STAGE not in found for found in runs.values()):
         return None
     one, other = (_picked(run, found) for run, found in runs.items())
@@ -168,7 +168,7 @@ def _picks(runs: dict[str, Manifests], classes: list[str]) -> pd.DataFrame | Non
 
 
 def _picked(run: str, found: Manifests) -> dict[int, set[int]]:
-    """The sources of the condensed images, by label."""
+    """The source indices of the condensed images, by label."""
     from dc3.strategies import METHODS  # brings torch
 
     method = results.parameters(found).get("method", "dc3")
@@ -177,7 +177,7 @@ def _picked(run: str, found: Manifests) -> dict[int, set[int]]:
 
 
 def write(compared: Comparison) -> Path:
-    """Executes compare.ipynb over the two runs: tables, figure and page lie in the folder that it returns."""
+    """Executes compare.ipynb for the two runs; returns the folder with tables, figure and page."""
     from dc3.runs.report import write_executed
 
     runs = {"run_a": compared.first, "run_b": compared.second}

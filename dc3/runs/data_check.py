@@ -1,6 +1,6 @@
-"""`dc3 data check`: what a run would see in a folder of images, before it spends an hour on them.
+"""`dc3 data check`: what a run would see in a folder of images.
 
-Files are listed and decoded by `dc3.images`, as in a run: what a run would refuse is refused here in the same words.
+`dc3.images` lists and decodes the files as in a run, so that refusals and their messages are the same.
 """
 
 import math
@@ -26,15 +26,15 @@ from dc3.machine.progress import tqdm
 from dc3.runs.parameters import declared
 
 DATA_SET, CONDENSED = "data set", "condensed set"
-DECODED_BY_DEFAULT = 20_000  # images: a minute or two where they are photographs
-ANY_SIZE = 8  # pixels a side: whether a file is refused does not depend on it
+DECODED_BY_DEFAULT = 20_000  # images: a minute or two for photographs
+ANY_SIZE = 8  # pixels: decoding fails alike at any size
 IMAGE_SIZES = (32, 64, 128, 224)  # the published ones
-EVEN = 4  # any other size has to be a multiple of this: networks and editor halve it twice
-EDITOR_SIZES = (64, 128)  # pixels a side that the shipped editor was measured at, beside the 32 of the defaults
+EVEN = 4  # other sizes must be multiples of this: networks and editor halve it twice
+EDITOR_SIZES = (64, 128)  # at which the shipped editor was measured, beside the default 32
 LAPTOP_SIZE = 64  # for photographs larger than the shipped editor's sizes
-TEACHER_VIEWS = 15_000  # images that a teacher sees in its training, as many as in the demo: 6 epochs of 2,500
+TEACHER_VIEWS = 15_000  # images that the demo's teacher sees in training: 6 epochs of 2,500
 COLUMNS = ["split", "source", "width", "height", "mode", "format", "problem"]
-CLASSES_SHOWN = 20  # in the table of counts: all up to that, else as many of the smallest and largest
+CLASSES_SHOWN = 20  # in the table of counts; of more, the smallest and largest
 KINDS_SHOWN = 8
 UNREADABLE_SHOWN = 50
 CONVERTED = {"L": "replicated to three channels", "1": "replicated to three channels", "P": "converted by its palette"}
@@ -43,11 +43,11 @@ CONVERTED |= dict.fromkeys(("RGBA", "LA", "PA"), "laid on white") | {"CMYK": "co
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What lies in a folder.
+    """The content of a folder.
 
-    `files` has a row an image in the order of `splits`: COLUMNS, with width and height 0 where unknown, and `problem`,
-    why a run could not read the file ("" where it can). `others` counts, by split and suffix, files that are no images.
-    `refused`: what a run would refuse about the folder as a whole, in its own words.
+    `files` has one row per image in the order of `splits`: COLUMNS; width and height are 0 when unknown, `problem` says
+    why a run cannot read the file (else ""). `others` counts, by split and suffix, files that are not images. `refused`:
+    a run's messages about the folder as a whole.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class DataCheck:
 
     @property
     def ready(self) -> bool:
-        """Whether a run would take it. Unless `decoded`, damage behind a file's header is not noticed."""
+        """Whether a run would accept it. Damage behind a file's header is found only if `decoded`."""
         return not self.refused and not len(self.unreadable)
 
     @property
@@ -75,7 +75,7 @@ class DataCheck:
 
     @property
     def image_size(self) -> int:
-        """A size to begin with: that of the images where all have one, else the published size below their median."""
+        """A size to begin with: the images' own if equal, else the largest published size up to their median."""
         shorter = self.sides[:, 0]
         if not len(shorter):
             return IMAGE_SIZES[0]
@@ -84,7 +84,7 @@ class DataCheck:
         return max([size for size in IMAGE_SIZES if size <= np.median(shorter)], default=IMAGE_SIZES[0])
 
     def counts(self) -> pd.DataFrame:
-        """Images of each class, a column a split, in the order of the class folders; 0 where a split has none."""
+        """Images per class, one column per split, in the order of the class folders."""
         columns = {name: pd.Series(images.counts(), images.classes) for name, images in self.splits.items()}
         return pd.DataFrame(columns).fillna(0).astype(int).rename_axis("class").reset_index()
 
@@ -98,8 +98,8 @@ class DataCheck:
 def look(folder: Path | str, decode: bool | None = None) -> DataCheck:
     """Looks at a data set (train/ and val/ or test/) or a condensed set (class folders) in `folder`.
 
-    decode: whether every file is decoded, as in a run, or only its header read; None: decoded up to DECODED_BY_DEFAULT
-    images. Raises FileNotFoundError when there is no such folder, ValueError when it has neither layout.
+    decode: whether to decode every file, as in a run, or read only headers; None: decode up to DECODED_BY_DEFAULT.
+    FileNotFoundError when there is no such folder, ValueError when it has neither layout.
     """
     folder = Path(folder).expanduser().resolve()
     layout = _layout(folder)
@@ -120,21 +120,21 @@ def _layout(folder: Path) -> str:
     if not folders:
         held = ", ".join(sorted(printable(entry.name) for entry in folder.iterdir())[:5]) or "nothing"
         raise ValueError(
-            f"{printable(folder)} has no folders in it (it holds {held}): expected train/ and val/ (or test/) with one "
+            f"{printable(folder)} has no subfolders (it holds {held}): expected train/ and val/ (or test/) with one "
             "folder of images per class, or, for a condensed set, the class folders themselves"
         )
     return CONDENSED
 
 
 def _data_set(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
-    """The splits that can be listed, and what a run would refuse about them."""
+    """The readable splits, and a run's refusals."""
     splits, refused = {}, []
     for split in datasets.SPLIT_FOLDERS:
         try:
             splits[split] = datasets.load("imagefolder", split, data_dir=folder, image_size=ANY_SIZE)
         except (ValueError, OSError) as error:
             refused.append(str(error))
-            with suppress(ValueError, OSError):  # it may be refused only because its classes are not the other's
+            with suppress(ValueError, OSError):  # perhaps only the classes of the splits differ
                 own = datasets.split_folder(folder, split)
                 splits[split] = datasets.image_folder(own, name="imagefolder", split=split, image_size=ANY_SIZE)
     return splits, list(dict.fromkeys(refused))
@@ -169,7 +169,7 @@ def _inspect(images: ImageSet, decode: bool) -> Iterator[dict[str, Any]]:
 
 
 def _others(images: ImageSet) -> Counter:
-    """Files in the split's folder that a run ignores, by suffix ("" for none)."""
+    """How many files in the split's folder a run ignores, by suffix ("" for none)."""
     root = Path(str(images.root))
     folder = root / Path(images.sources[0]).parts[0]
     used = {str(root / source) for source in images.sources} | {str(folder / PROVENANCE)}
@@ -177,13 +177,13 @@ def _others(images: ImageSet) -> Counter:
 
 
 def teacher_epochs(images: int) -> int | None:
-    """Epochs in which a teacher sees as many images as in the demo; None where the default gives it as many."""
+    """Epochs in which a teacher sees as many images as in the demo; None when the default is enough."""
     epochs = math.ceil(TEACHER_VIEWS / images)
     return epochs if epochs > declared("00_teacher")["teacher_epochs"].default else None
 
 
 def suggestions(check: DataCheck) -> dict[str, str]:
-    """`dc3 run` commands that take the folder, by what they are for."""
+    """`dc3 run` commands for the folder, by purpose."""
     size, folder = check.image_size, str(check.folder)
     name = re.sub(r"[^\w.-]", "_", check.folder.name) or "mine"
     if check.layout == CONDENSED:
@@ -208,7 +208,7 @@ def _command(params_file: str, **values: Any) -> str:
 
 
 def report(check: DataCheck) -> str:
-    """Everything that was seen, as text."""
+    """The whole check as text."""
     paragraphs: list[Callable[[DataCheck], Iterator[str]]] = [_overview]
     if check.splits:
         paragraphs += [_counts_table, _kinds_table, _notes]
@@ -235,10 +235,10 @@ def _split_line(images: ImageSet) -> str:
     of_class, classes = images.counts(), images.classes
     line = f"  {images.split:9} {len(classes):,} classes, {len(images):,} images; "
     if of_class.min() == of_class.max():
-        return line + f"{of_class.min():,} of each class"
+        return line + f"{of_class.min():,} per class"
     few, many = classes[of_class.argmin()], classes[of_class.argmax()]
     middle = f"{np.median(of_class):,g}"
-    return line + f"of a class {of_class.min():,} ({few}) to {of_class.max():,} ({many}), median {middle}"
+    return line + f"per class {of_class.min():,} ({few}) to {of_class.max():,} ({many}), median {middle}"
 
 
 def _counts_table(check: DataCheck) -> Iterator[str]:
@@ -262,7 +262,7 @@ def _notes(check: DataCheck) -> Iterator[str]:
     if check.decoded:
         yield "read: every file was decoded, as in a run"
     else:
-        yield "read: headers only; a file cut off after its header is not noticed (--decode reads every file whole)"
+        yield "read: headers only; a file truncated after its header is not noticed (--decode reads whole files)"
     for mode, images in check.kinds().groupby("mode", sort=False)["images"].sum().items():
         if mode in CONVERTED:
             yield f"note: images of mode {mode} ({images:,}) are {CONVERTED[mode]}"
@@ -270,16 +270,16 @@ def _notes(check: DataCheck) -> Iterator[str]:
     if smaller := (shorter < check.image_size).sum():
         yield f"note: images smaller than {check.image_size} px ({smaller:,}) would be enlarged"
     if len(shorter) and (lost := np.median(1 - shorter / longer)) >= 0.05:
-        yield f"note: images are cropped to a square in the middle, and half of them lose {lost:.0%} or more"
+        yield f"note: images are cropped to a central square; half of them lose {lost:.0%} or more"
     for split, others in check.others.items():
         if others:
             found = ", ".join(f"{count:,} × {suffix or 'no suffix'}" for suffix, count in others.most_common(5))
-            yield f"note: {split} has files that a run ignores, because they are no images: {found}"
+            yield f"note: {split} has files that are not images, which a run ignores: {found}"
 
 
 def _unreadable(check: DataCheck) -> Iterator[str]:
     if count := len(check.unreadable):
-        yield f"unreadable files, at the first of which a run would stop: {count:,}"
+        yield f"unreadable files (a run would stop at the first): {count:,}"
         yield from (f"  {row.source}: {row.problem}" for row in check.unreadable.head(UNREADABLE_SHOWN).itertuples())
         if count > UNREADABLE_SHOWN:
             yield f"  … and {count - UNREADABLE_SHOWN:,} more"
@@ -301,14 +301,14 @@ def _refused(check: DataCheck) -> Iterator[str]:
 
 def _verdict(check: DataCheck) -> Iterator[str]:
     if not check.ready:
-        yield "not ready: fix what is named above, then check again"
+        yield "not ready: fix the above, then check again"
         return
-    yield "ready" if check.decoded else "ready, by the headers"
+    yield "ready" if check.decoded else "ready, judging by the headers"
     for purpose, command in suggestions(check).items():
         yield f"{purpose}:\n  {command}"
     if check.layout == CONDENSED:
-        yield "  (with the data set that it was condensed from, whose classes and image_size it must have; to be a data"
-        yield "  set itself, data_dir, the folder would need its images under train/ and val/)"
+        yield "  (dataset and data_dir must name the set that it was condensed from, with its classes and image_size;"
+        yield "  to use the folder as data_dir, put its images under train/ and val/)"
         of_class = check.splits["condensed"].counts()
         if of_class.min() != of_class.max():
-            yield "  05 and 06 need the same number of images (IPC) of each class, and would refuse it"
+            yield "  05 and 06 would refuse it: they need the same number of images (IPC) per class"

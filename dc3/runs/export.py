@@ -1,6 +1,6 @@
-"""The condensed set of a run for use elsewhere: `dc3 export`, as a Hugging Face folder or an .npz.
+"""`dc3 export`: a run's condensed set for use elsewhere, as a Hugging Face folder or an .npz.
 
-Each format gets a folder of its own with README.md, the dataset card, and provenance.json.
+Each format gets its own folder with README.md (the dataset card) and provenance.json.
 """
 
 import importlib.metadata
@@ -33,7 +33,7 @@ from dc3.strategies import METHODS
 STAGE, VALIDATION = "04_compensation", "05_validation"
 TEACHER = "00_teacher/teacher.safetensors"
 LOGITS = "teacher_logits"
-OTHER_COLUMNS = ["file", "label", "class"]  # of the provenance table: `Exported.rows` writes these itself
+OTHER_COLUMNS = ["file", "label", "class"]  # of the provenance table; `Exported.rows` writes its own
 CARD = Path(__file__).with_name("dataset_card.md")
 FILL_IN = "**Fill this in before you publish the set.**"
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
@@ -41,11 +41,11 @@ SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_0
 
 @dataclass(frozen=True)
 class Exported:
-    """What is exported: images, provenance a row an image in their order, facts of the whole set, soft labels.
+    """What is exported: images, one row of provenance per image, facts about the whole set, soft labels.
 
-    `logits`: float32 (n, C), what the run's teacher answers to the images as they are, before any softmax; or None.
-    `as_written`: whether the run's PNGs are passed on byte by byte, with their history; else it names a folder of this
-    machine (that of the editor), and their pixels alone are.
+    `logits`: float32 (n, C), the run's teacher on the unaugmented images, before softmax; or None.
+    `as_written`: whether the run's PNGs are copied byte by byte, with their history; False when that names a folder of
+    this machine (the editor's): then only their pixels are.
     """
 
     images: ImageSet
@@ -56,7 +56,7 @@ class Exported:
     as_written: bool = True
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dictionary of plain values an image: label, class, provenance, and the logits where there are any."""
+        """One dictionary of plain values per image: label, class, provenance, and logits if any."""
         kept = self.provenance.drop(columns=OTHER_COLUMNS).to_dict("records")
         rows = []
         for number, (row, label) in enumerate(zip(kept, self.images.labels.tolist(), strict=True)):
@@ -78,8 +78,7 @@ def export(run: str, to: str, out: Path | None = None, soft_labels: bool = False
     """Writes the condensed set of a run, in a format of FORMATS, to the new folder `out`, complete or not at all.
 
     out: by default runs/<run>/export-<to>. Returns that folder. Raises ValueError for an unknown format or run and for
-    images that are not those the run wrote, StageMissing without a finished 04_compensation, FileExistsError when
-    `out` is there already.
+    changed images, StageMissing without a finished 04_compensation, FileExistsError when `out` exists.
     """
     if to not in FORMATS:
         raise ValueError(f"--to = {to!r}: expected one of {', '.join(FORMATS)}")
@@ -93,10 +92,10 @@ def export(run: str, to: str, out: Path | None = None, soft_labels: bool = False
 
 
 def gather(run: str, soft_labels: bool = False) -> Exported:
-    """Reads the condensed set of a run; raises as `export`."""
+    """Reads the condensed set of a run; raises like `export`."""
     found = results.manifests(run)
     if STAGE not in found:
-        raise StageMissing(f"RUN = {run!r} has no finished {STAGE}, whose images are exported: dc3 run it first")
+        raise StageMissing(f"RUN = {run!r} has no finished {STAGE}: dc3 run it first")
     settings, folder = results.settings(run), paths.RUNS / run / STAGE / "condensed"
     classes = settings["classes"]
     images = condensed.load(folder, tuple(classes), settings["load"]["image_size"], parameter="RUN")
@@ -119,13 +118,13 @@ def _check_files(folder: Path, images: ImageSet, table: pd.DataFrame) -> None:
     changed += [row.file for row in table.itertuples() if not changed and sha256(folder / row.file) != row.sha256]
     if changed or files != table["file"].tolist():
         raise ValueError(
-            f"{paths.shown(folder)} is not as {STAGE} left it ({', '.join(changed[:5]) or 'another order'}): "
+            f"{paths.shown(folder)} has changed since {STAGE} wrote it ({', '.join(changed[:5]) or 'another order'}): "
             "run 04_compensation again"
         )
 
 
 def _facts(run: str, found: dict, settings: dict, table: pd.DataFrame, soft_labels: bool) -> dict[str, Any]:
-    """Of the whole set, as JSON has it; no paths of this machine."""
+    """Facts about the whole set as JSON values, without paths of this machine."""
     manifest = found[STAGE]
     params = results.parameters({name: found[name] for name in found if name <= STAGE})
     load = settings["load"] | {"data_dir": results.without_machine_paths(settings["load"]["data_dir"])}
@@ -142,7 +141,7 @@ def _facts(run: str, found: dict, settings: dict, table: pd.DataFrame, soft_labe
         "source_data_set": load | {"sha256_of_training_set": settings["fingerprints"]["train"]},
         "editor": table["editor"].iloc[0] if "editor" in table else None,
         "editor_sha256": table["editor_sha256"].iloc[0] if "editor_sha256" in table else None,
-        "parameters": {key: _of_the_project(value) for key, value in params.items()},
+        "parameters": {key: _without_machine_paths(value) for key, value in params.items()},
         "dc3_version": importlib.metadata.version("dc3"),
         "git_commit": manifest["git_commit"],
         "versions": manifest["versions"],
@@ -152,7 +151,7 @@ def _facts(run: str, found: dict, settings: dict, table: pd.DataFrame, soft_labe
 
 
 def _soft_label_facts(found: dict) -> dict[str, Any]:
-    """What the logits are of, and the temperature by which the run's students learn from them."""
+    """The teacher of the logits, and the temperature at which the run's students learn."""
     defaults = {name: parameter.default for name, parameter in declared(VALIDATION).items()}
     params = found.get(VALIDATION, {}).get("params", defaults)
     return {
@@ -164,12 +163,12 @@ def _soft_label_facts(found: dict) -> dict[str, Any]:
     }
 
 
-def _of_the_project(value: Any) -> Any:
+def _without_machine_paths(value: Any) -> Any:
     return results.without_machine_paths(value) if isinstance(value, str) else value
 
 
 def plain(value: Any) -> Any:
-    """Numpy's values, arrays and nested ones as JSON has them; NaN as None."""
+    """numpy values and arrays, also nested ones, as JSON values; NaN as None."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -179,7 +178,7 @@ def plain(value: Any) -> Any:
 
 
 def _write_hf(exported: Exported, folder: Path) -> dict[str, Any]:
-    """train/<class>/<rank>.png, and train/metadata.jsonl with a line an image; returns the card's `configs`."""
+    """Writes train/<class>/<rank>.png and train/metadata.jsonl; returns the card's `configs`."""
     lines, rows = [], exported.rows()
     for number, row in enumerate(rows):
         name = f"{row['class']}/{row['rank']:05d}.png"
@@ -196,17 +195,17 @@ def _write_hf(exported: Exported, folder: Path) -> dict[str, Any]:
 
 
 def feature(kind: pa.DataType) -> dict[str, Any]:
-    """A column's type as the card's YAML has it, from which `datasets` makes its features."""
+    """A column's type in the card's YAML, from which `datasets` makes its features."""
     if pa.types.is_struct(kind):
         return {"struct": [{"name": field.name} | feature(field.type) for field in kind]}
     if pa.types.is_list(kind):
-        of = feature(kind.value_type)
-        return {"list": of.get("struct") or of.get("dtype") or of}
+        item = feature(kind.value_type)
+        return {"list": item.get("struct") or item.get("dtype") or item}
     return {"dtype": "float64" if pa.types.is_floating(kind) else str(kind)}
 
 
 def _write_npz(exported: Exported, folder: Path) -> dict[str, Any]:
-    """condensed.npz: no pickles in it."""
+    """Writes condensed.npz, without pickles."""
     arrays = {
         "images": exported.images.images(),
         "labels": exported.images.labels.astype(np.int64),
@@ -224,7 +223,7 @@ FORMATS: dict[str, Callable[[Exported, Path], dict[str, Any]]] = {"hf": _write_h
 
 
 def card(facts: dict[str, Any], to: str, **metadata: Any) -> DatasetCard:
-    """The dataset card of a set with these facts in a format of FORMATS; `metadata` goes into its header as it is."""
+    """The dataset card for these facts and a format of FORMATS; `metadata` goes into its header."""
     size = next((category for limit, category in SIZE_CATEGORIES.items() if facts["images"] < limit), "n>1M")
     licence: dict[str, Any] = {"license": "unknown"}
     if facts["source_data_set"]["dataset"] == "scenes10":

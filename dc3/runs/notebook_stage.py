@@ -1,4 +1,4 @@
-"""What a notebook gets from its stage: the run's settings, images, teacher and sets; and how it shows what it found."""
+"""A notebook's stage: the run's settings, images, teacher and sets, and its figures and tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"  # of 00_teacher
 SPLITS = ("train", "test")
-LOAD = ("dataset", "data_dir", "image_size", "images_per_class")  # parameters of 00 that say which images
+LOAD = ("dataset", "data_dir", "image_size", "images_per_class")  # parameters of 00 that choose the images
 AMP = {"auto": None, "float32": False, "bfloat16": True}  # precision → the `amp` of training and testing
 
 
@@ -43,12 +43,12 @@ class Settings:
 
     @classmethod
     def of_run(cls, run: str) -> Settings:
-        """What 00_teacher settled for a run, read from outside its stages."""
+        """The settings of a run, read from outside its stages."""
         return cls.read(paths.RUNS / run / "00_teacher" / SETTINGS)
 
     @classmethod
     def read(cls, path: Path) -> Settings:
-        """Reads settings.json; the device is the one that its name stands for on this machine."""
+        """Reads settings.json; the device is chosen by its name on this machine."""
         from dc3.machine import devices
 
         content = read_json(path)
@@ -67,14 +67,14 @@ class Settings:
         return False if self.amp is False else None
 
     def image_set(self, split: str) -> ImageSet:
-        """The run's "train" or "test" images. ValueError when they are not the ones the run began with."""
+        """The run's "train" or "test" images. ValueError when they have changed since the run began."""
         images = load_split(split, self.load)
         if list(images.classes) != self.classes:
             changed = [f"{name} is gone" for name in sorted(set(self.classes) - set(images.classes))]
             changed += [f"{name} is new" for name in sorted(set(images.classes) - set(self.classes))]
             raise ValueError(
-                f"the {split} images have other class folders than when 00_teacher ran ({', '.join(changed[:5])}): "
-                "put back what is missing, or run 00_teacher again"
+                f"the class folders of {split} have changed since 00_teacher ran ({', '.join(changed[:5])}): "
+                "restore them, or run 00_teacher again"
             )
         if images.fingerprint() != self.fingerprints[split]:
             raise ValueError(f"the {split} images of {self.load} have changed since 00_teacher ran: run it again")
@@ -82,25 +82,22 @@ class Settings:
 
 
 def load_split(split: str, load: dict[str, Any]) -> ImageSet:
-    """One split of the image set; `images_per_class` thins out the training images only."""
+    """One split of the image set; `images_per_class` applies to the training images only."""
     from dc3.images import datasets
 
     return datasets.load(split=split, **load | ({} if split == "train" else {"images_per_class": 0}))
 
 
 class NotebookStage(Stage):
-    """A stage with what its notebook works on; each part is loaded when it is first used, and recorded as an input."""
+    """A stage with its notebook's data; each part is loaded on first use and recorded as an input."""
 
     @cached_property
     def settings(self) -> Settings:
-        """What 00_teacher settled for the run."""
+        """The run's settings, which 00_teacher writes."""
         return Settings.read(self.input(f"00_teacher/{SETTINGS}"))
 
     def settle(self) -> None:
-        """Writes `settings` from the parameters of 00, for this stage and all others.
-
-        Both splits are opened once, so that a data set that cannot be read is refused here.
-        """
+        """Writes `settings` from the parameters of 00, for all stages; opens both splits, so that errors show here."""
         load = {name: self.params[name] for name in LOAD}
         if load["data_dir"]:
             load["data_dir"] = str(self.use(load["data_dir"]))
@@ -132,7 +129,7 @@ class NotebookStage(Stage):
 
     @cached_property
     def engine(self) -> Engine:
-        """Where batches are worked on, by the stage's parameters; `finish` stops it."""
+        """The engine of the stage's parameters; `finish` stops it."""
         from dc3.machine.engine import engine_of
 
         return engine_of(self.params, self.settings.device)
@@ -146,7 +143,7 @@ class NotebookStage(Stage):
         return np.load(path, mmap_mode="r") if path.suffix == ".npy" else pd.read_parquet(path)
 
     def write(self, content: pd.DataFrame | np.ndarray, name: str) -> None:
-        """Writes a table (.parquet) or an array (.npy) as a file of the stage, complete or not at all."""
+        """Writes a table (.parquet) or an array (.npy) into the stage, complete or not at all."""
         import numpy as np
 
         with replacing(self.output(name)) as partial:
@@ -173,13 +170,13 @@ class NotebookStage(Stage):
         return self.name.split("_", 1)[1]
 
     def picks(self, method: str) -> pd.DataFrame:
-        """What 03_sampling picked for a method: columns index, label, bin, rank, gain; with "rded" its crops too."""
+        """A method's picks from 03_sampling: columns index, label, bin, rank, gain; for "rded" also its crops."""
         from dc3.strategies import METHODS
 
         return self.read(f"03_sampling/{METHODS[method].picks_file}")
 
     def own_set(self) -> dict[str, ImageSet]:
-        """The condensed set that the stage studies, by its name: `condensed_dir`, or the run's own, by `method`."""
+        """The condensed set that the stage studies, by name: `condensed_dir`, or the run's own by `method`."""
         from dc3 import condensed
 
         folder, name = self._own_folder()
@@ -189,14 +186,14 @@ class NotebookStage(Stage):
         from dc3.condensed import PROVENANCE
         from dc3.strategies import METHODS
 
-        if given := self.params["condensed_dir"]:
-            folder = self.use(given)
+        if self.params["condensed_dir"]:
+            folder = self.use(self.params["condensed_dir"])
             return folder, f"condensed_dir {folder.name}"
         provenance = self.input(f"04_compensation/condensed/{PROVENANCE}")
         return provenance.parent, METHODS[self.params["method"]].name
 
     def sets_beside(self, methods: list[str]) -> dict[str, ImageSet]:
-        """The sets of methods that edit nothing, made of their picks in memory, by the methods' names."""
+        """The sets of methods without edits, made from their picks in memory, by the methods' names."""
         from dc3.images.image_set import in_memory
         from dc3.strategies import METHODS, plain_images
 
@@ -207,7 +204,7 @@ class NotebookStage(Stage):
         return found
 
     def sets_elsewhere(self, folders: list[str], parameter: str) -> dict[str, ImageSet]:
-        """Condensed sets in other folders, by the names of their folders; `parameter` named them, for messages."""
+        """Condensed sets in other folders, by the folders' names; `parameter` names them in messages."""
         from dc3 import condensed
 
         used = [str(self.use(folder)) for folder in folders]
@@ -219,19 +216,20 @@ class NotebookStage(Stage):
         """The network of FID and KID that `feature_network` and `feature_weights` name."""
         from dc3.models import feature_networks
 
-        weights = str(self.use(given)) if (given := self.params["feature_weights"]) else None
+        path = self.params["feature_weights"]
+        weights = str(self.use(path)) if path else None
         return feature_networks.feature_network(
             self.params["feature_network"], teacher=self.teacher.model, weights=weights, device=self.settings.device
         )
 
     def embed(self, images: ImageSet | np.ndarray) -> Embedded:
-        """Features and logits of images by `feature_network`, kept for every run that embeds the same ones."""
+        """Features and logits of images by `feature_network`, cached for all runs."""
         from dc3.fidelity import cached_embed
 
         return cached_embed(images, self.feature_network, paths.FEATURES)
 
     def finish(self, **facts: Any) -> None:
-        """Stops the engine and writes the manifest, with the given facts and the device, where the stage used them."""
+        """Stops the engine and writes the manifest with the given facts and the device, if the stage used them."""
         opened = vars(self)
         if "engine" in opened:
             self.engine.stop()
@@ -241,5 +239,5 @@ class NotebookStage(Stage):
 
 
 def begin(name: str, namespace: dict[str, Any]) -> NotebookStage:
-    """Begins a stage for its notebook, with the parameters in the notebook's `globals()`; raises as `stage.begin`."""
+    """Begins a notebook's stage with the parameters in its `globals()`; raises like `stage.begin`."""
     return stage.begin(name, namespace, NotebookStage)

@@ -1,4 +1,4 @@
-"""Executed notebooks as documents: noise out of their outputs, outputs back into the committed notebooks."""
+"""Executed notebooks as documents: removes noise from outputs, copies outputs into the committed notebooks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ def strip_noise(executed: Path, target: Path) -> None:
 
 
 def _is_noise(output: "NotebookNode", cell: "NotebookNode") -> bool:
-    """Progress bars, in both forms; a widget that the author tagged `keep-widget` stays."""
+    """Whether an output is a progress bar; a cell tagged `keep-widget` keeps its widget."""
     if "keep-widget" in cell.metadata.get("tags", []):
         return False
     return WIDGET in output.get("data", {}) or (output.output_type == "stream" and output.name == "stderr")
@@ -39,13 +39,13 @@ def _is_noise(output: "NotebookNode", cell: "NotebookNode") -> bool:
 def take_outputs(executed: Path, source: Path) -> None:
     """Puts the outputs of an executed copy into the committed notebook it came from.
 
-    ValueError when the copy is of another version of the notebook, or was run with parameters other than the defaults.
+    ValueError when the copy has another version of the notebook, or parameters that are not the defaults.
     """
     import nbformat
 
     copy, notebook = nbformat.read(executed, as_version=4), nbformat.read(source, as_version=4)
     if [cell.source for cell in copy.cells] != [cell.source for cell in notebook.cells]:
-        raise ValueError(f"{executed.name}: the executed copy is not of the notebook as it stands, with its defaults")
+        raise ValueError(f"{executed.name}: its cells or parameters are not the notebook's: execute it again")
     for cell, ran in zip(notebook.cells, copy.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = ran.outputs, ran.execution_count

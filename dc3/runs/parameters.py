@@ -1,7 +1,7 @@
 """Parameters: declared in the notebooks' `parameters` cells, typed here, checked before anything runs.
 
-A notebook declares `name: Type = default  # help`, one to a line. Its types are Python's, pydantic's, or the choices
-below, so that what is allowed stands in one place and a message can name it.
+A notebook declares `name: Type = default  # help`, one per line. Types are Python's, pydantic's, or the choices below,
+which messages name.
 """
 
 import ast
@@ -51,18 +51,18 @@ NameList = list[str]
 NumberList = list[NonNegativeInt]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-GuidanceScale = Annotated[float, Field(gt=1)]  # diffusers does not guide at 1, nor where the image's scale is below 1
+GuidanceScale = Annotated[float, Field(gt=1)]  # diffusers does not guide at 1, or with an image scale below 1
 ImageGuidanceScale = Annotated[float, Field(ge=1)]
 ImageSize = Annotated[int, Field(ge=8)]
-RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # not "..", which is a folder of others
+RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # not "..", which is another folder
 Seed = NonNegativeInt
 PromptList = Annotated[list[str], Field(min_length=1)]
 SeedList = Annotated[list[int], Field(min_length=1)]
 IpcList = list[PositiveInt]
 
-WITHOUT_EFFECT = ("engine", "ray_address", "ray_actors", "ray_gpus")  # how a stage is computed, not what comes out
+WITHOUT_EFFECT = ("engine", "ray_address", "ray_actors", "ray_gpus")  # how a stage is computed, not its result
 
-__all__ = [  # the types of parameters: what `from dc3.runs.parameters import *` gives to a cell
+__all__ = [  # the types of parameters, which cells import by *
     "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "EngineName", "FolderList",
     "Fraction", "Function", "GeneratorList", "GradientLoss", "Greedy", "GuidanceScale", "ImageGuidanceScale",
     "ImageSize", "IpcList", "KMeansKind",
@@ -75,7 +75,7 @@ TYPES = {name: globals()[name] for name in __all__} | {kind.__name__: kind for k
 
 
 class ParameterError(ValueError):
-    """Parameters that are refused; the message names each one and what is allowed."""
+    """Refused parameters; the message names each one and what is allowed."""
 
 
 class FloatLoader(yaml.SafeLoader):
@@ -99,14 +99,14 @@ class Parameter:
 
 
 def notebook_names(folder: Path | None = None) -> list[str]:
-    """Stage names in order: 00_teacher, 01_features, …, one a notebook of `folder` (else of notebooks/)."""
+    """Stage names in order: 00_teacher, 01_features, …, one per notebook of `folder` (default: notebooks/)."""
     return sorted(path.stem for path in (folder or paths.NOTEBOOKS).glob("[0-9][0-9]_*.ipynb"))
 
 
 def declared(notebook: str, folder: Path | None = None) -> dict[str, Parameter]:
-    """What one notebook's parameters cell declares. ParameterError for a cell that is not declarations alone.
+    """The declarations in a notebook's parameters cell. ParameterError when the cell has anything else.
 
-    Read with json and ast: importing papermill, which could read it too, takes three seconds.
+    Uses json and ast, because importing papermill takes three seconds.
     """
     source = _parameters_cell((folder or paths.NOTEBOOKS) / f"{notebook}.ipynb")
     lines = source.splitlines()
@@ -114,7 +114,7 @@ def declared(notebook: str, folder: Path | None = None) -> dict[str, Parameter]:
     for node in ast.parse(source).body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value):
             raise ParameterError(f"{notebook}.ipynb, parameters: {ast.unparse(node)!r} is not `name: Type = default`")
-        name, comment = node.target.id, _behind(node.value, lines)
+        name, comment = node.target.id, _comment_after(node.value, lines)
         default = ast.literal_eval(node.value)
         found[name] = Parameter(name, ast.unparse(node.annotation), default, _help(comment), (notebook,))
     return found
@@ -125,14 +125,14 @@ def _help(comment: str) -> str:
     return comment.strip(" #").split("  # ")[0]
 
 
-def _behind(value: ast.expr, lines: list[str]) -> str:
-    """What stands behind a value on its last line; columns of `ast` count bytes of UTF-8."""
+def _comment_after(value: ast.expr, lines: list[str]) -> str:
+    """The comment after a value on its last line; columns of `ast` count bytes of UTF-8."""
     assert value.end_lineno and value.end_col_offset is not None
     return lines[value.end_lineno - 1].encode()[value.end_col_offset :].decode()
 
 
 def _parameters_cell(path: Path) -> str:
-    """The source of the cell with the tag `parameters`; "" where a notebook has none."""
+    """The source of the cell with the tag `parameters`, or ""."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     tagged = (cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     return "".join(next(tagged, {"source": ""})["source"])
@@ -152,7 +152,7 @@ def all_declared(folder: Path | None = None) -> dict[str, Parameter]:
 
 
 def check(values: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
-    """`values` over the defaults, typed. ParameterError naming every unknown key, wrong type and value out of range."""
+    """Defaults updated by `values`. ParameterError naming every unknown key, wrong type and value out of range."""
     problems = [_unknown(key, parameters) for key in values if key not in parameters]
     fields: dict[str, Any] = {
         name: (TYPES[parameter.type_name], parameter.default) for name, parameter in parameters.items()
@@ -180,7 +180,7 @@ def _refusal(detail: ErrorDetails, parameters: dict[str, Parameter]) -> str:
 
 
 def decisive(params: dict[str, Any]) -> dict[str, Any]:
-    """Those parameters that what comes out depends on."""
+    """The parameters that the result depends on."""
     return {key: value for key, value in params.items() if key not in WITHOUT_EFFECT}
 
 
@@ -189,7 +189,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(), FloatLoader) or {}
     except FileNotFoundError:
-        raise ParameterError(f"{path}: there is no such params file; params/ holds the ones that come along") from None
+        raise ParameterError(f"{path}: no such params file; params/ holds examples") from None
     except yaml.YAMLError as error:
         raise ParameterError(f"{path}: not a YAML file: {error}") from None
     if not isinstance(values, dict):
@@ -202,4 +202,4 @@ def parse_value(text: str) -> Any:
     try:
         return yaml.load(text, FloatLoader)
     except yaml.YAMLError as error:
-        raise ParameterError(f"{text!r} is not a value that YAML knows: {' '.join(str(error).split())}") from None
+        raise ParameterError(f"{text!r} is not a YAML value: {' '.join(str(error).split())}") from None

@@ -1,12 +1,12 @@
-"""Numbers of the literature, to stand beside ours: top-1 in percent, ResNet-18 students, other hardware, other editor.
+"""Published top-1 accuracies in percent, to compare ours with: ResNet-18 students, other hardware, other editor.
 
-Sources: DC3 (arXiv 2508.01139) for all but the conv3 row, which is RDED's (arXiv 2312.03526).
+Sources: DC3 (arXiv 2508.01139) except the conv3 row, which is RDED's (arXiv 2312.03526).
 """
 
 import pandas as pd
 
 IPCS = (1, 10, 50)
-Numbers = dict[str, dict[str, tuple[float | None, ...]]]  # data set → method → one number for each of IPCS
+Numbers = dict[str, dict[str, tuple[float | None, ...]]]  # data set → method → one number per IPC of IPCS
 RESNET18: Numbers = {
     "CIFAR-10": {
         "RDED": (22.9, 37.1, 62.1),
@@ -56,7 +56,7 @@ STUDENTS: dict[str, Numbers] = {"resnet18": RESNET18, "conv3": CONV3}
 
 
 def table(data_set: str) -> pd.DataFrame:
-    """Columns method, student, ipc, top1_mean (a fraction). ValueError naming the data sets that there are."""
+    """Columns method, student, ipc, top1_mean (a fraction). ValueError naming the known data sets."""
     rows = [
         {"method": method, "student": student, "ipc": ipc, "top1_mean": percent / 100}
         for student, sets in STUDENTS.items()
@@ -65,17 +65,17 @@ def table(data_set: str) -> pd.DataFrame:
         if percent is not None
     ]
     if not rows:
-        raise ValueError(f"published_as = {data_set!r}: there are published numbers for {', '.join(RESNET18)}")
+        raise ValueError(f"published_as = {data_set!r}: choose one of {', '.join(RESNET18)}")
     return pd.DataFrame(rows)
 
 
-def beside(ours: pd.DataFrame, data_set: str) -> pd.DataFrame:
-    """Our summary (columns method, network, ipc, top1_mean, top1_std), then the published numbers, marked as such.
+def beside(measured: pd.DataFrame, data_set: str) -> pd.DataFrame:
+    """A summary (columns method, network, ipc, top1_mean, top1_std), then the published numbers, marked as such.
 
-    Columns method, ipc, top1_mean, top1_std (NaN where not given), as `figures.accuracy.beside_published` draws them.
+    Columns method, ipc, top1_mean, top1_std (NaN when unknown), for `figures.accuracy.beside_published`.
     """
-    theirs = table(data_set)
-    theirs["method"] = theirs["method"] + ", " + theirs["student"] + ", published"
-    mine = ours.assign(method=ours["method"] + ", " + ours["network"] + ", here")
+    published = table(data_set)
+    published["method"] = published["method"] + ", " + published["student"] + ", published"
+    measured = measured.assign(method=measured["method"] + ", " + measured["network"] + ", here")
     columns = ["method", "ipc", "top1_mean", "top1_std"]
-    return pd.concat([mine[columns], theirs.assign(top1_std=float("nan"))[columns]], ignore_index=True)
+    return pd.concat([measured[columns], published.assign(top1_std=float("nan"))[columns]], ignore_index=True)

@@ -85,7 +85,7 @@ def _accuracy(run: str) -> str:
         return "05_validation is not finished."
     table = results.summary(students)
     table["test accuracy (%)"] = list(map(results.accuracy, table["top1_mean"], table["top1_std"]))
-    columns = {"method": "training set", "ipc": "images a class", "stored_bytes": "bytes a class"}
+    columns = {"method": "training set", "ipc": "images per class", "stored_bytes": "bytes per class"}
     columns |= {"network": "student", "seeds": "students"}
     return _html(table[[*columns, "test accuracy (%)"]].rename(columns=columns))
 
