@@ -105,7 +105,7 @@ def test_a_run_that_lacks_stages_is_compared_as_far_as_it_goes(home):
 
 def test_two_different_runs_that_are_there_are_asked_for(home):
     make_run("a", until="00")
-    for arguments, said in [(("a", "a"), "give two different runs"), (("a", "no"), "RUN = 'no': there is no such run")]:
+    for arguments, said in [(("a", "a"), "give two different runs"), (("a", "no"), "RUN = 'no': no such run")]:
         result = command(*arguments)
         assert result.exit_code == 2 and said in result.output
 

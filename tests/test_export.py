@@ -185,7 +185,7 @@ def test_what_cannot_be_exported_is_refused_by_name(run, home):
     Image.new("RGB", (SIZE, SIZE)).save(spoilt)
     for arguments, said in [
         (("toy", "--to", "zip"), "--to = 'zip': expected one of hf, npz"),
-        (("nobody", "--to", "hf"), "RUN = 'nobody': there is no such run"),
+        (("nobody", "--to", "hf"), "RUN = 'nobody': no such run"),
         (("young", "--to", "hf"), "RUN = 'young' has no finished 04_compensation"),
         (("toy", "--to", "hf"), "has changed since 04_compensation wrote it (00001/00000.png)"),
     ]:

@@ -62,10 +62,10 @@ def test_a_run_that_is_not_finished_names_what_is_missing_and_shows_how_far_it_g
 def test_runs_that_do_not_exist_are_refused_with_those_that_do(home):
     make_run("toy", until="00")
     result = report("tyo")
-    assert result.exit_code == 2 and "RUN = 'tyo': there is no such run" in result.output
+    assert result.exit_code == 2 and "RUN = 'tyo': no such run" in result.output
     assert "runs with finished stages: toy" in result.output
     (home / "runs/bare").mkdir()
-    assert "no stage of it is finished" in report("bare").output
+    assert "no finished stage" in report("bare").output
 
 
 @pytest.mark.parametrize(

@@ -193,12 +193,12 @@ def test_grid_points_of_the_same_parameters_are_one_run(read):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("dataset: cifar10", "dataset: a sweep's file has base and grid"),
+        ("dataset: cifar10", "dataset: only base and grid are allowed"),
         ("base: {ipc: 1}", "grid = None: expected a list of blocks"),
         ("grid: {ipc: [1, 10]}", "expected a list of blocks"),
         ("base: [ipc]\ngrid: [{ipc: 1}]", "base = ['ipc']: expected"),
-        ("base: {run: x}\ngrid: [{ipc: 1}]", "run: the runs of a sweep are named by its grid"),
-        ("grid: [{run: [a, b]}]", "run: the runs of a sweep are named by its grid"),
+        ("base: {run: x}\ngrid: [{ipc: 1}]", "run: remove it, because the grid names the runs"),
+        ("grid: [{run: [a, b]}]", "run: remove it, because the grid names the runs"),
         ("grid: [{ipc: []}]", "ipc = [] has no values"),
         ("grid: [{method: [a/b, a_b]}]", "two runs would be named 'cifar.method-a_b'"),
         (f"grid: [{{method: [{'x' * 300}]}}]", "200 are allowed"),

@@ -64,7 +64,7 @@ def _remarks(runs: dict[str, Manifests], different: list[str], measured: bool) -
         if missing := results.missing(found):
             yield f"{run} has no finished {', '.join(missing)}"
         if COLOR_STAGE in found and not _has_measures(found):
-            yield f"{run} is of an earlier version, without {COLORS}: run 06 again to compare colours and distances"
+            yield f"{run} has no {COLORS} (an earlier version): run 06 again to compare colours and distances"
     for split in different:
         yield f"the two runs have different {split} images: {SAME_IMAGES[split]}"
     if measured and not _same_network(runs):

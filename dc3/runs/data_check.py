@@ -46,8 +46,8 @@ class DataCheck:
     """The content of a folder.
 
     `files` has one row per image in the order of `splits`: COLUMNS; width and height are 0 when unknown, `problem` says
-    why a run cannot read the file (else ""). `others` counts, by split and suffix, files that are not images. `refused`:
-    a run's messages about the folder as a whole.
+    why a run cannot read the file (else ""). `others` counts, by split and suffix, files that are not images.
+    `refused`: a run's messages about the folder as a whole.
     """
 
     folder: Path

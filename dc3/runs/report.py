@@ -1,4 +1,4 @@
-"""Pages about runs: the report of a run and of a sweep, each one HTML file."""
+"""Reports of runs and sweeps, each one HTML file."""
 
 import logging
 from pathlib import Path
@@ -43,8 +43,8 @@ Versions: {versions}.
 def write_report(run: str, out: Path | None = None, code: bool = False) -> Path:
     """Writes a run's report, by default runs/<run>/report.html: a summary, then its executed notebooks.
 
-    Stages that are not finished are named; where their notebook was executed in part, that part is shown. No path of
-    this machine is in it. Raises ValueError when there is no such run or none of its stages is finished.
+    It names unfinished stages and shows what was executed of them. It contains no path of this machine. Raises
+    ValueError for an unknown run, or one without finished stages.
     """
     from nbformat.v4 import new_markdown_cell, new_notebook
 
@@ -59,7 +59,7 @@ def write_report(run: str, out: Path | None = None, code: bool = False) -> Path:
 
 
 def _summary(run: str, found: Manifests) -> str:
-    """The top of the page, as Markdown."""
+    """The page's summary, as Markdown."""
     params, missing = results.parameters(found), ", ".join(results.missing(found))
     teacher = found.get(results.VALIDATION, {"facts": {}})["facts"].get("teacher")
     versions = (f"{name} {version}" for name, version in results.versions(found).items())
@@ -95,7 +95,7 @@ def _executed(run: str) -> list[str]:
 
 
 def _stage_cells(run: str, name: str, finished: bool) -> list:
-    """The executed notebook of a stage, below a target for links to it."""
+    """The executed notebook of a stage, below an anchor for links."""
     import nbformat
 
     state = "" if finished else "\n\n**This stage is not finished.** Its notebook got as far as this:"
@@ -104,19 +104,19 @@ def _stage_cells(run: str, name: str, finished: bool) -> list:
 
 
 def _html(table: pd.DataFrame) -> str:
-    """As HTML, which Markdown may contain: a value in it is never taken for Markdown."""
+    """The table as HTML, so that Markdown does not interpret its values."""
     if table.empty:
         return "None."
     return table.to_html(index=False, border=0, na_rep="", float_format="{:,.4g}".format, justify="left")
 
 
 def _without_machine_paths(text: str) -> str:
-    """As `without_machine_paths`, but for embedded pictures, whose letters may look like a path."""
+    """`without_machine_paths` outside embedded pictures, whose base64 may look like a path."""
     parts = text.split('"')
     return '"'.join(part if part.startswith("data:image/") else without_machine_paths(part) for part in parts)
 
 
-QUIET = logging.getLogger("dc3.nbconvert")  # which else warns of pictures without an alternative text
+QUIET = logging.getLogger("dc3.nbconvert")  # it warns of pictures without alternative text
 QUIET.setLevel(logging.ERROR)
 # nbconvert's page loads RequireJS, MathJax and Mermaid from a server; no notebook here has formulas or diagrams
 TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
@@ -131,7 +131,7 @@ TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 
 
 def page(notebook: "NotebookNode", title: str, code: bool = False) -> str:
-    """An executed notebook as HTML that needs no other file, with or without its code."""
+    """An executed notebook as self-contained HTML, with or without its code."""
     from nbconvert import HTMLExporter
 
     notebook.metadata["title"] = title
@@ -141,7 +141,7 @@ def page(notebook: "NotebookNode", title: str, code: bool = False) -> str:
 
 
 def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title: str) -> Path:
-    """Executes a notebook with `values` into `executed` and writes the page beside it, whose path it returns."""
+    """Executes a notebook with `values` into `executed`, writes its page beside it, and returns the page's path."""
     import nbformat
     import papermill
     from traitlets.config import Config
@@ -164,9 +164,9 @@ def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title
 
 
 def write_sweep_report(table: Path) -> Path | None:
-    """Executes the report's notebook over a sweep's results.parquet; returns the path of its page.
+    """Executes the report's notebook for a sweep's results.parquet; returns the page's path.
 
-    Notebook and page lie beside the results, pictures and tables in figures/<sweep>. None when no run is finished.
+    None when no run is finished. Notebook and page lie beside the results, pictures and tables in figures/<sweep>.
     """
     runs = pd.read_parquet(table)["run"]
     if runs.empty:

@@ -1,4 +1,4 @@
-"""One condensed image made again, from what its run recorded: do the bytes agree?"""
+"""Makes one condensed image again from its run's records, and compares the bytes."""
 
 import tempfile
 from pathlib import Path
@@ -18,7 +18,7 @@ STAGE = "04_compensation"
 
 
 class Reproduction(NamedTuple):
-    """The condensed file, its SHA-256 on disk and made again, and the largest difference of a pixel (0 … 255)."""
+    """The condensed file, its SHA-256 on disk and when made again, and the largest pixel difference (0 … 255)."""
 
     file: Path
     on_disk: str
@@ -27,10 +27,10 @@ class Reproduction(NamedTuple):
 
 
 def reproduce(run: str, index: int) -> Reproduction:
-    """Makes the condensed image of source `index` of a finished run again, in a temporary folder.
+    """Makes a run's condensed image of source `index` again, in a temporary folder.
 
-    StageMissing when the run has no finished compensation stage, ValueError naming what there is when no condensed
-    image comes from that source.
+    StageMissing when the run has no finished compensation stage, ValueError naming some sources when this one has no
+    condensed image.
     """
     manifest = read_manifest(run, STAGE)
     if manifest is None:
@@ -41,7 +41,7 @@ def reproduce(run: str, index: int) -> Reproduction:
     wanted = made[made["index"] == index]
     if wanted.empty:
         some = ", ".join(map(str, sorted(made["index"])[:5]))
-        raise ValueError(f"INDEX = {index}: no condensed image of run {run!r} comes from it; there are {some} …")
+        raise ValueError(f"INDEX = {index}: no condensed image of run {run!r} comes from it; choose from {some} …")
     row = wanted.iloc[0]
     method = strategies.METHODS[params["method"]]
     picks = pd.read_parquet(paths.RUNS / run / "03_sampling" / method.picks_file)
@@ -54,6 +54,6 @@ def reproduce(run: str, index: int) -> Reproduction:
     return Reproduction(folder / row["file"], row["sha256"], table["sha256"].iloc[0], difference)
 
 
-def _largest_difference(one: Path, other: Path) -> int:
-    first, second = (np.asarray(Image.open(path)).astype(int) for path in (one, other))
+def _largest_difference(*files: Path) -> int:
+    first, second = (np.asarray(Image.open(file)).astype(int) for file in files)
     return int(np.abs(first - second).max())

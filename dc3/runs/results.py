@@ -1,6 +1,6 @@
-"""What runs came to, read from their folders: parameters, stages, students, and tables over the runs of a sweep.
+"""Results of runs, read from their folders: parameters, stages, students, and tables over a sweep's runs.
 
-Nothing here opens an image set or a model, so a run can be read on a machine that has neither.
+Nothing here opens an image set or a model, so any machine can read a run.
 """
 
 import re
@@ -25,14 +25,14 @@ Manifests = dict[str, dict[str, Any]]
 def manifests(run: str) -> Manifests:
     """Stage name → manifest of the finished stages, in order.
 
-    Raises ValueError when there is no such run, or none of its stages is finished; it names the runs there are.
+    ValueError for an unknown run, or one without finished stages; it names the runs that have some.
     """
     found = {name: manifest for name in notebook_names() if (manifest := read_manifest(run, name))}
     if not found:
-        state = "no stage of it is finished" if (paths.RUNS / run).is_dir() else "there is no such run"
+        state = "no finished stage" if (paths.RUNS / run).is_dir() else "no such run"
         runs = sorted({path.parent.parent.name for path in paths.RUNS.glob("*/[0-9][0-9]_*/manifest.json")})
         others = ", ".join(runs) or "none"
-        raise ValueError(f"RUN = {run!r}: {state} below {paths.shown(paths.RUNS)}; runs with finished stages: {others}")
+        raise ValueError(f"RUN = {run!r}: {state} in {paths.shown(paths.RUNS)}; runs with finished stages: {others}")
     return found
 
 
@@ -42,7 +42,7 @@ def missing(found: Manifests) -> list[str]:
 
 
 def parameters(found: Manifests) -> dict[str, Any]:
-    """The values of all finished stages but the run's name; where several stages declare one, the latest stage's."""
+    """The parameters of all finished stages without the run's name; the latest stage's value counts."""
     values = {key: value for manifest in found.values() for key, value in manifest["params"].items()}
     return {key: value for key, value in values.items() if key != "run"}
 
@@ -59,7 +59,7 @@ def not_default(found: Manifests) -> pd.DataFrame:
 
 
 def stages(found: Manifests) -> pd.DataFrame:
-    """A row a stage, finished or not: columns stage, state, seconds (NaN: not finished), device, finished, commit."""
+    """One row per stage: columns stage, state, seconds (NaN: not finished), device, finished, commit."""
     columns = ["stage", "state", "seconds", "device", "finished", "commit"]
     rows = {name: (name, "not finished", np.nan, "", "", "") for name in notebook_names()}
     for name, manifest in found.items():
@@ -69,16 +69,16 @@ def stages(found: Manifests) -> pd.DataFrame:
 
 
 def versions(found: Manifests) -> dict[str, str]:
-    """Library → version; several, in the order of the stages, where stages ran with different ones."""
+    """Library → version, or versions in the order of the stages."""
     seen: dict[str, dict[str, None]] = {}
     for manifest in found.values():
         for name, version in manifest["versions"].items():
             seen.setdefault(name, {})[version] = None
-    return {name: ", ".join(all_of) for name, all_of in seen.items()}
+    return {name: ", ".join(found_versions) for name, found_versions in seen.items()}
 
 
 def settings(run: str) -> dict[str, Any]:
-    """What 00_teacher settled: seed, load (arguments of `data.load`), classes, fingerprints; {} before it is done."""
+    """00_teacher's settings: seed, load (arguments of `datasets.load`), classes, fingerprints; {} before it is done."""
     return read_json(paths.RUNS / run / "00_teacher" / "settings.json") or {}
 
 
@@ -96,14 +96,14 @@ def without_machine_paths(text: str) -> str:
 
 
 SCORES = ["top1", "top5", "best_top1"]
-Sizes = Mapping[str, tuple[int, float]]  # method → images a class, bytes a class
+Sizes = Mapping[str, tuple[int, float]]  # method → images per class, bytes per class
 
 
 def students(history: pd.DataFrame, sizes: Sizes) -> pd.DataFrame:
-    """A row a student, from `validation.validate`'s row an epoch; `sizes` of its training sets by `condensed.sizes`.
+    """One row per student, from `validation.validate`'s row per epoch; `sizes` by `condensed.sizes`.
 
-    Columns method, ipc, stored_bytes (a class), network, seed, epochs, top1 and top5 after the last of them, best_top1
-    of the tested epochs; accuracies are fractions.
+    Columns method, ipc, stored_bytes (per class), network, seed, epochs, top1 and top5 after the last epoch, best_top1
+    over the tested epochs; accuracies are fractions.
     """
     tested = history.dropna(subset="top1").sort_values("epoch", kind="stable")
     groups = tested.groupby(["method", "network", "seed"], sort=False)
@@ -116,10 +116,10 @@ def students(history: pd.DataFrame, sizes: Sizes) -> pd.DataFrame:
 
 
 def of_run(run: str) -> pd.DataFrame | None:
-    """The students of a run, as `students` gives them, in the order in which they were trained.
+    """A run's `students`, in the order of training; None when 05_validation is not finished.
 
-    None when 05_validation is not finished. A run of an earlier version has histories in the place of results.parquet:
-    its students of smaller_ipcs and the stored bytes (NaN) are not in them.
+    A run of an earlier version has histories instead of results.parquet, without the students of smaller_ipcs and
+    without stored bytes (NaN).
     """
     if read_manifest(run, VALIDATION) is None:
         return None
@@ -138,10 +138,10 @@ def whole_sets(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(results: pd.DataFrame, by: Sequence[str] = ("method", "ipc", "network")) -> pd.DataFrame:
-    """A row a group of `by`, in the table's order: number of seeds, stored bytes, and the scores over the seeds.
+    """One row per group of `by`, in the table's order: number of seeds, stored bytes, and the scores over the seeds.
 
-    Columns seeds, stored_bytes, and of top1, top5 and best_top1 <score>_mean and <score>_std, the sample standard
-    deviation: NaN for one seed.
+    Columns seeds, stored_bytes, and for top1, top5 and best_top1 <score>_mean and <score>_std, the sample standard
+    deviation (NaN for one seed).
     """
     groups = results.groupby(list(by), sort=False, dropna=False)
     table = groups[SCORES].agg(["mean", "std"])
@@ -166,22 +166,22 @@ EDIT_PARAMETERS = [
 
 
 def read_results(path: Path | str) -> pd.DataFrame:
-    """A sweep's results, .parquet or .csv, as `dc3.runs.sweep.results` gives them. ValueError when it has no rows."""
+    """A sweep's results, .parquet or .csv, with the columns of `sweep.results`. ValueError when there are no rows."""
     path = paths.resolve(str(path))
     table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     if table.empty:
-        raise ValueError(f"results = {path}: no run of the sweep is finished: let one finish first")
+        raise ValueError(f"results = {path}: no run of the sweep is finished; finish one first")
     return table
 
 
 def by_setting(results: pd.DataFrame) -> pd.DataFrame:
-    """A row a training set and setting of a sweep: the settings, and the `summary` of their students.
+    """One row per training set and setting of a sweep, with the `summary` of its students.
 
-    Settings are the keys of the grid, the student's network and its epochs; `name` is the training set with those of
-    its settings that are not the commonest ("DC3, edit_strength 0.5"). A student that two runs trained counts once.
+    Settings are the grid's keys, the student's network and its epochs; `name` is the training set with its unusual
+    settings ("DC3, edit_strength 0.5"). A student that two runs trained counts once.
     """
     keys = [column for column in results if column not in NO_SETTING]
-    known = {"stored_bytes": np.nan} if "stored_bytes" not in results else {}  # by a sweep of an earlier version
+    known = {"stored_bytes": np.nan} if "stored_bytes" not in results else {}  # a sweep of an earlier version
     table = summary(results.assign(**known).drop_duplicates([*keys, "student_seed"]), keys)
     names = table["training_set"].copy()
     for key in keys:
@@ -193,15 +193,15 @@ def by_setting(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def compensation(settings: pd.DataFrame, compensated: str, plain: str) -> pd.DataFrame:
-    """What compensation is worth: a row for each of `by_setting` whose picks were trained on without it too.
+    """The gain from compensation: one row per setting of `by_setting` that has both training sets.
 
-    `compensated` and `plain` are the two training sets. Columns name, network, ipc, epochs, plain, compensated,
-    difference, deviation: fractions; the last is of the difference of two independent means, NaN where one has none.
+    `compensated` and `plain` name the two sets. Columns name, network, ipc, epochs, plain, compensated, difference,
+    deviation: fractions; the last is that of a difference of independent means, NaN when either is missing.
     """
     measured = settings.columns[settings.columns.get_loc("seeds") :]
     same = settings.columns.difference(["name", "training_set", *EDIT_PARAMETERS, *measured], sort=False).to_list()
-    ours, base = (settings[settings["training_set"] == name] for name in (compensated, plain))
-    pairs = ours.merge(base[[*same, "top1_mean", "top1_std"]], on=same, suffixes=("", "_plain"))
+    edited, base = (settings[settings["training_set"] == name] for name in (compensated, plain))
+    pairs = edited.merge(base[[*same, "top1_mean", "top1_std"]], on=same, suffixes=("", "_plain"))
     table = pairs[["name", "network", "ipc", "epochs"]].assign(plain=pairs["top1_mean_plain"])
     table["compensated"] = pairs["top1_mean"]
     table["difference"] = pairs["top1_mean"] - pairs["top1_mean_plain"]
@@ -209,19 +209,19 @@ def compensation(settings: pd.DataFrame, compensated: str, plain: str) -> pd.Dat
 
 
 def main_network(settings: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the student that most settings were trained with."""
+    """The rows of the network that trained on most settings."""
     return settings[settings["network"] == settings["network"].mode()[0]]
 
 
 def across_networks(settings: pd.DataFrame) -> pd.DataFrame | None:
-    """Rows of the sets that every network was trained on, `method` their names: None where there is one network."""
+    """Rows of the sets that every network trained on, with `method` as their name; None with a single network."""
     networks = settings["network"].nunique()
     every = settings.groupby(["name", "ipc", "epochs"], sort=False)["network"].transform("nunique") == networks
     return settings[every].assign(method=settings["name"]) if networks > 1 and every.any() else None
 
 
 def accuracy_table(settings: pd.DataFrame) -> pd.DataFrame:
-    """A row a name of `by_setting`, a column an IPC and number of epochs, in percent: what a paper would print."""
+    """The table of a paper, in percent: one row per name of `by_setting`, one column per IPC and number of epochs."""
     texts = settings.assign(accuracy=list(map(accuracy, settings["top1_mean"], settings["top1_std"])))
     table = texts.pivot_table(index="name", columns=["ipc", "epochs"], values="accuracy", aggfunc=", ".join, sort=False)
     table = table.sort_index(axis="columns").fillna("")
@@ -229,9 +229,9 @@ def accuracy_table(settings: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves_over(settings: pd.DataFrame, key: str) -> pd.DataFrame | None:
-    """The rows that lie on curves over `key`, "ipc" or "epochs", at the value of the other that has the longest ones.
+    """The rows for curves over `key`, "ipc" or "epochs", at the value of the other that has most points.
 
-    A name with a single value of `key` there is no curve. None when there are no curves.
+    A name needs two values of `key` to be a curve. None when there are no curves.
     """
     other = {"ipc": "epochs", "epochs": "ipc"}[key]
     settings = settings[settings[other] == settings.groupby(other)[key].nunique().idxmax()]

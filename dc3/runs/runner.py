@@ -1,9 +1,8 @@
 """The runner: brings the stages of a run up to date, in order.
 
-A stage that is current is skipped; one that another run has finished with the same parameters, code and inputs is taken
-over from it; the notebook of any other is executed through papermill. Files are taken over as hard links. That is safe
-because stages never change a file in place: they write a new one beside it and rename
-(`dc3.machine.files.replacing`).
+A current stage is skipped. A stage that another run has finished with the same parameters, code and inputs is taken
+over from it, as hard links; that is safe because stages never change a file in place (`dc3.machine.files.replacing`).
+The notebook of any other stage is executed through papermill.
 """
 
 import logging
@@ -45,11 +44,11 @@ log = logging.getLogger(__name__)
 
 Execute = Callable[[str, str, dict[str, Any]], None]  # stage, run, values to inject; leaves the executed copy
 README = "README.md"  # in the folder of a run's figures
-BUSY = "another process is running run {run!r}: wait for it to end, or give this one another name (-p run NAME)"
+BUSY = "another process is executing run {run!r}: wait for it to end, or choose another name (-p run NAME)"
 
 
 class StageFailed(RuntimeError):
-    """A stage's notebook did not come to its end; the message has the traceback and, last, the notebook and cell."""
+    """A stage's notebook failed; the message ends with the notebook and cell, after the traceback."""
 
 
 def run_notebooks(
@@ -62,12 +61,11 @@ def run_notebooks(
 ) -> list[Path]:
     """Runs every stage that is not current; returns the paths of the run's figures and tables.
 
-    `start` ("03") redoes from that stage on and takes the earlier ones as they are; `until` ends after that stage;
-    `force` redoes all; what is redone begins from nothing. `preflight=False` is for callers that have called
-    `check_inputs` themselves; where every stage is current there is nothing to check. `execute` runs one notebook; by
-    default `execute_in_kernel` does.
+    `start` ("03") redoes from that stage on and leaves the earlier ones; `until` ends after that stage; `force` redoes
+    all. Redone stages start from nothing. `preflight=False` is for callers that have called `check_inputs`. `execute`
+    runs one notebook (default: `execute_in_kernel`).
     ParameterError before anything runs when a value is refused or data or a model is missing; StageFailed when a cell
-    raises; files.Busy when another process is running the same run.
+    raises; files.Busy when another process executes the same run.
     """
     parameters = all_declared()
     checked = check(values, parameters)
@@ -84,7 +82,7 @@ def run_notebooks(
                 check_inputs(checked)
                 preflight = False
             if redo or not _is_taken_over(run, name, own):
-                _redo(run, name, _given(values, own, parameters), reason, redo, execute or execute_in_kernel)
+                _redo(run, name, _to_inject(values, own, parameters), reason, redo, execute or execute_in_kernel)
         write_figures_readme(paths.FIGURES / run, notebook_names())
     return sorted((paths.FIGURES / run).iterdir())
 
@@ -96,15 +94,15 @@ def _why_not_current(run: str, name: str, params: dict[str, Any], redo: bool) ->
     return reason if reason or executed_copy(run, name).exists() else "no executed notebook"
 
 
-def _redo(run: str, name: str, given: dict[str, Any], reason: str, from_nothing: bool, execute: Execute) -> None:
-    """Executes one stage. A kill after its beginning leaves a stage under way, which the next run continues."""
+def _redo(run: str, name: str, injected: dict[str, Any], reason: str, from_nothing: bool, execute: Execute) -> None:
+    """Executes one stage. After a kill the next run continues it."""
     log.info("%-18s running (%s)", name, reason)
     if from_nothing:
         _discard(run, name)
-    execute(name, run, given)
+    execute(name, run, injected)
     manifest = read_manifest(run, name)
     if manifest is None:
-        raise StageFailed(f"{name}.ipynb ran to its end without finishing its stage: it never calls stage.finish()")
+        raise StageFailed(f"{name}.ipynb ended without finishing its stage: call stage.finish() in it")
     log.info("%-18s done in %.0f s", name, manifest["wall_seconds"])
 
 
@@ -112,7 +110,7 @@ def _is_taken_over(run: str, name: str, params: dict[str, Any]) -> bool:
     try:
         other = take_over(run, name, params)
     except (OSError, files.Busy) as error:
-        raise StageFailed(f"{name}: what another run has of it cannot be taken over: {error}") from None
+        raise StageFailed(f"{name}: another run's result cannot be taken over: {error}") from None
     if other:
         log.info("%-18s shared from run %s", name, other)
     return other is not None
@@ -122,7 +120,7 @@ def _discard(run: str, name: str) -> None:
     try:
         discard(run, name)
     except (OSError, files.Busy) as error:
-        raise StageFailed(f"{name}: what is there of it cannot be removed: {error}") from None
+        raise StageFailed(f"{name}: its earlier result cannot be removed: {error}") from None
 
 
 def _between(start: str, until: str, names: list[str]) -> list[str]:
@@ -137,18 +135,18 @@ def _between(start: str, until: str, names: list[str]) -> list[str]:
 def _place(option: str, stage: str, names: list[str]) -> int:
     found = [k for k, name in enumerate(names) if name.startswith(stage)]
     if not found:
-        raise ParameterError(f"{option} {stage}: no such stage; there are {', '.join(names)}")
+        raise ParameterError(f"{option} {stage}: no such stage; choose one of {', '.join(names)}")
     return found[0]
 
 
-def _given(values: dict[str, Any], own: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
-    """What papermill injects: the values that somebody set; a notebook's defaults stay where they stand."""
+def _to_inject(values: dict[str, Any], own: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
+    """The values that papermill injects: those that were set and differ from the notebook's defaults."""
     return {key: own[key] for key in values if key in own and own[key] != parameters[key].default}
 
 
 def execute_in_kernel(name: str, run: str, params: dict[str, Any]) -> None:
-    """One notebook in a fresh kernel; its executed copy stays in the run, a failed one too. StageFailed says why."""
-    from nbclient.exceptions import DeadKernelError  # papermill and what it brings cost two seconds
+    """Executes one notebook in a fresh kernel; its executed copy stays in the run, even after a StageFailed."""
+    from nbclient.exceptions import DeadKernelError  # papermill takes two seconds to import
     from papermill.exceptions import PapermillExecutionError
 
     target = executed_copy(run, name)
@@ -160,7 +158,7 @@ def execute_in_kernel(name: str, run: str, params: dict[str, Any]) -> None:
     except PapermillExecutionError as error:
         raise StageFailed(_failure(name, error)) from None
     except DeadKernelError:
-        raise StageFailed(f"{name}.ipynb: its kernel was killed, most often for want of memory") from None
+        raise StageFailed(f"{name}.ipynb: its kernel was killed, most often because memory ran out") from None
     except OSError as error:
         raise StageFailed(f"{name}.ipynb: its executed copy {paths.shown(target)} cannot be written: {error}") from None
     finally:
@@ -188,24 +186,23 @@ def _execute_notebook(source: Path, target: Path, params: dict[str, Any]) -> Non
 
 
 def _keep_copy(partial: Path, target: Path) -> None:
-    """The executed notebook under its name; one that a full disk cut short is removed, its stage redone later."""
+    """Moves the executed notebook to its name, or removes it when a full disk truncated it: the stage is redone."""
     from nbformat.reader import NotJSONError
 
     try:
         if partial.exists():
             strip_noise(partial, target)
     except (OSError, NotJSONError):
-        log.warning("%s could not be written whole and is not kept", paths.shown(target))
+        log.warning("%s could not be written completely: it is not kept", paths.shown(target))
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def kernel_channel() -> Iterator[dict[str, str]]:
-    """How to talk to the kernel: no ports to race for, and sockets in a folder of their own.
+    """Settings for the kernel's connection: no ports to race for, and sockets in their own folder.
 
-    Left to itself, jupyter_client puts them into the working directory under one name, where two runs on a machine
-    would hear each other.
+    By default jupyter_client puts sockets into the working directory, where two runs would share them.
     """
     if os.name != "posix":
         yield {}
@@ -220,10 +217,10 @@ def _failure(name: str, error: "PapermillExecutionError") -> str:
 
 
 def take_over(run: str, name: str, params: dict[str, Any]) -> str | None:
-    """Takes over a stage from another run in which it would come out the same; that run's name, or None.
+    """Takes over a stage with the same result from another run; returns that run's name, or None.
 
     `params` are the stage's. Outputs, figures and executed notebook are gathered and verified beside the stage's folder
-    before anything that lies in it is given up; the manifest is written last. files.Busy when the stage is under way.
+    before its content is removed; the manifest is written last. files.Busy when the stage is under way.
     """
     code = notebook_fingerprint(name)
     gathered = paths.RUNS / run / f".{name}.shared"
@@ -232,14 +229,14 @@ def take_over(run: str, name: str, params: dict[str, Any]) -> str | None:
         manifest = read_manifest(other, name)
         if other == run or manifest is None:
             continue
-        ours = manifest | {"run": run, "params": manifest["params"] | {"run": run}, "shared_from": other}
-        if why_different(ours, run, params, code):
+        shared = manifest | {"run": run, "params": manifest["params"] | {"run": run}, "shared_from": other}
+        if why_different(shared, run, params, code):
             continue
         try:
             if _gather(other, manifest, gathered):
                 with files.locked(stage_lock(run, name), busy_message(run, name)):
                     _move_in(gathered, run, name)
-                    write_json(paths.RUNS / run / name / MANIFEST, ours | {"params": params})
+                    write_json(paths.RUNS / run / name / MANIFEST, shared | {"params": params})
                 return other
         finally:
             shutil.rmtree(gathered, ignore_errors=True)
@@ -247,7 +244,7 @@ def take_over(run: str, name: str, params: dict[str, Any]) -> str | None:
 
 
 def _gather(run: str, manifest: dict[str, Any], gathered: Path) -> bool:
-    """Links what a run's stage left into a folder of its own; False when that is not what the manifest says."""
+    """Links a stage's files into the folder `gathered`; False when they differ from the manifest."""
     name = manifest["stage"]
     shutil.rmtree(gathered, ignore_errors=True)
     sources = {"outputs": paths.RUNS / run / name, "figures": paths.FIGURES / run}
@@ -257,13 +254,13 @@ def _gather(run: str, manifest: dict[str, Any], gathered: Path) -> bool:
             (gathered / kind).mkdir()
             for file in manifest[kind]:
                 link(folder / file, gathered / kind / file)
-    except FileNotFoundError:  # deleted, or begun anew by its own run at this moment
+    except FileNotFoundError:  # deleted, or just restarted by its own run
         return False
     return all(sha256(gathered / kind / file) == digest for kind in sources for file, digest in manifest[kind].items())
 
 
 def _move_in(gathered: Path, run: str, name: str) -> None:
-    """Puts what was gathered where the stage would have written it, in the place of what lies there."""
+    """Replaces the stage's files, figures and notebook by the gathered ones."""
     stage, figures, notebook = paths.RUNS / run / name, paths.FIGURES / run, executed_copy(run, name)
     set_aside_earlier_layout(run, name)
     shutil.rmtree(stage, ignore_errors=True)
@@ -280,7 +277,7 @@ def _move_in(gathered: Path, run: str, name: str) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none. FileNotFoundError when `source` is not there."""
+    """A hard link, or a copy where links are impossible. FileNotFoundError when `source` is missing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -291,11 +288,8 @@ def link(source: Path, target: Path) -> None:
         flush_to_disk(target)
 
 
-FIGURES_PAGE = "README.md"
-
-
 def write_figures_readme(folder: Path, stages: Sequence[str]) -> Path | None:
-    """Writes the README over what stages ("03_sampling") left in `folder`; None where there is nothing yet."""
+    """Writes the README of the stages' figures in `folder`; None when there are none yet."""
     sections = [section for stage in stages if (section := _section(folder, stage))]
     if not sections:
         return None

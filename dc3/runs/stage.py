@@ -1,10 +1,10 @@
-"""Runs: one folder a run, one folder a stage, a manifest that says the stage is complete and what it depends on.
+"""Stages: one folder per run and stage, with a manifest that marks it complete and records its dependencies.
 
-A stage is begun by its notebook, reads files of earlier stages through `Stage.input`, writes its own, and ends with
-`Stage.finish`, which writes the manifest last. A stage is current when its manifest's parameters, code and inputs are
-those of now and its outputs are the bytes it wrote. What a stage reads is recorded while it runs, so nobody has to keep
-a table of dependencies: a stage whose inputs come out the same byte for byte is not redone. One question,
-`why_different`, decides whether a stage is skipped, taken over from another run, or continued after a kill.
+A notebook begins its stage, reads files of earlier stages through `Stage.input`, writes its own, and ends with
+`Stage.finish`, which writes the manifest last. A stage is current when its parameters, code and inputs have not changed
+since and its outputs are the bytes it wrote. Inputs are recorded while the stage runs, so there is no table of
+dependencies. `why_different` decides whether a stage is skipped, taken over from another run, or continued after a
+kill.
 """
 
 import importlib.metadata
@@ -28,21 +28,21 @@ from dc3.runs.parameters import check, decisive, declared, notebook_names
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-BEGUN = "begun.json"  # what a stage under way was begun with: the key to going on after a kill
-LAYOUT = 2  # of dc3's modules, in manifests; those without it are of the flat modules before
-EARLIER = ".earlier"  # in a run: stages of an earlier layout, which are never removed
+BEGUN = "begun.json"  # what a stage under way began with: decides if it resumes after a kill
+LAYOUT = 2  # of dc3's modules, in manifests; older ones, of flat modules, have none
+EARLIER = ".earlier"  # in a run: stages of an earlier layout, never removed
 LOCKS = ".locks"
-ORPHAN_SECONDS = 10  # a kernel whose runner was killed notices within a second or two, and ends
+ORPHAN_SECONDS = 10  # a kernel whose runner was killed ends within a second or two
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "peft", "scikit-learn", "numpy")
 
 
 class StageMissing(RuntimeError):
-    """A stage needs another that has not been completed in this run; the message says what to run."""
+    """A stage needs another that is not finished in this run; the message says what to run."""
 
 
 @dataclass
 class Stage:
-    """A stage under way: its folder, its parameters, and what it has read."""
+    """A stage under way: its parameters and recorded inputs."""
 
     name: str
     run: str
@@ -50,7 +50,7 @@ class Stage:
     code: str
     inputs: dict[str, str] = field(default_factory=dict)  # "02_binning/bins.parquet" → SHA-256
     external: dict[str, str] = field(default_factory=dict)  # files and folders outside the run → their fingerprint
-    started: float = field(default_factory=time.monotonic)  # the clock on the wall may jump
+    started: float = field(default_factory=time.monotonic)  # wall time may jump
 
     @property
     def folder(self) -> Path:
@@ -63,7 +63,7 @@ class Stage:
         return paths.FIGURES / self.run
 
     def input(self, name: str) -> Path:
-        """The path of an earlier stage's file, such as "02_binning/bins.parquet". StageMissing when it is not there."""
+        """The path of an earlier stage's file, such as "02_binning/bins.parquet". StageMissing when it is absent."""
         stage, file = name.split("/", 1)
         manifest = read_manifest(self.run, stage)
         if manifest is None or file not in manifest["outputs"]:
@@ -80,9 +80,9 @@ class Stage:
         return place
 
     def use_model(self, name: str) -> str:
-        """What `from_pretrained` takes for a model's parameter. Where it lies on this machine, the stage depends on it.
+        """The argument of `from_pretrained` for a model's parameter; the stage depends on a local model.
 
-        A hub id and the name of torchvision's weights are given back as they are: they name a version, or a hub does.
+        Hub ids and names of torchvision's weights are returned unchanged.
         """
         location = paths.model_location(name)
         if Path(location).is_absolute() and Path(location).exists():
@@ -94,7 +94,7 @@ class Stage:
         return self.folder / name
 
     def finish(self, **facts: Any) -> None:
-        """Writes the manifest, with facts that a reader wants at hand (accuracies, counts): the stage is done."""
+        """Writes the manifest, with facts for readers (accuracies, counts), and so completes the stage."""
         outputs = {
             path.relative_to(self.folder).as_posix(): sha256(path)
             for path in sorted(self.folder.rglob("*"))
@@ -128,22 +128,22 @@ S = TypeVar("S", bound=Stage)
 def begin(name: str, namespace: dict[str, Any], kind: type[S] = Stage) -> S:  # type: ignore[assignment]
     """Begins a stage with the parameters its notebook declares, taken from the notebook's `globals()`.
 
-    What an interrupted stage of the same parameters, code, data and weights left is kept, for the stage to go on from;
-    anything else in its folder is removed, and the figures and tables that it left. ParameterError when a value is not
-    allowed, files.Busy when another process is at the stage.
+    Files of an interrupted stage with the same parameters, code, data and weights are kept, and the stage resumes from
+    them; otherwise its files and figures are removed. ParameterError when a value is refused, files.Busy when another
+    process works on the stage.
     """
     parameters = declared(name)
     params = check({key: namespace[key] for key in parameters}, parameters)
     stage = kind(name, params["run"], params, notebook_fingerprint(name))
     files.take_lock(stage_lock(stage.run, name), busy_message(stage.run, name), ORPHAN_SECONDS)
     set_aside_earlier_layout(stage.run, name)
-    images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # which is a copy
+    images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # where a copy goes
     begun = {"layout": LAYOUT, "params": images_of, "code": stage.code, "external": {}}
     left = _record(stage.folder / BEGUN)
     if left is None or why_different(left, stage.run, images_of, stage.code):
         left = begun
         shutil.rmtree(stage.folder, ignore_errors=True)
-        for figure in figures_of(stage.figures, name):  # which `finish` would take for its own
+        for figure in figures_of(stage.figures, name):  # which `finish` would count as new
             figure.unlink()
     (stage.folder / MANIFEST).unlink(missing_ok=True)
     write_json(stage.folder / BEGUN, begun | {"external": left["external"]})
@@ -153,40 +153,40 @@ def begin(name: str, namespace: dict[str, Any], kind: type[S] = Stage) -> S:  # 
 
 
 def run_lock(run: str) -> Path:
-    """The lock that a runner holds as long as it is at the run."""
+    """The lock that a runner holds while it executes the run."""
     return paths.RUNS / LOCKS / f"{run}.lock"
 
 
 def stage_lock(run: str, name: str) -> Path:
     """The lock that a process holds from `begin` to `finish`."""
-    return paths.RUNS / LOCKS / f"{run}~{name}.lock"  # no run has a ~ in its name
+    return paths.RUNS / LOCKS / f"{run}~{name}.lock"  # no run's name has a ~
 
 
 def busy_message(run: str, name: str) -> str:
-    """What files.Busy says of a stage."""
+    """The message of files.Busy for a stage."""
     return (
-        f"another process is working on {name} of run {run!r}: wait for it to end; if a notebook is open that began "
-        "the stage and did not finish it, shut its kernel down"
+        f"another process is working on {name} of run {run!r}: wait for it to end; if an open notebook began the stage "
+        "and did not finish it, shut down its kernel"
     )
 
 
 def discard(run: str, name: str) -> None:
-    """Removes what a stage left, finished or not, so that its notebook begins from nothing.
+    """Removes a stage's files, finished or not, so that its notebook starts from nothing.
 
-    What an earlier layout left is set aside. files.Busy when another process is at the stage, OSError when something
+    Files of an earlier layout are set aside. files.Busy when another process works on the stage, OSError when a file
     cannot be removed.
     """
     folder = paths.RUNS / run / name
     with files.locked(stage_lock(run, name), busy_message(run, name), ORPHAN_SECONDS):
         set_aside_earlier_layout(run, name)
-        for mark in (BEGUN, MANIFEST):  # first, so that a kill on the way leaves nothing that a stage would go on from
+        for mark in (BEGUN, MANIFEST):  # first, so that no stage resumes from half of it
             (folder / mark).unlink(missing_ok=True)
         if folder.exists():
             shutil.rmtree(folder)
 
 
 def set_aside_earlier_layout(run: str, name: str) -> None:
-    """Moves a stage that an earlier layout of dc3 made, with its figures and notebook, to `.earlier` in the run."""
+    """Moves a stage of an earlier layout of dc3, with its figures and notebook, to `.earlier` in the run."""
     if not is_of_earlier_layout(run, name):
         return
     folder, target = paths.RUNS / run / name, _earlier_folder(run, name)
@@ -196,7 +196,7 @@ def set_aside_earlier_layout(run: str, name: str) -> None:
         if path.exists():
             shutil.move(path, folder / "figures" / path.name)
     target.parent.mkdir(exist_ok=True)
-    folder.rename(target)  # last: a kill before it leaves a folder that is still set aside
+    folder.rename(target)  # last: after a kill before it, the next call continues
 
 
 def is_of_earlier_layout(run: str, name: str) -> bool:
@@ -215,21 +215,21 @@ def _why_earlier(run: str, name: str) -> str:
 
 
 def _earlier_folder(run: str, name: str) -> Path:
-    """Where a stage of an earlier layout is kept: the first such folder that is free."""
+    """The first free folder to keep a stage of an earlier layout."""
     folder = paths.RUNS / run / EARLIER
     candidates = (folder / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _remove_half_written(stage: Stage) -> None:
-    """What a killed process was writing: gigabytes, perhaps, under a name that nobody would write to again."""
+    """Removes partial files of killed processes, perhaps gigabytes that nothing would overwrite."""
     noun = stage.name.split("_", 1)[1]
     for path in (*stage.folder.rglob(".*.partial*"), *stage.figures.glob(f".{noun}_*.partial*")):
         path.unlink()
 
 
 def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
-    """None when the stage need not be redone, else the reason in a few words."""
+    """None when the stage is current, else the reason in a few words."""
     if is_of_earlier_layout(run, name):
         return _why_earlier(run, name)
     manifest = read_manifest(run, name)
@@ -244,9 +244,9 @@ def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
 
 
 def why_different(record: dict[str, Any], run: str, params: dict[str, Any], code: str) -> str | None:
-    """Why a stage with such a manifest, or begun.json, would come out otherwise in `run` now; None when it would not.
+    """Why a stage with this manifest or begun.json, of any run, would differ in `run` now; None when it would not.
 
-    Whatever run made it: inputs are compared with what this run's stages wrote.
+    Inputs are compared with the outputs of this run's stages.
     """
     if _is_earlier(record):
         return "made by an earlier layout of dc3"
@@ -266,7 +266,7 @@ def why_different(record: dict[str, Any], run: str, params: dict[str, Any], code
 
 
 def _written(run: str, file: str) -> str | None:
-    """The SHA-256 of a stage's file, such as "02_binning/bins.parquet", by this run's manifest."""
+    """The SHA-256 of a stage's file, such as "02_binning/bins.parquet", from this run's manifest."""
     stage, output = file.split("/", 1)
     return (read_manifest(run, stage) or {"outputs": {}})["outputs"].get(output)
 
@@ -281,7 +281,7 @@ def _damage(folder: Path, files: dict[str, str]) -> str | None:
 
 
 def read_manifest(run: str, stage: str) -> dict[str, Any] | None:
-    """A finished stage's manifest; None where there is none, or a damaged one."""
+    """A finished stage's manifest; None when it is absent or damaged."""
     return _record(paths.RUNS / run / stage / MANIFEST)
 
 
@@ -291,12 +291,12 @@ def _record(path: Path) -> dict[str, Any] | None:
 
 
 def executed_copy(run: str, name: str) -> Path:
-    """Where the executed notebook of a stage lies."""
+    """The path of a stage's executed notebook."""
     return paths.RUNS / run / "notebooks" / f"{name}.ipynb"
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; None where there is none, or a damaged one."""
+    """The content of a JSON file; None when it is absent or damaged."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -310,7 +310,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def git_commit() -> str | None:
-    """The repository's commit, with + when the work tree differs from it; None outside a checkout, or without git."""
+    """The repository's commit, with + for uncommitted changes; None outside a checkout, or without git."""
     command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         answer = subprocess.run(command, cwd=paths.REPOSITORY, capture_output=True, text=True)
@@ -320,9 +320,9 @@ def git_commit() -> str | None:
 
 
 def figures_of(folder: Path, stage: str) -> list[Path]:
-    """The files in `folder` that are a stage's ("03_sampling"): their names begin with its own, without the number.
+    """A stage's files in `folder`: their names begin with the stage's, without its number.
 
-    With the longest such name: color_and_fid_hues.png is not of a stage "color".
+    The longest stage name counts: color_and_fid_hues.png does not belong to a stage "color".
     """
     noun = _noun(stage)
     longer = tuple(f"{other}_" for other in map(_noun, notebook_names()) if other.startswith(f"{noun}_"))

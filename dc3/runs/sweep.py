@@ -1,7 +1,6 @@
-"""Sweeps: the runs of a grid one after another, and one table of what their students came to.
+"""Sweeps: the runs of a grid one after another, and one table of their students' results.
 
-Runs take over from each other what they have in common. A sweep that is started again goes on where it
-was, because each of its runs does.
+Runs take over common stages from each other. A restarted sweep resumes, because each of its runs does.
 """
 
 import itertools
@@ -30,10 +29,10 @@ log = logging.getLogger(__name__)
 Values = dict[str, Any]
 Block = dict[str, list]
 LONGEST_NAME = 200  # characters; file systems give a folder's name 255 bytes
-STUDENT = {"method": "training_set", "seed": "student_seed"}  # columns that a grid's key could be named like
+STUDENT = {"method": "training_set", "seed": "student_seed"}  # columns whose names a grid's key may have
 RESULTS = ["training_set", "network", "student_seed", "ipc", "stored_bytes", "epochs", *SCORES]
 RESULTS += ["teacher_accuracy", "wall_seconds"]
-SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those that it needs with it
+SLOW_TO_CHECK = [  # the parameter that triggers a check in check_inputs, then the others that it needs
     (
         *("dataset", "data_dir", "image_size", "images_per_class", "ipc", "sure_share", "compared", "crops_per_side"),
         *("crop_tries", "crop_images", "generators", "dit_base", "dit_rows", "class_names"),
@@ -47,7 +46,7 @@ SLOW_TO_CHECK = [  # the parameter that check_inputs looks for first, and those 
 class Sweep:
     """A sweep's name, the keys of its grid, and the parameters of each run by its name.
 
-    `repeated` are the grid points that are left out: the name each would have → the run that has its parameters.
+    `repeated`: names of grid points that are left out → the run with the same parameters.
     """
 
     name: str
@@ -57,16 +56,16 @@ class Sweep:
 
 
 def read_sweep(path: Path | str) -> Sweep:
-    """Reads and checks a sweep's file. Grid points that come to the same parameters are one run, named by the first.
+    """Reads and checks a sweep's file. Grid points with the same parameters are one run, named by the first.
 
-    ParameterError when the file has another form, two runs get one name, or values are refused; it names run and key.
+    ParameterError, naming run and key, for a malformed file, two runs with one name, or refused values.
     """
     path = Path(path)
     base, blocks = _content(path)
     name = path.stem.removesuffix("_sweep")
-    given = _named(name, base, [point for block in blocks for point in _points(block)])
+    named = _named(name, base, [point for block in blocks for point in _points(block)])
     parameters = all_declared()
-    runs = for_each(given, lambda values: check(values, parameters))
+    runs = for_each(named, lambda values: check(values, parameters))
     repeated = _repeated(runs)
     keys = list(dict.fromkeys(key for block in blocks for key in block))
     return Sweep(name, keys, {run: values for run, values in runs.items() if run not in repeated}, repeated)
@@ -77,21 +76,21 @@ def _content(path: Path) -> tuple[Values, list[Block]]:
     base, grid = content.get("base") or {}, content.get("grid")
     if unknown := content.keys() - {"base", "grid"}:
         names = ", ".join(sorted(map(str, unknown)))
-        raise ParameterError(f"{path}: {names}: a sweep's file has base and grid; keys of all runs go below base")
+        raise ParameterError(f"{path}: {names}: only base and grid are allowed; put keys of all runs below base")
     if not isinstance(base, dict):
         raise ParameterError(f"{path}: base = {base!r}: expected `key: value` lines below it, as in a params file")
     if not isinstance(grid, list) or not grid or not all(isinstance(block, dict) and block for block in grid):
         raise ParameterError(f"{path}: grid = {grid!r}: expected a list of blocks, such as `- {{ipc: [1, 10]}}`")
     if any("run" in values for values in (base, *grid)):
-        raise ParameterError(f"{path}: run: the runs of a sweep are named by its grid: leave run out")
+        raise ParameterError(f"{path}: run: remove it, because the grid names the runs of a sweep")
     return base, [_block(path, block) for block in grid]
 
 
 def _block(path: Path, block: Values) -> Block:
-    """The block with a list for each key."""
+    """The block with a list per key."""
     for key, value in block.items():
         if value == []:
-            raise ParameterError(f"{path}: grid: {key} = [] has no values; an empty list as a value is [[]]")
+            raise ParameterError(f"{path}: grid: {key} = [] has no values; write [[]] for an empty list as a value")
     return {key: value if isinstance(value, list) else [value] for key, value in block.items()}
 
 
@@ -113,12 +112,12 @@ def _named(sweep: str, base: Values, points: list[Values]) -> dict[str, Values]:
 
 
 def run_name(sweep: str, point: Values) -> str:
-    """cifar10.method-dc3.ipc-10: the sweep, and key-value as the grid has them. ParameterError when it is too long."""
+    """cifar10.method-dc3.ipc-10: the sweep, then key-value from the grid. ParameterError when it is too long."""
     name = ".".join([sweep, *(f"{key}-{_text(value)}" for key, value in point.items())])
     if len(name) > LONGEST_NAME:
         raise ParameterError(
             f"grid: the run's name {name!r} has {len(name)} characters, {LONGEST_NAME} are allowed: "
-            "sweep over fewer keys or shorter values, and put the others into base"
+            "sweep over fewer keys or shorter values"
         )
     return name
 
@@ -129,14 +128,14 @@ def _text(value: Any) -> str:
 
 
 def _repeated(runs: dict[str, Values]) -> dict[str, str]:
-    """Runs whose parameters another before them has → that run."""
+    """Runs with the parameters of an earlier run → that run."""
     first: dict[str, str] = {}
     same = {run: first.setdefault(json.dumps(values | {"run": ""}), run) for run, values in runs.items()}
     return {run: other for run, other in same.items() if run != other}
 
 
 def for_each(runs: dict[str, Values], function: Callable[[Values], Any]) -> dict[str, Any]:
-    """Run → `function` of its values. One ParameterError for all refusals: each reason with its runs."""
+    """Run → `function` of its values. One ParameterError for all refusals, each reason with its runs."""
     answers: dict[str, Any] = {}
     refused: dict[str, list[str]] = {}
     for name, values in runs.items():
@@ -151,26 +150,26 @@ def for_each(runs: dict[str, Values], function: Callable[[Values], Any]) -> dict
 
 
 def results(path: Path | str) -> pd.DataFrame:
-    """What the sweep's finished runs came to so far: a row per run, training set, network and student's seed.
+    """Results of the sweep's finished runs: one row per run, training set, network and student's seed.
 
-    Columns: run; the keys of the grid, with the run's value also where its block leaves the key out (a list as JSON);
-    training_set, network, student_seed and the others of `dc3.runs.results.students`, of whole training sets;
-    teacher_accuracy; wall_seconds of 05_validation. ParameterError when a value of the file is refused.
+    Columns: run; the grid's keys with the run's values (lists as JSON); training_set, network, student_seed and the
+    others of `dc3.runs.results.students`, for whole training sets; teacher_accuracy; wall_seconds of 05_validation.
+    ParameterError when a value of the file is refused.
     """
     return _collect(read_sweep(path))
 
 
 def run_sweep(path: Path | str, part: str = "1/1", force: bool = False) -> tuple[dict[str, str], Path]:
-    """Executes the runs of a part ("1/2": every second) up to 05, and writes the table of all that are finished.
+    """Executes the runs of a part ("1/2": every second) up to 05, and writes the table of all finished runs.
 
-    Returns the runs that failed, each with the last line of its message, and the table's path. ParameterError, before
-    anything runs, when the values of any run (of any part) are refused or what it needs is not there.
+    Returns the failed runs with the last line of their messages, and the table's path. ParameterError, before anything
+    runs, when any run of any part has a refused value or lacks data or a model.
     """
     sweep = read_sweep(path)
     names = _part(part, list(sweep.runs))
     for_each(sweep.runs, preflight())
     for name, other in sweep.repeated.items():
-        log.info("%s has the same parameters as %s, which is run once", name, other)
+        log.info("%s has the same parameters as %s and is skipped", name, other)
     failures = {}
     for k, name in enumerate(names, 1):
         log.info("\nrun %d of %d: %s", k, len(names), name)
@@ -191,10 +190,7 @@ def _part(part: str, names: list[str]) -> list[str]:
 
 
 def preflight() -> Callable[[Values], None]:
-    """`check_inputs` for many runs: what takes long is checked once for all runs that agree in its parameters.
-
-    The function that it returns raises ParameterError as `check_inputs` does.
-    """
+    """A `check_inputs` for many runs, which does slow checks once per set of parameters."""
 
     @cache
     def refusal(params: str) -> str:
@@ -231,9 +227,9 @@ def _collect(sweep: Sweep) -> pd.DataFrame:
 
 
 def _finished(run: str, params: Values) -> Values | None:
-    """The manifest of 05_validation; None unless it and all before it are done with these parameters.
+    """The manifest of 05_validation; None unless it and all earlier stages are done with these parameters.
 
-    A newer version of the code, or a parameter that it brought, does not take results away.
+    Newer code or new parameters do not invalidate results.
     """
     manifests = {name: read_manifest(run, name) for name in notebook_names() if name <= VALIDATION}
     done = all(
