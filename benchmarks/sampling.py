@@ -29,13 +29,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dc3.sampling import DRAWS_A_SAMPLE, FUNCTIONS, LOG_DETERMINANT_RIDGE, gradient_kernel, select
+from dc3.sampling import FUNCTIONS, GREEDIES, LOG_DETERMINANT_RIDGE, gradient_kernel, select
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
 CASES = [(500, 10, 512), (1300, 1000, 512), (5000, 10, 512)]
 QUICK_CASES = [(100, 10, 64), (300, 50, 64)]
 BUDGET = 50
-PAIRS = [(function, greedy) for function in FUNCTIONS for greedy in DRAWS_A_SAMPLE]
+PAIRS = [(function, greedy) for function in FUNCTIONS for greedy in GREEDIES]
 APRICOT = {
     ("FacilityLocation", "NaiveGreedy"): ("FacilityLocationSelection", "naive"),
     ("FacilityLocation", "LazyGreedy"): ("FacilityLocationSelection", "lazy"),
@@ -182,7 +182,7 @@ def greedy_rows(n: int, dim: int, engine: str) -> Iterator[dict]:
 
 def greedy_table(rows: pd.DataFrame) -> str:
     """One line a function; the CSV has them all. A cell of a rival: seconds, and the share of dc3's picks it made."""
-    rivals = [(engine, greedy) for engine in ("submodlib", "apricot") for greedy in DRAWS_A_SAMPLE]
+    rivals = [(engine, greedy) for engine in ("submodlib", "apricot") for greedy in GREEDIES]
     rivals = [(e, g) for e, g in rivals if ((rows["engine"] == e) & (rows["greedy"] == g)).any()]
     names = " | ".join(f"{engine} {greedy.removesuffix('Greedy')}" for engine, greedy in rivals)
     lines = [f"| n | function | dc3, any greedy | {names} | peak dc3, submodlib |", "| --- " * (len(rivals) + 4) + "|"]

@@ -1,4 +1,4 @@
-"""Bins: per class, PCA and K-means over the latents, so that the picks cover the class."""
+"""Bins: PCA and K-means over the latents of each class, so that the picks cover the class."""
 
 import logging
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dc3.machine.progress import tqdm
 
 log = logging.getLogger(__name__)
 
-NO_BIN = -1  # of an image that nothing has binned
+NO_BIN = -1  # the bin of images without bins
 
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
@@ -42,17 +42,17 @@ def bin_class(
     pca: PCASolver = "auto",
     kmeans: KMeansKind = "full",
 ) -> Bins:
-    """DC3's binning of one class: PCA to `components`, then K-means with K = `bins`, of latents (n, d), any float type.
+    """DC3's binning of one class, latents (n, d) of any float type: PCA to `components`, then K-means with K = `bins`.
 
-    components is reduced to min(components, n - 1, d), bins to the number of distinct images, which the log then says.
-    Equal rows share a bin.
-    pca: "full" is the exact decomposition; "randomized" (Halko et al. 2011) finds the leading components alone, several
-    times faster where d is in the thousands, and all but exact for so few of them; "auto" is scikit-learn's choice by
-    shape, which for classes of more than 500 images is the randomized one. kmeans: "full" sees all images in every
-    step, as published; "minibatch" (Sculley 2010) 1,024 of them, which pays for classes of many thousands, and its bins
-    are a little wider. Raises ValueError for a wrong shape, values that are not finite or options out of range.
+    components is reduced to min(components, n - 1, d), bins to the number of distinct images, and
+    the log says so. Equal rows share a bin.
+    pca: "full" is the exact decomposition; "randomized" (Halko et al. 2011) finds only the leading components, several
+    times faster where d is in the thousands, and almost exactly for so few; "auto" is scikit-learn's choice by
+    shape, the randomized one above 500 images. kmeans: "full" sees all images in every
+    step, as published; "minibatch" (Sculley 2010) 1,024 of them, faster for classes of many thousands, with slightly
+    wider bins. Raises ValueError for a wrong shape, values that are not finite or options out of range.
     """
-    latents = _checked(latents)
+    latents = _checked_latents(latents)
     _check_options(components, bins, pca, kmeans)
     copies = _copies(latents)
     distinct = int(copies.max()) + 1
@@ -61,7 +61,7 @@ def bin_class(
         return Bins(np.zeros(len(latents), np.int64), 0, 1, 0.0, np.zeros((len(latents), 0), np.float32))
     used = min(components, len(latents) - 1, latents.shape[1])
     projected = PCA(used, svd_solver=pca, random_state=seed).fit_transform(latents)
-    projected = projected[np.unique(copies, return_index=True)[1]][copies]  # rounding may have parted equal rows
+    projected = projected[np.unique(copies, return_index=True)[1]][copies]  # rounding may separate equal rows
     clusters = min(bins, distinct)
     _note_reduction(bins, clusters, len(latents))
     model = {"full": KMeans, "minibatch": MiniBatchKMeans}[kmeans](clusters, random_state=seed).fit(projected)
@@ -79,9 +79,9 @@ def bin_all(
     pca: PCASolver = "auto",
     kmeans: KMeansKind = "full",
 ) -> np.ndarray:
-    """The bin of every image within its class, (n,) int64; one class of `latents` (a memory map will do) in memory.
+    """The bin of every image within its class, (n,) int64; reads one class of `latents` (or a memory map) at a time.
 
-    latents (n, d), labels (n,), the rest as in `bin_class`. Raises ValueError as that, and for another count of labels.
+    latents (n, d), labels (n,), the rest as in `bin_class`. Raises as `bin_class`, and ValueError for another count of labels.
     """
     labels = class_numbers(labels, count=len(latents))
     bin_numbers = np.empty(len(labels), np.int64)
@@ -92,12 +92,12 @@ def bin_all(
 
 
 def bin_table(labels: np.ndarray, bins: np.ndarray) -> pd.DataFrame:
-    """The table of the binning stage, of labels (n,) and bins (n,): columns index, label, bin, one row an image."""
+    """The table of the binning stage, from labels and bins (n,): columns index, label, bin, one row per image."""
     return pd.DataFrame({"index": np.arange(len(labels)), "label": labels, "bin": bins})
 
 
 def map_bins(latents: Rows, table: pd.DataFrame, per_class: int, classes: int, *, seed: int) -> pd.DataFrame:
-    """A t-SNE map a class, for figures: rows of `bin_table` with their places, columns index, label, bin, x, y.
+    """One t-SNE map per class, for figures: rows of `bin_table` with their places, columns index, label, bin, x, y.
 
     The first `per_class` images of each of the first `classes` classes; latents (n, d).
     """
@@ -111,7 +111,7 @@ def map_bins(latents: Rows, table: pd.DataFrame, per_class: int, classes: int, *
 
 def embed_2d(latents: np.ndarray, *, seed: int, perplexity: float = 30, components: int = 50) -> np.ndarray:
     """t-SNE of latents (n, d) after PCA, for figures: (n, 2) float32. The perplexity is bounded by (n - 1) / 3."""
-    latents = _checked(latents)
+    latents = _checked_latents(latents)
     if np.ptp(latents, axis=0).max() == 0:  # one image, or copies of one
         return np.zeros((len(latents), 2), np.float32)
     used = min(components, len(latents) - 1, latents.shape[1])
@@ -121,12 +121,12 @@ def embed_2d(latents: np.ndarray, *, seed: int, perplexity: float = 30, componen
     return TSNE(perplexity=bounded, init=init, random_state=seed).fit_transform(projected)
 
 
-def _checked(latents: np.ndarray) -> np.ndarray:
+def _checked_latents(latents: np.ndarray) -> np.ndarray:
     latents = np.asarray(latents, np.float32)
     if latents.ndim != 2 or 0 in latents.shape:
         raise ValueError(f"latents = {latents.dtype} {latents.shape}: expected (n, d), n ≥ 1")
     if not np.isfinite(latents).all():
-        raise ValueError("latents: contain NaN or infinity; run the features stage again")
+        raise ValueError("latents = NaN or infinity in some rows: run the features stage again")
     return latents
 
 

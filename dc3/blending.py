@@ -4,11 +4,11 @@ All images are uint8 (H, W, 3) of one shape. With w the weight of the second ima
 rounded to the nearest integer; the modes differ in w:
 
 - `gradient`: 0 in the left (or upper) half, 1 in the other, and a linear ramp of `ramp`·side pixels from 0 to 1 across
-  the middle; left/right or top/bottom is drawn. At 256 pixels the ramp is 20 wide.
-- `random`: 0 or 1 by an independent coin for every pixel and channel.
-- `grid`: 0 or 1 by a coin for every square cell of `cell`·side pixels. At 256 pixels a cell is 8 wide.
+  the middle; the direction is drawn. At 256 pixels the ramp is 20 wide.
+- `random`: 0 or 1 by an independent coin per pixel and channel.
+- `grid`: 0 or 1 by a coin per square cell of `cell`·side pixels. At 256 pixels a cell is 8 wide.
 - `fourfold_view`: no weight; a 2×2 mosaic of four images, each resized to its quadrant.
-- `warm`, `cold`: the first, the second image alone, for ablation.
+- `warm`, `cold`: only the first, only the second image, for ablation.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dc3.images.decoding import resized
+from dc3.images.image_set import check_images
 
 RAMP = 20 / 256
 CELL = 8 / 256
@@ -25,7 +26,7 @@ IMAGES_NEEDED = {"gradient": 2, "random": 2, "grid": 2, "fourfold_view": 4, "war
 def blend(
     images: Sequence[np.ndarray], mode: str, rng: np.random.Generator, *, ramp: float = RAMP, cell: float = CELL
 ) -> np.ndarray:
-    """One uint8 (H, W, 3) image out of two (`fourfold_view`: four) of the same shape; formulas above.
+    """Blends two uint8 (H, W, 3) images (`fourfold_view`: four) of one shape into one; formulas above.
 
     `ramp` and `cell` are fractions of the image's side in (0, 1], at least one pixel. ValueError for an unknown mode, a
     wrong number of images, differing shapes or another dtype.
@@ -74,16 +75,14 @@ def _mosaic(images: Sequence[np.ndarray]) -> np.ndarray:
 
 def _check(images: Sequence[np.ndarray], mode: str, ramp: float, cell: float) -> None:
     if mode not in IMAGES_NEEDED:
-        raise ValueError(f"mode = {mode!r} is not a blend: choose one of {', '.join(IMAGES_NEEDED)}")
+        raise ValueError(f"mode = {mode!r}: choose one of {', '.join(IMAGES_NEEDED)}")
     if len(images) != IMAGES_NEEDED[mode]:
-        raise ValueError(f"images: blend mode {mode} takes {IMAGES_NEEDED[mode]} images, got {len(images)}")
-    shapes, dtypes = {image.shape for image in images}, {image.dtype for image in images}
-    if len(shapes) > 1 or dtypes != {np.dtype(np.uint8)} or images[0].ndim != 3 or images[0].shape[2] != 3:
-        raise ValueError(
-            f"images: expected uint8 (H, W, 3) of one shape, got {sorted(shapes)} of {sorted(map(str, dtypes))}"
-        )
-    if min(images[0].shape[:2]) < 2:
-        raise ValueError(f"images: a blend needs at least 2 pixels a side, got {images[0].shape[:2]}")
+        raise ValueError(f"images = {len(images)} images: mode {mode} takes {IMAGES_NEEDED[mode]}")
+    for image in images:
+        check_images(image[None])
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) > 1 or min(shapes[0][:2]) < 2:
+        raise ValueError(f"images = {shapes}: expected one shape of at least 2 × 2 pixels")
     for name, value in (("ramp", ramp), ("cell", cell)):
         if not 0 < value <= 1:
-            raise ValueError(f"{name} = {value} is not allowed: a fraction of the image's side in (0, 1]")
+            raise ValueError(f"{name} = {value}: a fraction of the image's side in (0, 1]")

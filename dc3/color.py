@@ -9,9 +9,11 @@ from scipy.spatial import ConvexHull
 from skimage.color import lab2rgb, rgb2lab
 from sklearn.cluster import KMeans
 
+from dc3.images.image_set import check_images
+
 CHUNK_PIXELS = 1 << 20
 VISIBLE_CHROMA = 1.0  # CIELAB; below it a pixel is grey and its hue is rounding noise
-SMALLEST_BANDWIDTH = 1 / 255  # one grey level: pixels are known no finer
+SMALLEST_BANDWIDTH = 1 / 255  # one grey level: pixels are no finer than that
 
 
 class Interval(NamedTuple):
@@ -50,7 +52,7 @@ def hue_histogram(images: np.ndarray, bins: int = 36) -> np.ndarray:
     """The hue circle of each image: chroma per CIELAB hue angle atan2(b*, a*), averaged over its pixels, (n, bins).
 
     Bin 0 starts at 0°, counter-clockwise. Lab rather than HSV because its chroma fades with darkness, as a colour does.
-    Pixels below VISIBLE_CHROMA count nothing. The sum over images is the set's histogram.
+    Pixels below VISIBLE_CHROMA do not count. The sum over images is the set's histogram.
     """
     return np.concatenate([_hue_histogram(_lab(chunk), bins) for chunk in _chunks(images)])
 
@@ -67,7 +69,7 @@ def _hue_histogram(lab: np.ndarray, bins: int) -> np.ndarray:
 def hue_entropy(histogram: np.ndarray) -> float:
     """Shannon entropy in bits of a hue histogram, (bins,) or (n, bins) summed over its images: 0 … log2(bins).
 
-    0 for one hue and for a set without colour. Goes into `bootstrap_ci` as a statistic of per-image histograms.
+    0 for one hue and for a set without colour. A statistic for `bootstrap_ci` over per-image histograms.
     """
     total = histogram.reshape(-1, histogram.shape[-1]).sum(axis=0)
     if total.sum() == 0:
@@ -79,8 +81,8 @@ def hue_entropy(histogram: np.ndarray) -> float:
 def rgb_density(images: np.ndarray, grid: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian kernel density of the normalised R, G and B values: positions (grid,) over [0, 1], densities (3, grid).
 
-    Exact over all pixels, because there are only 256 levels; Scott's bandwidth, at least one level. As usual for KDE
-    curves there is no boundary correction: mass near 0 and 1 leaks out.
+    Exact over all pixels, because there are only 256 levels; Scott's bandwidth, at least one level. There is no
+    boundary correction: mass near 0 and 1 leaks out.
     """
     levels, positions = np.arange(256) / 255, np.linspace(0, 1, grid)
     counts = np.zeros((3, 256))
@@ -94,33 +96,21 @@ def rgb_density(images: np.ndarray, grid: int = 256) -> tuple[np.ndarray, np.nda
     return positions, np.einsum("cgl,cl->cg", kernel, share)
 
 
-def lab_gamut_area(images: np.ndarray) -> float:
-    """Area of the convex hull of all pixels in the (a*, b*) plane, in CIELAB units²; 0 when they lie on a line.
-
-    It grows with the number of pixels: compare sets of equal size, or take `gamut_area_of_equal_sets`.
-    """
-    seen = np.zeros(1 << 24, bool)
-    for chunk in _chunks(images):
-        red, green, blue = np.moveaxis(chunk.astype(np.int32), -1, 0)
-        seen[red << 16 | green << 8 | blue] = True
-    code = np.flatnonzero(seen)
-    plane = _lab(np.stack([code >> 16, code >> 8 & 255, code & 255], axis=-1).astype(np.uint8)[None])[0, :, 1:]
-    return _area(_outline(plane))
-
-
 def gamut_area_of_equal_sets(
     images: np.ndarray, size: int, *, level: float = 0.95, seed: int, draws: int = 200
 ) -> Interval:
-    """The Lab gamut area of `size` images of the set: mean and `level` range over random draws without replacement.
+    """Area of the convex hull of the pixels of `size` images in the (a*, b*) plane, CIELAB units²; 0 on a line.
+
+    The mean, and the range that holds `level` of the random draws without replacement.
 
     A hull only grows with images, so sets of unequal size are compared as ecologists compare species counts, by
-    rarefaction. Drawn half of a set (size = n/2), the range is as wide as a bootstrap's; the bootstrap itself, which
-    draws images twice, would take colours away from small sets.
+    rarefaction. With half of a set (size = n/2), the range is as wide as a bootstrap's; the bootstrap itself draws
+    images twice, so that a small set would lose colours.
     Raises ValueError for a size outside 1 … n.
     """
     outlines = [_outline(lab[:, 1:]) for chunk in _chunks(images) for lab in _lab(chunk)]
     if not 1 <= size <= len(outlines):
-        raise ValueError(f"size={size}: expected 1 … {len(outlines)}, the number of images")
+        raise ValueError(f"size = {size}: expected 1 … {len(outlines)}, the number of images")
     rng = np.random.default_rng(seed)
     drawn = (rng.choice(len(outlines), size, replace=False) for _ in range(draws))
     areas = [_area(_outline(np.concatenate([outlines[k] for k in chosen]))) for chosen in drawn]
@@ -168,9 +158,9 @@ def bootstrap_ci(
     """
     values = np.asarray(values)
     if values.ndim == 0 or len(values) < 2 or np.isnan(values).any():
-        raise ValueError(f"values: expected at least two, of as many images, and no NaN, got shape {values.shape}")
+        raise ValueError(f"values = {values.dtype} {values.shape}: expected at least two values and no NaN")
     if not 0 < level < 1:
-        raise ValueError(f"level={level}: expected a fraction between 0 and 1, such as 0.95")
+        raise ValueError(f"level = {level}: expected a fraction between 0 and 1, such as 0.95")
     rng = np.random.default_rng(seed)
     draws = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
@@ -178,9 +168,9 @@ def bootstrap_ci(
 
 
 def statistics(sets: Mapping[str, np.ndarray], *, seed: int) -> pd.DataFrame:
-    """A row a set, uint8 (n, H, W, 3) by name, columns set, images, and each statistic with the ends of its interval.
+    """One row per set, uint8 (n, H, W, 3) by name: set, images, and each statistic with the ends of its interval.
 
-    Colourfulness and hue entropy are bootstrapped; gamuts are of half as many images as the smallest set has.
+    Colourfulness and hue entropy are bootstrapped; gamuts use half as many images as the smallest set has.
     """
     size = min(map(len, sets.values())) // 2
     rows = []
@@ -202,21 +192,10 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    images = _checked(images)
+    images = np.asarray(images)
+    check_images(images)
+    if not images.size:
+        raise ValueError(f"images = {images.shape}: expected at least one image")
     step = max(1, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
     for start in range(0, len(images), step):
         yield images[start : start + step]
-
-
-def _checked(images: np.ndarray) -> np.ndarray:
-    shapes: set[tuple[int, ...]] = {np.shape(image) for image in images} if isinstance(images, (list, tuple)) else set()
-    if len(shapes) > 1:
-        raise ValueError(f"images: of different sizes ({', '.join(map(str, sorted(shapes)))}); resize them to one")
-    images = np.asarray(images)
-    if np.issubdtype(images.dtype, np.floating) and np.isnan(images).any():
-        raise ValueError("images: contain NaN; expected uint8 (n, H, W, 3)")
-    if images.dtype != np.uint8:
-        raise ValueError(f"images: expected uint8 values 0…255, got {images.dtype}; round and convert them first")
-    if images.ndim != 4 or images.shape[-1] != 3 or images.size == 0:
-        raise ValueError(f"images: expected at least one image of shape (n, H, W, 3), got {images.shape}")
-    return images

@@ -1,7 +1,7 @@
-"""Colour compensation: every pick is edited warm and cold, the edits are blended, the result is filed with its history.
+"""Colour compensation: edits every pick warm and cold, blends the edits and files the result with its history.
 
-DC3, arXiv 2508.01139. All that is drawn for an image (prompts, noise, blend) comes from (run seed, image index), so an
-image comes out the same alone or in any company, today or after a kill.
+DC3, arXiv 2508.01139. All draws of an image (prompts, noise, blend) come from (run seed, image index), so
+that an image comes out the same alone, with others, or after a kill.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,23 +21,24 @@ from dc3.machine.engine import LOCAL, Engine
 from dc3.machine.files import printable
 from dc3.models.editor import Editor, EditorSettings, load_editor
 from dc3.models.evaluation import weights_digest
+from dc3.models.prompts import check_instruction
 from dc3.rded import mosaic
 from dc3.strategies import METHODS, RDED
 
 ATTEMPTS = 2
 SOURCE_MODE = "none"  # no edit: the pick itself, for ablation
-COPIED_A_BATCH, TILED_A_BATCH = 256, 64
-CANDIDATE = 0  # once a pick had several colourings, numbered in the seed and in the PNGs: sets keep their bytes with it
+COPY_BATCH, MOSAIC_BATCH = 256, 64  # condensed images
+CANDIDATE = 0  # older versions numbered several colourings of a pick: sets keep their bytes with the 0
 HISTORY_OF_SET, HISTORY_OF_DRAW = {"edit_candidates": 1}, {"candidate": CANDIDATE}
 
 
 class EditFailed(RuntimeError):
-    """An image whose edit came out broken at every attempt; the message names it. What was made stays."""
+    """Every attempt to edit an image failed; the message names it. The finished images stay."""
 
 
 @dataclass(frozen=True)
 class Coloring:
-    """What decides the colours of a condensed set."""
+    """The settings that decide the colours of a condensed set."""
 
     seed: int
     warm_prompts: Sequence[str]
@@ -46,13 +47,12 @@ class Coloring:
     blend_mode: str
     ramp: float = RAMP
     cell: float = CELL
-    edit_strength: float = 1.0  # how far a pick moves to its edits: 1 all the way, as published
+    edit_strength: float = 1.0  # how far a pick moves towards its edits: 1 all the way, as published
 
     def __post_init__(self) -> None:
         if not 0 < self.edit_strength <= 1:
-            raise ValueError(f"edit_strength = {self.edit_strength}: a fraction above 0, and at most 1")
-        if "{p}" not in self.instruction:
-            raise ValueError(f"instruction = {self.instruction!r} has no {{p}}: the place where the prompt goes")
+            raise ValueError(f"edit_strength = {self.edit_strength}: a fraction above 0 and at most 1")
+        check_instruction(self.instruction)
         if self.blend_mode not in (*IMAGES_NEEDED, SOURCE_MODE):
             raise ValueError(
                 f"blend_mode = {self.blend_mode!r}: choose one of {', '.join([*IMAGES_NEEDED, SOURCE_MODE])}"
@@ -60,27 +60,27 @@ class Coloring:
 
     @classmethod
     def of(cls, params: Mapping[str, Any], seed: int) -> "Coloring":
-        """The colouring that the parameters of 04_compensation name."""
+        """The colouring in the parameters of 04_compensation."""
         names = ("warm_prompts", "cold_prompts", "instruction", "blend_mode", "ramp", "cell", "edit_strength")
         return cls(seed, **{name: params[name] for name in names})
 
     @property
     def edits_per_pick(self) -> int:
-        """How many edits the blend mode takes of one image: 2 or 4, 0 with "none"."""
+        """How many edits of one image the blend mode needs: 2 or 4, 0 for "none"."""
         return IMAGES_NEEDED.get(self.blend_mode, 0)
 
     def instructions(self, prompts: Sequence[str]) -> list[str]:
-        """What the editor is told for each prompt."""
+        """The editor's instruction for each prompt."""
         return [self.instruction.format(p=prompt) for prompt in prompts]
 
     def as_pair(self) -> "Coloring":
-        """The same with one warm and one cold edit an image."""
+        """The same with one warm and one cold edit per image."""
         return replace(self, blend_mode="gradient")
 
 
 @dataclass(frozen=True)
 class EditDraw:
-    """What was drawn for one image: its prompts (warm, cold, warm …), one noise seed an edit, the blend's seed."""
+    """The draws of one image: prompts (warm, cold, warm …), one noise seed per edit, the blend's seed."""
 
     prompts: list[str]
     edit_seeds: list[int]
@@ -89,7 +89,7 @@ class EditDraw:
 
 
 def draw_for(index: int, coloring: Coloring, attempt: int = 0) -> EditDraw:
-    """The draw of image `index`, a pure function of (run seed, index, attempt)."""
+    """The draws of image `index`, a pure function of (run seed, index, attempt)."""
     rng = np.random.default_rng([coloring.seed, index, attempt, CANDIDATE])
     pools = [coloring.warm_prompts, coloring.cold_prompts]
     prompts = [str(rng.choice(pools[k % 2])) for k in range(coloring.edits_per_pick)]
@@ -98,7 +98,7 @@ def draw_for(index: int, coloring: Coloring, attempt: int = 0) -> EditDraw:
 
 
 def recorded_pairs(provenance: pd.DataFrame, coloring: Coloring) -> list[EditDraw]:
-    """Of each row of `provenance` the draw of its first warm and cold edit; drawn here where it has fewer edits."""
+    """The draws of the first warm and cold edit in each row of `provenance`; new draws if it has fewer edits."""
     if "prompts" not in provenance or not provenance["prompts"].str.len().ge(2).all():
         return [draw_for(int(index), coloring.as_pair()) for index in provenance["index"]]
     drawn = provenance[["prompts", "edit_seeds", "blend_seed", "attempt"]]
@@ -110,7 +110,7 @@ def recorded_pairs(provenance: pd.DataFrame, coloring: Coloring) -> list[EditDra
 def compensated(source: np.ndarray, edits: np.ndarray, drawn: EditDraw, coloring: Coloring) -> np.ndarray | None:
     """The blended image, uint8 (S, S, 3); None when an edit is not finite, or black where the source is not.
 
-    With a strength s below 1, s·edit + (1 − s)·source is blended in the place of each edit.
+    With a strength s below 1, s·edit + (1 − s)·source replaces each edit.
     """
     black = (edits.max(axis=(1, 2, 3)) <= 0) & (source.max() > 0)
     if not np.isfinite(edits).all() or black.any():
@@ -128,28 +128,28 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Compensator:
-    """A colouring and the editor that does it."""
+    """A colouring and its editor."""
 
     coloring: Coloring
     editor: Editor
 
     @classmethod
     def of(cls, params: Mapping[str, Any], seed: int, device: torch.device) -> "Compensator | None":
-        """What the parameters of 04_compensation name; None where their `method` does not edit."""
+        """The compensator in the parameters of 04_compensation; None if their `method` does not edit."""
         if not METHODS[params["method"]].edits:
             return None
         return cls(Coloring.of(params, seed), load_editor(EditorSettings.of(params), device))
 
     def edits_of(self, images: np.ndarray, draws: Sequence[EditDraw]) -> np.ndarray:
         """Every edit of uint8 images (n, S, S, 3), n draws: float32 (n, edits, S, S, 3) in 0…1, NaN where it failed."""
-        instructions = [told for drawn in draws for told in self.coloring.instructions(drawn.prompts)]
+        instructions = [text for drawn in draws for text in self.coloring.instructions(drawn.prompts)]
         seeds = [seed for drawn in draws for seed in drawn.edit_seeds]
         count = self.coloring.edits_per_pick
-        of = np.repeat(np.arange(len(images)), count)
-        return self.editor.edit(images, instructions, seeds, sources=of).reshape(len(draws), count, *images.shape[1:])
+        edits = self.editor.edit(images, instructions, seeds, sources=np.repeat(np.arange(len(images)), count))
+        return edits.reshape(len(draws), count, *images.shape[1:])
 
     def stamp(self) -> dict[str, Any]:
-        """What all images that it makes have in common, for their history."""
+        """The history that all its images have in common."""
         used = self.editor.settings
         editor = {
             "editor": used.name,
@@ -173,7 +173,7 @@ def condense(
 ) -> pd.DataFrame:
     """Writes the condensed set of `picks` to `folder`, in the layout of `dc3.condensed.fill`; returns its provenance.
 
-    Crops of RDED are tiled, other picks are compensated, or without a `compensator` filed as they are.
+    Tiles RDED's crops; compensates other picks, or without a `compensator` files them unchanged.
     """
     if "tile" in picks:
         return tile(images, picks, folder)
@@ -187,22 +187,20 @@ def compensate(
 ) -> pd.DataFrame:
     """Writes the compensated picks to `folder` in the layout of `dc3.condensed.fill`, and returns their provenance.
 
-    `picks` has the columns index, label, bin, rank. A killed run goes on where it was. EditFailed when an image cannot
-    be edited in two attempts; all others are kept, on Ray (`engine`) those of other batches. With blend_mode "none" the
-    picks themselves are filed, as `copy`.
+    `picks` has the columns index, label, bin, rank. A killed run continues. Raises EditFailed if two attempts to edit an
+    image fail; all other images are kept, on Ray (`engine`) those of other batches. With blend_mode "none" as `copy`.
     """
     count = compensator.coloring.edits_per_pick
     if not count:
         return copy(images, picks, folder)
-    a_batch = max(compensator.editor.settings.batch_size // count, 1)
-    return condensed.fill(
-        folder, images, picks, compensator.stamp(), CompensateRows(images, compensator), a_batch, engine
-    )
+    batch = max(compensator.editor.settings.batch_size // count, 1)
+    rows = CompensateRows(images, compensator)
+    return condensed.fill(folder, images, picks, compensator.stamp(), rows, batch, engine)
 
 
 @dataclass(frozen=True)
 class CompensateRows:
-    """Edits and blends the images of some rows; those whose edit failed go once more with the next draw."""
+    """Edits and blends the images of some rows; a failed edit is repeated with the next draw."""
 
     images: ImageSet
     compensator: Compensator
@@ -216,10 +214,12 @@ class CompensateRows:
             if rows.empty:
                 return
         names = ", ".join(printable(self.images.source(int(index))) for index in rows["index"])
-        raise EditFailed(f"the editor returned NaN or black in {ATTEMPTS} attempts for {names}; all else is kept")
+        raise EditFailed(
+            f"the editor returned NaN or black in {ATTEMPTS} attempts for {names}; all other images are kept"
+        )
 
     def _attempt(self, rows: pd.DataFrame, attempt: int) -> list[condensed.Made | None]:
-        """The image of each row; None where its edit failed."""
+        """The image of each row; None if its edit failed."""
         coloring = self.compensator.coloring
         sources = self.images.images(rows["index"].to_numpy())
         draws = [draw_for(int(index), coloring, attempt) for index in rows["index"]]
@@ -232,13 +232,13 @@ class CompensateRows:
 
 
 def copy(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Files the picks as they are: what the baselines train on."""
+    """Files the picks unchanged, for the baselines."""
 
     def make(rows: pd.DataFrame) -> Iterator[condensed.Made]:
         for row, image in zip(rows.index, images.images(rows["index"].to_numpy()), strict=True):
             yield condensed.Made(row, image, {})
 
-    return condensed.fill(folder, images, picks, {"method": "copy"}, make, COPIED_A_BATCH)
+    return condensed.fill(folder, images, picks, {"method": "copy"}, make, COPY_BATCH)
 
 
 def tile(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -253,4 +253,4 @@ def tile(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
     crops = sha256(pd.util.hash_pandas_object(picks, index=False).to_numpy()).hexdigest()
     stamp = {"method": RDED, "crops": crops}
-    return condensed.fill(folder, images, picks[picks["tile"] == 0], stamp, make, TILED_A_BATCH)
+    return condensed.fill(folder, images, picks[picks["tile"] == 0], stamp, make, MOSAIC_BATCH)

@@ -1,8 +1,8 @@
-"""A condensed set on disk: PNGs in class folders 00000/, 00001/ … (the layout of RDED), and where each one comes from.
+"""A condensed set on disk: PNGs in class folders 00000/, 00001/ … (the layout of RDED), and the sources of each image.
 
-Each PNG has its history in a text chunk, by which what a killed run left is recognised and kept: image by image, and
-wherever the set is copied, which a key of the whole folder (`dc3.machine.keeping`) would not allow. The provenance
-table stands beside the class folders and is written last: a folder that has one is complete.
+Each PNG has its history in a text chunk, so that a run recognises and keeps each finished image after a kill or a copy;
+a key of the whole folder (`dc3.machine.keeping`) could not do that. The provenance table stands beside the class
+folders and is written last: a folder with a provenance table is complete.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ from dc3.machine.progress import tqdm
 
 CHUNK_KEY = "dc3"  # of the PNG text chunk
 PROVENANCE = "provenance.parquet"
-NOT_IN_THE_TABLE = ("warm_prompts", "cold_prompts")  # pools that are the same for all: the drawn prompts are there
+NOT_IN_THE_TABLE = ("warm_prompts", "cold_prompts")  # the same for all images; the drawn prompts are in the table
 
 
 class Made(NamedTuple):
-    """A condensed image: its row in the table of picks, its pixels uint8 (S, S, 3), and what was drawn for it."""
+    """A condensed image: its row in the table of picks, its pixels uint8 (S, S, 3), and its draws."""
 
     row: int
     image: np.ndarray
@@ -50,12 +50,12 @@ def fill(
     batch: int,
     engine: Engine = LOCAL,
 ) -> pd.DataFrame:
-    """Makes the images of a condensed set that are not there yet, and returns its provenance, a row an image.
+    """Makes the missing images of a condensed set and returns its provenance, one row per image.
 
-    `picks` has a row an image with the columns index (its first source in `images`), label, bin, rank; image (label,
-    rank) becomes folder/<label>/<rank>.png. `stamp` is what all images have in common, `make` makes those of some rows
-    of the picks, `batch` rows at a time, here or in Ray's actors. Images that are there with the same history are kept,
-    files that belong to no pick are removed.
+    `picks` has one row per image, columns index (its first source in `images`), label, bin, rank; image (label, rank)
+    becomes folder/<label>/<rank>.png. `stamp` is the history that all images share; `make` makes the images of `batch`
+    rows of the picks at a time, locally or in Ray's actors. Keeps images with the same history, removes files that
+    belong to no pick.
     """
     picks = picks.sort_values(["label", "rank"]).reset_index(drop=True)
     targets = [folder / f"{row.label:05d}" / f"{row.rank:05d}.png" for row in picks.itertuples()]
@@ -78,7 +78,7 @@ def _all_made(
     make: Callable[[pd.DataFrame], Iterable[Made]], picks: pd.DataFrame, waiting: np.ndarray, batch: int, engine: Engine
 ) -> Iterator[Made]:
     parts = [waiting[start : start + batch] for start in range(0, len(waiting), batch)]
-    if engine.is_local:  # image by image, so that what was made of a batch before an error is kept
+    if engine.is_local:  # image by image, to keep those that a batch made before an error
         for part in parts:
             yield from make(picks.loc[part])
     elif parts:
@@ -108,7 +108,7 @@ def _write(target: Path, image: np.ndarray, history: dict[str, Any]) -> None:
 
 
 def history(path: Path) -> dict[str, Any]:
-    """What a PNG says of its own making: {"index", "source_sha256", "set", "draw"}."""
+    """The history in a PNG: {"index", "source_sha256", "set", "draw"}."""
     with Image.open(path) as image:
         image.load()
         return json.loads(image.text[CHUNK_KEY])
@@ -152,7 +152,7 @@ def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], fold
 
 
 def source_sha256(images: ImageSet, index: int) -> str:
-    """Of the file that image `index` was read from; of its pixels (uint8, row by row) where there is no file."""
+    """SHA-256 of the file of image `index`; of its pixels (uint8, row by row) if there is no file."""
     content = images.images([index]).tobytes() if images.root is None else images.file(index).read_bytes()
     return hashlib.sha256(content).hexdigest()
 
@@ -165,15 +165,15 @@ def load(
     allow_unequal: bool = False,
     parameter: str = "condensed_dir",
 ) -> ImageSet:
-    """A condensed set, ours or another's: class folders that sort as `classes`, or are named 00000, 00001 … for them.
+    """Loads a condensed set, ours or another: class folders that sort as `classes`, or are named 00000, 00001 …
 
-    `parameter` is the one that named the folder, for messages.
-    Raises ValueError naming the difference: other classes than these, a class without images, unequal IPC (unless
-    allowed), images of another size than `image_size`; FileNotFoundError when `folder` is not there.
+    `parameter` named the folder, for messages.
+    Raises ValueError for other classes, a class without images, unequal IPC (unless allowed) and images of another size
+    than `image_size`; FileNotFoundError for a missing `folder`.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{parameter} = {str(folder)!r} is not a folder: expected one with class folders")
+        raise FileNotFoundError(f"{parameter} = {str(folder)!r}: not a folder; expected one with class folders")
     found = image_folder(folder, name="condensed", split=folder.name, image_size=image_size, parameter=parameter)
     where = f"{parameter} = {str(folder)!r}"
     _check_names(where, found.classes, classes)
@@ -181,7 +181,7 @@ def load(
     if counts.min() != counts.max() and not allow_unequal:
         few, many = classes[counts.argmin()], classes[counts.argmax()]
         raise ValueError(
-            f"{where} has {counts.min()} images of {few} and {counts.max()} of {many}: "
+            f"{where}: {counts.min()} images of {few} and {counts.max()} of {many}; "
             "expected the same number (IPC) of each class"
         )
     _check_sizes(where, found)
@@ -189,9 +189,9 @@ def load(
 
 
 def load_beside(folders: list[str], classes: tuple[str, ...], image_size: int, parameter: str) -> dict[str, ImageSet]:
-    """Condensed sets from elsewhere under the names of their folders, IPC equal or not; raises as `load`.
+    """Other condensed sets, named by their folders, with any IPC. Raises as `load`.
 
-    ValueError for two folders of one name: tables name a set by its folder.
+    ValueError for two folders of one name.
     """
     sets: dict[str, ImageSet] = {}
     for folder in map(Path, folders):
@@ -208,7 +208,7 @@ def _check_names(where: str, found: tuple[str, ...], classes: tuple[str, ...]) -
     expected = numbered if all(name.isdigit() for name in found) else tuple(classes)
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     faults = [f"no folder for {', '.join(missing[:5])}"] if missing else []
-    faults += [f"folders of no class: {', '.join(unknown[:5])}"] if unknown else []
+    faults += [f"folders without a class: {', '.join(unknown[:5])}"] if unknown else []
     raise ValueError(
         f"{where}: {'; '.join(faults) or 'the class folders sort in another order'} "
         f"({len(found)} folders for {len(classes)} classes)"
@@ -226,9 +226,9 @@ def _check_sizes(where: str, found: ImageSet) -> None:
 
 
 def sizes(sets: Mapping[str, ImageSet]) -> dict[str, tuple[int, float]]:
-    """Images and stored bytes a class of training sets, by their names.
+    """Images and stored bytes per class of training sets, by name.
 
-    The bytes are those of PNG files of the pixels without their histories, whether a set lies on the disk or not.
+    The bytes are those of PNG files of the pixels, without histories, also for sets in memory.
     """
     found = {}
     with ThreadPoolExecutor() as pool:
@@ -258,10 +258,10 @@ def _png_bytes(image: np.ndarray) -> int:
 
 
 def publish(folder: Path, target: Place) -> int:
-    """Copies the condensed set in `folder`, of `condensed.fill`, to `target`; returns the number of images.
+    """Copies the condensed set in `folder` (by `fill`) to `target`; returns the number of images.
 
-    Every file is there whole or not at all, and provenance.parquet, with the SHA-256 of each image, comes last: where
-    it is, the set is complete. ValueError as `check_room_for`, OSError where the target cannot be written.
+    Every file arrives complete or not at all; provenance.parquet, with the SHA-256 of each image, comes last: with it
+    the set is complete. ValueError as `check_room_for`, OSError if the target cannot be written.
     """
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*.png"))]
     check_room_for(names, target)
@@ -273,19 +273,19 @@ def publish(folder: Path, target: Place) -> int:
 
 
 def image_names(classes: int, ipc: int) -> Iterable[str]:
-    """The files of a condensed set, as `condensed.fill` names them."""
+    """The files of a condensed set, as `fill` names them."""
     return (f"{label:05d}/{rank:05d}.png" for label in range(classes) for rank in range(ipc))
 
 
 def check_room_for(names: Iterable[str], target: Place) -> None:
-    """ValueError when `target` holds images that are not among `names`: whoever loads it would get both."""
+    """ValueError if `target` holds images that are not among `names`: a reader would load both."""
     with reaching(target):
         held = files_below(target) if target.is_dir() else ()
     others = sorted({name for name in held if name.lower().endswith(IMG_EXTENSIONS)} - set(names))
     if others:
         some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
         raise ValueError(
-            f"condensed_out = {str(target)!r} holds other images ({some}): empty it, or give another place"
+            f"condensed_out = {str(target)!r}: holds other images ({some}); empty it, or give another place"
         )
 
 

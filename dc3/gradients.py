@@ -1,4 +1,4 @@
-"""DC3's gradient factors: the last-layer loss gradients of images, without autograd, streamed to the disk."""
+"""DC3's gradient factors: the last-layer loss gradients of images, without autograd, streamed to disk."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3.images.image_set import ImageSet
+from dc3.images.image_set import ImageSet, class_numbers
 from dc3.machine.arrays import RowFile
 from dc3.machine.devices import Array, accumulator, as_tensor, autocast
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks
@@ -19,22 +19,22 @@ from dc3.machine.progress import tqdm
 from dc3.models.evaluation import normalise
 from dc3.models.networks import last_linear
 
-ROWS = 4096  # of the embedding that are in memory at a time
+ROWS = 4096  # of the embedding in memory at a time
 
 
 def logit_gradient(logits: Tensor, labels: Tensor, loss: str = "softmax_ce") -> Tensor:
-    """Closed form of ∂loss/∂logits a sample: p − y for "ce", p ⊙ (r − ⟨p, r⟩), r = softmax(p) − y, for "softmax_ce".
+    """Closed form of ∂loss/∂logits per sample: p − y for "ce", p ⊙ (r − ⟨p, r⟩), r = softmax(p) − y, for "softmax_ce".
 
     logits (n, C) float, labels (n,) int64, p = softmax(logits), y one-hot. "softmax_ce" is cross-entropy applied to
-    softmax(logits), a double softmax: the loss of the published DC3. Returns (n, C) float32, computed in float64: of a
-    confident prediction, autograd in float32 gives the direction of its rounding errors, or 0. Raises ValueError for
+    softmax(logits), a double softmax: the loss of the published DC3. Returns (n, C) float32, computed in float64: for a
+    confident prediction, float32 autograd returns rounding errors, or 0. Raises ValueError for
     another loss.
     """
     if loss not in LOSSES:
-        raise ValueError(f"loss: {loss!r} is not one of {', '.join(LOSSES)}")
+        raise ValueError(f"loss = {loss!r}: choose one of {', '.join(LOSSES)}")
     probability = logits.to(accumulator(logits.device)).softmax(1)
     gradient = LOSSES[loss](probability, F.one_hot(labels, logits.shape[1]))
-    # Both gradients sum to 0. The most probable class's entry cancels in a confident network: take it from the others.
+    # Both gradients sum to 0. In a confident network the entry of the top class cancels: compute it from the others.
     top = probability.argmax(1, keepdim=True)
     others = gradient.scatter(1, top, 0)
     return others.scatter(1, top, -others.sum(1, keepdim=True)).float()
@@ -62,12 +62,12 @@ def gradient_factors(
     """The two factors of DC3's last-layer gradient embedding concat(g, g ⊗ h), without forming it and without autograd.
 
     model: any classifier whose logits are the output of its last linear layer; it runs in eval mode (channels_last on
-    a GPU), in the precision that `devices.autocast` gives for `amp`, and is put back as it was.
-    images: one array, cut into batches of `batch_size`, or any iterable of batches, of which one is held at a time; an
-    array is uint8 (n, H, W, 3), to be ImageNet-normalised here, or float (n, 3, H, W), normalised already.
+    a GPU), in the precision of `devices.autocast` for `amp`, and gets its old modes back.
+    images: one array, cut into batches of `batch_size`, or an iterable of batches, held one at a time; arrays are uint8
+    (n, H, W, 3), which are ImageNet-normalised here, or float (n, 3, H, W), already normalised.
     labels: (n,) integers.
     Returns g = ∂loss/∂logits (n, C) and h = the last layer's input (n, d), float32.
-    Raises ValueError for labels outside the model's classes, an image count other than theirs, and non-finite outputs.
+    Raises ValueError for labels outside the model's classes, another number of images, and non-finite outputs.
     """
     layer = last_linear(model)
     logit_grad = np.empty((len(labels), layer.out_features), np.float32)
@@ -93,49 +93,39 @@ def factor_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The two factors, float32 (b, C) and (b, d), batch by batch; arguments and errors of `gradient_factors`.
 
-    first: the first image's place in a larger set, for messages.
+    first: the position of the first image in a larger set, for messages.
     """
     layer = last_linear(model)
-    labels = checked_labels(labels, layer.out_features)
+    labels = class_numbers(labels.cpu() if isinstance(labels, Tensor) else labels, classes=layer.out_features)
     if loss not in LOSSES:
-        raise ValueError(f"loss: {loss!r} is not one of {', '.join(LOSSES)}")
+        raise ValueError(f"loss = {loss!r}: choose one of {', '.join(LOSSES)}")
     start = 0
     with _last_layer(model, layer, amp) as forward:
         for batch in _batches(images, batch_size, len(labels)):
             stop = start + len(batch)
             if stop > len(labels):
-                raise ValueError(f"images: more than the {len(labels)} labels given")
+                raise ValueError(f"images = {stop} or more: expected one for each of {len(labels)} labels")
             features, logits = forward(batch)
             if not (torch.isfinite(features).all() and torch.isfinite(logits).all()):
-                raise ValueError(f"model: NaN or infinite outputs among images {first + start} to {first + stop - 1}")
+                raise ValueError(f"model = NaN or infinite outputs for images {first + start} … {first + stop - 1}")
             target = torch.from_numpy(labels[start:stop]).to(logits.device)
             yield logit_gradient(logits, target, loss).cpu().numpy(), features.cpu().numpy()
             start = stop
     if start < len(labels):
-        raise ValueError(f"images: {start} given for {len(labels)} labels")
-
-
-def checked_labels(labels: Sequence[int] | Array, classes: int) -> np.ndarray:
-    """labels (n,) as int64. ValueError when they are no integers, none, or not below `classes`."""
-    labels = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels: expected (n,) integers, n ≥ 1, got {labels.dtype} {labels.shape}")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels: {labels.min()} to {labels.max()}, but the model has classes 0 to {classes - 1}")
-    return labels.astype(np.int64)
+        raise ValueError(f"images = {start}: expected one for each of {len(labels)} labels")
 
 
 def _batches(images: Array | Iterable[Array], batch_size: int, count: int) -> Iterator[Array]:
     if batch_size < 1:
-        raise ValueError(f"batch_size: {batch_size} is below 1")
+        raise ValueError(f"batch_size = {batch_size}: at least 1")
     batches: Iterable[Array] = images
     if isinstance(images, np.ndarray | Tensor):
         if len(images) != count:
-            raise ValueError(f"images: {len(images)} given for {count} labels")
+            raise ValueError(f"images = {len(images)}: expected one for each of {count} labels")
         batches = (images[start : start + batch_size] for start in range(0, count, batch_size))
     for batch in batches:
         if not isinstance(batch, np.ndarray | Tensor) or batch.ndim != 4:
-            raise ValueError(f"images: a batch is an array of 4 axes, got {getattr(batch, 'shape', type(batch))}")
+            raise ValueError(f"images = {getattr(batch, 'shape', type(batch))}: expected batches with 4 axes")
         yield batch
 
 
@@ -157,7 +147,7 @@ def _last_layer(
             model(pixels.to(memory_format=layout))
         if len(seen) != 1 or seen[0][0].ndim != 2:
             raise ValueError(
-                f"model: {type(model).__name__}'s last linear layer is not applied once, to (n, d) features"
+                f"model = {type(model).__name__}: expected a last linear layer that is applied once, to (n, d) features"
             )
         return seen[0]
 
@@ -199,16 +189,14 @@ def to_disk(
     engine: Engine = LOCAL,
     amp: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`gradient_factors` straight to two .npy files, there when complete; returns them memory-mapped.
+    """`gradient_factors` written to two .npy files, which appear when complete; returns them memory-mapped.
 
     One batch is held at a time. float32 (n, C) and (n, d): for ImageNet-1K and a ResNet-18 5.1 and 2.6 GB.
-    engine: here, or in Ray's actors, to the same bytes at the same batch size. amp: of `devices.autocast`.
-    Raises as `gradient_factors`, and OSError for a full disk, before anything is computed.
+    engine: local, or Ray's actors, with the same bytes at the same batch size. amp: as in `devices.autocast`.
+    Raises as `gradient_factors`, and OSError for a full disk, before it computes anything.
     """
     layer = last_linear(model)
-    labels = checked_labels(labels, layer.out_features)
-    if len(images) != len(labels):
-        raise ValueError(f"images: {len(images)} given for {len(labels)} labels")
+    labels = class_numbers(labels, count=len(images), classes=layer.out_features)
     work = FactorWork(model, images, labels, loss, amp)
     with (
         replacing(logit_grad_path) as first,
@@ -224,9 +212,9 @@ def to_disk(
 
 @torch.no_grad()
 def class_losses(model: nn.Module, embedding: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropy of the model's answer with each label, (n,) float64, from the embedding (n, d) alone.
+    """Cross-entropy of the model's output with each label, (n,) float64, from the embedding (n, d) alone.
 
-    The logits are the last linear layer's, so no image is looked at again; a part of the rows is in memory at a time.
+    Applies the last linear layer to ROWS rows at a time; the images are not needed.
     """
     layer = last_linear(model)
     weight, bias = (0 if values is None else values.cpu().double() for values in (layer.weight, layer.bias))

@@ -1,4 +1,4 @@
-"""Picking images: the gradient similarity, greedy maximisation of set functions over it, the budget that bins share.
+"""Picking images: the gradient similarity, greedy maximisation of set functions, and the budget of each bin.
 
 Vectorised in torch on the kernel's device. Every function keeps the gains of all images current, so one loop serves
 every (function, greedy) pair:
@@ -9,12 +9,11 @@ every (function, greedy) pair:
 | LogDeterminant | O(n·picks), one row of an incremental Cholesky factor |
 | FacilityLocation | O(n·changed), the rows of the images that the pick represents better: about n²·log(budget) in all |
 
-With all gains current there is nothing to be lazy about: LazyGreedy picks what NaiveGreedy picks, at its cost, and
-LazierThanLazyGreedy what StochasticGreedy picks, as published. submodlib does none of the work, for reasons that
-benchmarks/sampling.py measures (50 picks of n = 5000, one thread: 0.03 to 0.3 s here, 0.8 to 10 s there; it is ahead,
-by milliseconds, at n ≤ 100 and where it draws samples for FacilityLocation at n ≤ 1300). Its ties go to the highest
-index, it refuses a budget of n, its draws cannot be seeded, and it takes most kernels as lists of Python floats (1.2 GB
-at n = 5000). It is the oracle of the tests.
+All gains are current, so lazy evaluation saves nothing: LazyGreedy picks what NaiveGreedy picks, at its cost, and
+LazierThanLazyGreedy what StochasticGreedy picks, as published. submodlib is only the oracle of the tests: it is slower
+(benchmarks/sampling.py; 50 picks of n = 5000, one thread: 0.03 to 0.3 s here, 0.8 to 10 s there; it is milliseconds
+faster at n ≤ 100, and with samples for FacilityLocation at n ≤ 1300), breaks ties towards the highest index, refuses a
+budget of n, cannot be seeded, and takes most kernels as lists of Python floats (1.2 GB at n = 5000).
 """
 
 import math
@@ -30,7 +29,7 @@ from dc3.machine.devices import Array, accumulator, as_tensor
 BLOCK_ROWS = 256  # of the kernel, computed at a time
 LOG_DETERMINANT_RIDGE = 1e-6  # on the diagonal, so that duplicates have a conditional variance: gains are ≥ log(1e-6)
 STOCHASTIC_EPSILON = 0.01  # Mirzasoleiman et al. 2015: a sample of n/budget·log(1/ε) is 1 − 1/e − ε optimal on average
-CPU_GRAIN, GPU_GRAIN = 1 << 15, 1 << 24  # elements a block; torch starts no threads for 2^15 elements on a CPU
+CPU_GRAIN, GPU_GRAIN = 1 << 15, 1 << 24  # elements per block; on a CPU torch starts no threads for 2^15 elements
 SYMMETRY_PROBES = 64
 CHECKED_ROWS = 512
 
@@ -41,9 +40,9 @@ def gradient_kernel(
     """DC3's similarity s = 0.5 + 0.5·cos of the embeddings concat(g, g ⊗ h), exactly, as cos(g) ⊙ cos([1, h]).
 
     logit_grad (n, C) and embedding (n, d), both numpy or both torch on one device. Returns the same kind, float32 in
-    [0, 1]: (n, n), bitwise symmetric, or (n, len(columns)) similarities to these images only. An image whose gradient
-    is 0 has cos 0 with every image, itself included: s = 0.5; every other image has s = 1 with itself. Rows are scaled
-    first, so no finite gradient, however small or large, over- or underflows.
+    [0, 1]: (n, n), bitwise symmetric, or (n, len(columns)), the similarities to these images only. An image with
+    gradient 0 has cos 0 and s = 0.5 with every image, itself included; every other image has s = 1 with itself. Rows
+    are scaled first, so that no finite gradient over- or underflows.
     Memory: the output, two scratch blocks of (block_rows, n), and the scaled factors, n·(C + d + 1) floats; for
     n = 20,000, C = 10, d = 512: 1.60 GB + 0.04 GB + 0.04 GB. Half the products of the full matrix are computed.
     Raises ValueError for mismatched shapes or kinds, and for NaN or infinite factors.
@@ -81,18 +80,18 @@ def _square(gradient: Tensor, feature: Tensor, diagonal: Tensor, block_rows: int
 def _unit_factors(logit_grad: Array, embedding: Array) -> tuple[Tensor, Tensor]:
     """Unit rows of g and of [1, h], float32."""
     if isinstance(logit_grad, np.ndarray) != isinstance(embedding, np.ndarray):
-        raise ValueError("logit_grad, embedding: one is numpy and the other torch; give both in one kind")
+        raise ValueError("logit_grad, embedding = one numpy, one torch array: give both in one kind")
     gradient, largest_gradient = _finite("logit_grad", logit_grad)
     feature, largest_feature = _finite("embedding", embedding)
     if len(gradient) != len(feature):
-        raise ValueError(f"logit_grad, embedding: {len(gradient)} rows against {len(feature)}; give one for each image")
+        raise ValueError(f"logit_grad = {len(gradient)} rows and embedding {len(feature)}: give one row per image")
     scale = largest_feature.clamp(min=1)  # the largest of [1, h]
     gradient = gradient / largest_gradient.where(largest_gradient > 0, 1)
     return _normalised(gradient), _normalised(torch.cat([1 / scale, feature / scale], 1))
 
 
 def _normalised(rows: Tensor) -> Tensor:
-    """In place where they are float32 already; rows of 0 stay 0."""
+    """Unit rows, in place if they are float32; rows of 0 stay 0."""
     rows = rows.float()
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows.div_(norms.where(norms > 0, 1))
@@ -102,17 +101,17 @@ def _finite(name: str, factor: Array) -> tuple[Tensor, Tensor]:
     """The factor in floating point, and the largest magnitude of each row (n, 1)."""
     factor = as_tensor(factor)
     if factor.ndim != 2 or 0 in factor.shape:
-        raise ValueError(f"{name}: expected (n, columns) with n ≥ 1, got {tuple(factor.shape)}")
+        raise ValueError(f"{name} = {tuple(factor.shape)}: expected (n, columns), n ≥ 1")
     factor = factor if factor.dtype == torch.float64 else factor.float()
     largest = torch.linalg.vector_norm(factor, torch.inf, dim=1, keepdim=True)
     if not torch.isfinite(largest).all():
         row = int((~torch.isfinite(largest)).nonzero()[0, 0])
-        raise ValueError(f"{name}: NaN or infinite values, the first in row {row}")
+        raise ValueError(f"{name} = NaN or infinite values, first in row {row}: expected finite values")
     return factor, largest
 
 
 def represented_by(kernel: Array, picks: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The pick that each image is most similar to, (n,) int64 (the first picked among equals); kernel (n, n)."""
+    """The pick that each image is most similar to (ties: the first pick), (n,) int64; kernel (n, n)."""
     picks = positions("picks", picks, len(kernel))
     closest = as_tensor(kernel)[:, torch.from_numpy(picks)].argmax(1)
     return picks[closest.cpu().numpy()]
@@ -121,7 +120,7 @@ def represented_by(kernel: Array, picks: Sequence[int] | np.ndarray) -> np.ndarr
 def followers(kernel: np.ndarray, picks: Sequence[int] | np.ndarray, count: int) -> list[np.ndarray]:
     """For each pick, up to `count` other images that it represents (`represented_by`), the most similar first.
 
-    kernel (n, n). Returns one int64 array of positions a pick, empty where it represents itself alone.
+    kernel (n, n). Returns one int64 array of positions per pick, empty if it only represents itself.
     """
     owner = represented_by(kernel, picks)
     groups = []
@@ -133,14 +132,14 @@ def followers(kernel: np.ndarray, picks: Sequence[int] | np.ndarray, count: int)
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What a greedy picked: `indices` (budget,) int64 in pick order, `gains` (budget,) float64 of each pick."""
+    """The picks of a greedy: `indices` (budget,) int64 in pick order, `gains` (budget,) float64 of each pick."""
 
     indices: np.ndarray
     gains: np.ndarray
 
 
 class SetFunction:
-    """f over subsets of the images, by `gains` (n,): what each image would add to f of the images added so far."""
+    """A set function f over the images; `gains` (n,): how much each image would add to f of the current set."""
 
     def __init__(self, kernel: Tensor, budget: int, lam: float):
         self.kernel, self.lam, self.size = kernel, lam, 0
@@ -149,7 +148,7 @@ class SetFunction:
         self.rows_per_block = max(1, (CPU_GRAIN if kernel.device.type == "cpu" else GPU_GRAIN) // len(kernel))
 
     def add(self, pick: int) -> None:
-        """Puts image `pick` into the set and brings all gains up to date."""
+        """Adds image `pick` to the set and updates all gains."""
         self._update(pick, self.kernel[pick].to(self.dtype))
         self.size += 1
 
@@ -198,7 +197,7 @@ class LogDeterminant(SetFunction):
         self._set_variance(kernel.diagonal().to(self.dtype) + LOG_DETERMINANT_RIDGE)
 
     def _set_variance(self, variance: Tensor) -> None:
-        self.variance = variance.clamp(min=LOG_DETERMINANT_RIDGE)  # never less, but for rounding
+        self.variance = variance.clamp(min=LOG_DETERMINANT_RIDGE)  # only rounding can make it less
         self.gains = self.variance.log()
 
     def _update(self, pick: int, similarity: Tensor) -> None:
@@ -208,7 +207,12 @@ class LogDeterminant(SetFunction):
 
 
 FUNCTIONS = {cls.__name__: cls for cls in (GraphCut, FacilityLocation, LogDeterminant)}
-DRAWS_A_SAMPLE = {"NaiveGreedy": False, "LazyGreedy": False, "StochasticGreedy": True, "LazierThanLazyGreedy": True}
+GREEDIES = {  # whether they pick from a random sample
+    "NaiveGreedy": False,
+    "LazyGreedy": False,
+    "StochasticGreedy": True,
+    "LazierThanLazyGreedy": True,
+}
 
 
 def select(
@@ -219,62 +223,62 @@ def select(
     lam: float = 1.0,
     seed: int = 0,
 ) -> Selection:
-    """DC3's greedy submodular maximisation: `budget` images of a symmetric (n, n) kernel, whatever their gains.
+    """DC3's greedy submodular maximisation: `budget` images of a symmetric (n, n) kernel, even at negative gains.
 
     function: GraphCut (with λ = `lam`), FacilityLocation or LogDeterminant.
     greedy: NaiveGreedy, LazyGreedy, StochasticGreedy or LazierThanLazyGreedy; the latter two draw from `seed`.
-    Ties go to the lowest index. Runs on the kernel's device; the gains are the published formulas' in float64.
+    Ties go to the lowest index. Runs on the kernel's device, with the published gains in float64.
     Raises ValueError for an unknown function or greedy, a budget outside 1 … n, a kernel that is not square, finite
-    and symmetric (which is probed in 64 rows), and a λ or seed that is negative or not finite.
+    and symmetric (tested in 64 rows), and a λ or seed that is negative or not finite.
     """
     check_options(function, greedy, lam, seed)
     kernel = _checked_kernel(kernel)
-    check_count("budget", budget, len(kernel), "the number of images to pick from")
-    return _maximise(FUNCTIONS[function](kernel, budget, lam), budget, DRAWS_A_SAMPLE[greedy], seed)
+    check_count("budget", budget, len(kernel), "the number of images")
+    return _maximise(FUNCTIONS[function](kernel, budget, lam), budget, GREEDIES[greedy], seed)
 
 
 def check_options(function: str, greedy: str, lam: float, seed: int) -> None:
-    """Raises ValueError for what `select` would refuse of these."""
-    for name, value, allowed in (("function", function, FUNCTIONS), ("greedy", greedy, DRAWS_A_SAMPLE)):
+    """ValueError for the options that `select` refuses."""
+    for name, value, allowed in (("function", function, FUNCTIONS), ("greedy", greedy, GREEDIES)):
         if value not in allowed:
-            raise ValueError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+            raise ValueError(f"{name} = {value!r}: choose one of {', '.join(allowed)}")
     if not (np.isfinite(lam) and lam >= 0):
-        raise ValueError(f"lam: {lam} is not a finite number ≥ 0")
+        raise ValueError(f"lam = {lam}: a finite number ≥ 0")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed: {seed!r} is not an integer ≥ 0")
+        raise ValueError(f"seed = {seed!r}: an integer ≥ 0")
 
 
 def positions(name: str, values: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
-    """The values as int64; raises ValueError unless there is at least one and all are positions among n images."""
+    """The values as int64. ValueError unless they are positions among n images, at least one."""
     array = np.asarray(values)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= n:
-        raise ValueError(f"{name}: expected positions among {n} images, 0 to {n - 1}, got {values!r}")
+        raise ValueError(f"{name} = {values!r}: expected positions among {n} images, 0 to {n - 1}")
     return array.astype(np.int64)
 
 
 def check_count(name: str, count: int, most: int, meaning: str) -> None:
-    """Raises ValueError unless count is an integer from 1 to `most`."""
+    """ValueError unless count is an integer from 1 to `most`."""
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 1 <= count <= most:
-        raise ValueError(f"{name}: {count!r} is not an integer from 1 to {most}, {meaning}")
+        raise ValueError(f"{name} = {count!r}: an integer from 1 to {most}, {meaning}")
 
 
 def _checked_kernel(kernel: Array) -> Tensor:
     kernel = as_tensor(kernel)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not len(kernel):
-        raise ValueError(f"kernel: expected (n, n) with n ≥ 1, got {tuple(kernel.shape)}")
+        raise ValueError(f"kernel = {tuple(kernel.shape)}: expected (n, n), n ≥ 1")
     kernel = kernel if kernel.is_floating_point() else kernel.float()
     if not all(torch.isfinite(rows.sum()) or torch.isfinite(rows).all() for rows in kernel.split(CHECKED_ROWS)):
-        raise ValueError("kernel: NaN or infinite similarities")
+        raise ValueError("kernel = NaN or infinite similarities: expected finite values")
     probes = torch.linspace(0, len(kernel) - 1, SYMMETRY_PROBES, device=kernel.device).long()
     if not torch.allclose(kernel[probes], kernel[:, probes].T, atol=1e-4):
-        raise ValueError("kernel: not symmetric; give the similarities of the images to themselves, (n, n)")
+        raise ValueError("kernel = not symmetric: give the similarities of the images to themselves, (n, n)")
     return kernel
 
 
-def _maximise(function: SetFunction, budget: int, draw: bool, seed: int) -> Selection:
+def _maximise(function: SetFunction, budget: int, stochastic: bool, seed: int) -> Selection:
     """Nemhauser et al. 1978: `budget` times the largest gain, negative ones included.
 
-    draw: of a random sample of the remaining images, drawn on the CPU to be the same on every device.
+    stochastic: of a random sample of the remaining images, drawn on the CPU, so that all devices pick the same.
     """
     n = len(function.gains)
     rng = np.random.default_rng(seed)
@@ -283,10 +287,10 @@ def _maximise(function: SetFunction, budget: int, draw: bool, seed: int) -> Sele
     picks, gains = [], []
     for _ in range(budget):
         candidates = np.flatnonzero(remaining)
-        if draw and sample_size < len(candidates):
+        if stochastic and sample_size < len(candidates):
             candidates = np.sort(rng.choice(candidates, sample_size, replace=False))
         scores = function.gains[torch.from_numpy(candidates).to(function.gains.device)]
-        best = int(scores.argmax())  # the first of equal ones
+        best = int(scores.argmax())  # ties: the first
         picks.append(int(candidates[best]))
         gains.append(float(scores[best]))
         remaining[picks[-1]] = False
@@ -295,18 +299,18 @@ def _maximise(function: SetFunction, budget: int, draw: bool, seed: int) -> Sele
 
 
 def allocate_budget(bin_sizes: Sequence[int] | np.ndarray, ipc: int, how: str = "proportional") -> list[int]:
-    """Images to pick from each bin, exactly `ipc` in all and never more than a bin holds, by largest remainder.
+    """Images to pick from each bin, `ipc` in total and never more than a bin holds, by largest remainder.
 
-    how: "proportional" to the size of the bins, or "equal" shares, what full bins leave going to the others. Ties go
-    to the first bins. Raises ValueError for negative sizes, an unknown how and an ipc outside 1 … the sum of the sizes.
+    how: "proportional" to the size of the bins, or "equal" shares; the others take over from full bins. Ties go to
+    the first bins. Raises ValueError for negative sizes, an unknown how and an ipc outside 1 … the sum of the sizes.
     """
     sizes = np.asarray(bin_sizes)
     if sizes.ndim != 1 or (sizes.size and sizes.dtype.kind not in "iu") or (sizes < 0).any():
-        raise ValueError(f"bin_sizes: expected non-negative integers, one a bin, got {bin_sizes!r}")
+        raise ValueError(f"bin_sizes = {bin_sizes!r}: expected integers ≥ 0, one per bin")
     counts = [int(size) for size in sizes]
     if how not in ALLOCATIONS:
-        raise ValueError(f"how: {how!r} is not one of {', '.join(ALLOCATIONS)}")
-    check_count("ipc", ipc, sum(counts), f"what bins of {counts} images hold")
+        raise ValueError(f"how = {how!r}: choose one of {', '.join(ALLOCATIONS)}")
+    check_count("ipc", ipc, sum(counts), f"the images in bins of {counts}")
     return ALLOCATIONS[how](counts, int(ipc))
 
 

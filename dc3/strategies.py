@@ -1,8 +1,8 @@
-"""From methods to picks: what each method picks by, the images it picks from, and how it picks in a class.
+"""From methods to picks: the strategy of each method, the images to pick from, and the picks of each class.
 
-The table of picks has a row an image and the columns index (its position in the image set), label, bin (−1 without
-bins), rank (pick order in its class, from 0) and gain (NaN where the strategy has none), sorted by label and rank.
-RDED picks crops: its table has a row a crop, and the columns of `dc3.rded.pick_crops` besides.
+The table of picks has one row per image and the columns index (its position in the image set), label, bin (−1 without
+bins), rank (pick order in its class, from 0) and gain (NaN if the strategy has none), sorted by label and rank. RDED
+picks crops: its table has one row per crop and the columns of `dc3.rded.pick_crops`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dc3.binning import NO_BIN
-from dc3.images.image_set import ImageSet
+from dc3.images.image_set import ImageSet, class_numbers
 from dc3.machine.arrays import OnDisk, groups, portable, read_rows
 from dc3.machine.devices import Array, accumulator, as_tensor
 from dc3.machine.engine import LOCAL, Columns, Engine
@@ -36,7 +36,7 @@ class Method:
 
     @property
     def picks_file(self) -> str:
-        """The selection table of the method among the outputs of 03_sampling."""
+        """The method's table of picks in the outputs of 03_sampling."""
         return f"compared/{self.picked_by}.parquet" if self.picked_by else "selection.parquet"
 
 
@@ -54,9 +54,9 @@ METHODS = {
 
 @dataclass(frozen=True)
 class PickOptions:
-    """How many images of a class are picked, and how; `crops` are RDED's. Draws depend on (seed, class) only.
+    """How many images are picked per class, and how; `crops` are RDED's. Draws depend on (seed, class) only.
 
-    Raises ValueError for what `sampling.select` refuses.
+    Raises ValueError for options that `sampling.select` refuses.
     """
 
     ipc: int
@@ -72,18 +72,18 @@ class PickOptions:
 
     @classmethod
     def of(cls, params: Mapping[str, Any], seed: int) -> "PickOptions":
-        """The options that the parameters of 03_sampling name."""
+        """The options in the parameters of 03_sampling."""
         own = {name: params[name] for name in ("ipc", "function", "greedy", "lam", "allocation")}
         return cls(seed=seed, crops=Crops.of(params), **own)
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """The images to pick from, and what is known of each; what a strategy does not need may be absent.
+    """The images to pick from, with their data; a strategy needs only some of it.
 
-    labels, bins (n,) integers; logit_grad (n, C) and embedding (n, d) of `gradients.gradient_factors`, arrays or memory
-    maps, of which one class at a time is read, to `device`. among (n,) bool: the images that may be picked, such as
-    `surest`; None for all. RDED needs the images themselves and the teacher, and knows no `among`.
+    labels, bins (n,) integers; logit_grad (n, C) and embedding (n, d) from `gradients.gradient_factors`, arrays or memory
+    maps, read to `device` one class at a time. among (n,) bool: the images that may be picked, such as `surest`; None:
+    all. RDED needs images and teacher, and ignores `among`.
     """
 
     labels: Sequence[int] | np.ndarray
@@ -97,18 +97,18 @@ class Pool:
 
     @property
     def factors(self) -> dict[str, Array | None]:
-        """The two arrays of which one class at a time is read, by their names."""
+        """The two arrays that are read one class at a time, by name."""
         return {"logit_grad": self.logit_grad, "embedding": self.embedding}
 
 
 def surest(losses: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
     """The share (0 to 1, at least one image) of each class whose loss (n,) is lowest: (n,) bool. Ties go to the first.
 
-    Images that a teacher is sure of teach most in a short training: the observation that RDED (2312.03526) rests on.
+    In a short training, images that a teacher is sure of teach most, as RDED (2312.03526) observed.
     ValueError for a share outside (0, 1].
     """
     if not 0 < share <= 1:
-        raise ValueError(f"sure_share = {share}: a share of each class above 0, and at most 1")
+        raise ValueError(f"sure_share = {share}: a share of each class above 0 and at most 1")
     kept = np.zeros(len(labels), bool)
     for _, members in groups(labels):
         kept[members[np.argsort(losses[members], kind="stable")][: sure_count(share, len(members))]] = True
@@ -116,29 +116,28 @@ def surest(losses: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
 
 
 def sure_count(share: float, images: int) -> int:
-    """How many of a class's images its `surest` are."""
+    """The number of `surest` images in a class."""
     return max(round(share * images), 1)
 
 
 def pick(picked_by: str, pool: Pool, options: PickOptions, engine: Engine = LOCAL) -> pd.DataFrame:
     """The table of picks: ipc images of every class, by one of STRATEGIES, or RDED's crops.
 
-    dc3 takes the first picks of all bins, then the second ones, … One kernel at a time is held. Herding and kcenter
-    work on the embedding. engine: class after class here, or each class in one of Ray's tasks, to the same picks.
-    Raises ValueError naming an unknown strategy, a missing or mismatched array, and a class of fewer than ipc images to
-    pick from.
+    dc3 ranks the first picks of all bins first, then the second ones, … Herding and kcenter use the embedding. Holds
+    one kernel at a time. engine: local, or one Ray task per class, with the same picks.
+    Raises ValueError for an unknown strategy, a missing or mismatched array, and a class of fewer than ipc images.
     """
     if picked_by == RDED:
         if pool.images is None or pool.teacher is None:
-            raise ValueError("images, teacher: missing, and rded needs them")
+            raise ValueError("images, teacher = None: rded needs them")
         return pick_crops(pool.images, pool.teacher, options.ipc, options.seed, options.crops)
     if picked_by not in STRATEGIES:
-        raise ValueError(f"selection: {picked_by!r} is not one of {', '.join(STRATEGIES)}")
-    labels, bins, factors = _checked(pool, STRATEGIES[picked_by].needs)
+        raise ValueError(f"selection = {picked_by!r}: choose one of {', '.join(STRATEGIES)}")
+    labels, bins, factors = _checked_pool(pool, STRATEGIES[picked_by].needs)
     among = np.ones(len(labels), bool) if pool.among is None else np.asarray(pool.among, bool)
     counts = np.bincount(labels[among], minlength=labels.max() + 1)
     for label in np.unique(labels):
-        check_count("ipc", options.ipc, int(counts[label]), f"the number of images of class {label} to pick from")
+        check_count("ipc", options.ipc, int(counts[label]), f"the images of class {label} to pick from")
     sent = {name: factor if engine.is_local else portable(factor) for name, factor in factors.items()}
     members = {int(label): of_class[among[of_class]] for label, of_class in groups(labels)}
     work = ClassWork(picked_by, members, bins, sent, options, pool.device)
@@ -169,23 +168,22 @@ class ClassWork:
         return columns | {"rank": np.arange(ipc), "gain": picks.gains}
 
 
-def _checked(pool: Pool, needs: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, dict[str, Array | None]]:
+def _checked_pool(pool: Pool, needs: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, dict[str, Array | None]]:
     """Labels, bins and factors of the pool; factors that are not needed are None."""
-    labels = _integers("labels", pool.labels)
+    labels = class_numbers(pool.labels)
     for name, array in {"bins": pool.bins, **pool.factors}.items():
         if array is None and name in needs:
-            raise ValueError(f"{name}: missing, and the strategy needs it")
+            raise ValueError(f"{name} = None: the strategy needs it")
         if array is not None and len(array) != len(labels):
-            raise ValueError(f"{name}: {len(array)} rows for {len(labels)} labels")
-    bins = np.full(len(labels), NO_BIN) if pool.bins is None else _integers("bins", pool.bins)
-    return labels, bins, {name: array if name in needs else None for name, array in pool.factors.items()}
-
-
-def _integers(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu" or (name == "labels" and array.min() < 0):
-        raise ValueError(f"{name}: expected (n,) integers, n ≥ 1, labels from 0; got {array.dtype} {array.shape}")
-    return array.astype(np.int64)
+            raise ValueError(f"{name} = {len(array)} rows: expected one for each of {len(labels)} labels")
+    bins = np.full(len(labels), NO_BIN) if pool.bins is None else np.asarray(pool.bins)
+    if bins.ndim != 1 or bins.dtype.kind not in "iu":
+        raise ValueError(f"bins = {bins.dtype} {bins.shape}: expected (n,) integers")
+    return (
+        labels,
+        bins.astype(np.int64),
+        {name: array if name in needs else None for name, array in pool.factors.items()},
+    )
 
 
 def _rows(name: str, factor: Array | OnDisk | None, members: np.ndarray, device: torch.device | str | None) -> Tensor:
@@ -193,7 +191,7 @@ def _rows(name: str, factor: Array | OnDisk | None, members: np.ndarray, device:
         return torch.empty(len(members), 0)
     rows = as_tensor(factor[members] if isinstance(factor, Tensor) else read_rows(factor, members))
     if not torch.isfinite(rows).all():
-        raise ValueError(f"{name}: NaN or infinite values")
+        raise ValueError(f"{name} = NaN or infinite values: expected finite values")
     return rows.to(device=device, dtype=torch.float32)
 
 
@@ -201,7 +199,7 @@ def _rows(name: str, factor: Array | OnDisk | None, members: np.ndarray, device:
 class ClassImages:
     """One class, its images numbered from 0: bins (n,), logit_grad (n, C), embedding (n, d), and how to pick.
 
-    What the strategy does not need has no columns, (n, 0).
+    Arrays that the strategy does not need have no columns, (n, 0).
     """
 
     label: int
@@ -214,11 +212,11 @@ class ClassImages:
         return len(self.bins)
 
     def rng(self) -> np.random.Generator:
-        """A generator at its start, from (seed, class)."""
+        """A new generator, from (seed, class)."""
         return np.random.default_rng([self.options.seed, self.label])
 
     def greedy_picks(self, members: np.ndarray, budget: int, function: str, part: int = 0) -> Selection:
-        """The picks among `members` (m,), by a kernel of these only; each `part` of a class has draws of its own."""
+        """The picks among `members` (m,), by the kernel of these only; each `part` of a class has its own draws."""
         rows = torch.from_numpy(members).to(self.logit_grad.device)
         kernel = gradient_kernel(self.logit_grad[rows], self.embedding[rows])
         seed = int(np.random.SeedSequence([self.options.seed, self.label, part]).generate_state(1)[0])
@@ -227,7 +225,7 @@ class ClassImages:
 
 
 def dc3(images: ClassImages, ipc: int) -> Selection:
-    """DC3: greedy submodular picks in every bin; ranked bin after bin in turns, first picks of all bins first."""
+    """DC3: greedy submodular picks in every bin, ranked in turns: the first picks of all bins first."""
     names, sizes = np.unique(images.bins, return_counts=True)
     shares = allocate_budget(sizes, ipc, images.options.allocation)
     chosen = [
@@ -255,7 +253,7 @@ def herding(images: ClassImages, ipc: int) -> Selection:
     features = images.embedding.to(accumulator(images.embedding.device))
     lengths, mean = features.square().sum(1), features.mean(0)
     picks: list[int] = []
-    missing = mean.clone()  # missing: what the next pick should be, (k + 1)·mean − Σ picks
+    missing = mean.clone()  # the ideal next pick, (k + 1)·mean − Σ picks
     for _ in range(ipc):
         distances = lengths - 2 * features @ missing
         distances[picks] = torch.inf
@@ -277,7 +275,7 @@ def kcenter(images: ClassImages, ipc: int) -> Selection:
 
 
 def dq(images: ClassImages, ipc: int) -> Selection:
-    """Dataset Quantization (Zhou et al. 2023): GraphCut bins of what earlier bins left, then random picks of each."""
+    """Dataset Quantization (Zhou et al. 2023): GraphCut bins, each from the images that earlier bins left, then random picks."""
     left, sizes = np.arange(len(images)), [len(part) for part in np.array_split(np.arange(len(images)), DQ_BINS)]
     rng = images.rng()
     picks: list[int] = []
@@ -296,7 +294,7 @@ def _without_gains(picks: Sequence[int] | np.ndarray) -> Selection:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How ipc images of a class are picked, and which of the pool's bins, logit_grad and embedding that needs."""
+    """How ipc images of a class are picked, and the arrays of the pool (bins, logit_grad, embedding) that it needs."""
 
     pick: Callable[[ClassImages, int], Selection]
     needs: tuple[str, ...] = ()
@@ -319,7 +317,7 @@ def coverage(picks: pd.DataFrame, pool: Pool) -> pd.DataFrame:
     to 1) and similarity (mean over the class of the similarity to the closest pick: the facility location of the
     picks / n).
     """
-    labels, bins, factors = _checked(pool, ("bins", *pool.factors))
+    labels, bins, factors = _checked_pool(pool, ("bins", *pool.factors))
     rows, members_of = [], dict(groups(labels))
     for label, picked in picks.groupby("label")["index"]:
         members = members_of[label]
@@ -332,7 +330,7 @@ def coverage(picks: pd.DataFrame, pool: Pool) -> pd.DataFrame:
 
 
 def plain_images(images: ImageSet, picks: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """What a method that does not edit makes of its picks, in memory: uint8 (n, S, S, 3) and labels (n,) int64."""
+    """The condensed images of a method without edits, in memory: uint8 (n, S, S, 3) and labels (n,) int64."""
     if "tile" not in picks:
         return images.images(picks["index"].to_numpy()), picks["label"].to_numpy()
     parts = [(label, mosaic(images, part.sort_values("tile"))) for (label, _), part in picks.groupby(["label", "rank"])]

@@ -79,7 +79,7 @@ def test_ramp_and_cell_are_parameters():
     ("images", "mode", "options", "named"),
     [
         (noise(8, 8, 2), "mosaic", {}, "mosaic"),
-        (noise(8, 8, 2), "fourfold_view", {}, "takes 4 images, got 2"),
+        (noise(8, 8, 2), "fourfold_view", {}, "images = 2 images: mode fourfold_view takes 4"),
         ([*noise(8, 8, 1), *noise(8, 9, 1)], "gradient", {}, "one shape"),
         ([image.astype(float) for image in noise(8, 8, 2)], "grid", {}, "float64"),
         (noise(8, 8, 2), "gradient", {"ramp": 0.0}, "ramp = 0.0"),

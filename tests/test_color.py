@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import ConvexHull
 from scipy.stats import gaussian_kde
 from skimage.color import rgb2lab
 
@@ -16,6 +17,10 @@ def noise(n=5, height=8, width=9, seed=0):
 
 def solid(*rgb, n=1):
     return np.full((n, 6, 6, 3), rgb, np.uint8)
+
+
+def whole_gamut(images):
+    return color.gamut_area_of_equal_sets(images, len(images), seed=0, draws=1).value
 
 
 def naive_colorfulness(image):
@@ -90,22 +95,20 @@ def test_gamut_area_of_a_known_triangle():
     a, b = rgb2lab(corners[None])[0, :, 1:].T
     expected = abs((a[1] - a[0]) * (b[2] - b[0]) - (a[2] - a[0]) * (b[1] - b[0])) / 2
     images = corners[np.array([0, 1, 2, 0])].reshape(1, 2, 2, 3)
-    assert color.lab_gamut_area(images) == pytest.approx(expected)
-    assert color.lab_gamut_area(np.concatenate([images, solid(200, 100, 100).reshape(-1, 2, 2, 3)])) == pytest.approx(
-        expected
-    )
+    assert whole_gamut(images) == pytest.approx(expected)
+    assert whole_gamut(np.concatenate([images, solid(200, 100, 100).reshape(-1, 2, 2, 3)])) == pytest.approx(expected)
 
 
 def test_gamut_of_one_color_and_of_greys_is_empty():
-    assert color.lab_gamut_area(solid(1, 2, 3)) == 0
+    assert whole_gamut(solid(1, 2, 3)) == 0
     greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1).reshape(1, 16, 16, 3)
-    assert color.lab_gamut_area(greys) == 0
+    assert whole_gamut(greys) == 0
 
 
 def test_gamut_of_a_whole_set_is_its_area_and_has_no_range():
     images = noise(6)
     interval = color.gamut_area_of_equal_sets(images, 6, seed=0, draws=5)
-    assert interval == pytest.approx((color.lab_gamut_area(images),) * 3)
+    assert interval == pytest.approx((ConvexHull(rgb2lab(images).reshape(-1, 3)[:, 1:]).volume,) * 3)
 
 
 def test_gamut_of_equal_sets_does_not_grow_with_the_set():
@@ -113,7 +116,7 @@ def test_gamut_of_equal_sets_does_not_grow_with_the_set():
     rng = np.random.default_rng(0)
     hues = rng.integers(0, 256, (300, 1, 1, 3), dtype=np.uint8)
     images = np.clip(hues.astype(int) + rng.integers(-9, 10, (300, 4, 4, 3)), 0, 255).astype(np.uint8)
-    assert color.lab_gamut_area(images) > 1.5 * color.lab_gamut_area(images[:20])
+    assert whole_gamut(images) > 1.5 * whole_gamut(images[:20])
     few, many = (color.gamut_area_of_equal_sets(part, 10, seed=0) for part in (images[:150], images))
     assert few.value == pytest.approx(many.value, rel=0.1)
     assert few.low < few.value < few.high
@@ -122,7 +125,7 @@ def test_gamut_of_equal_sets_does_not_grow_with_the_set():
 def test_gamut_of_equal_sets_of_greys_and_of_bad_sizes():
     assert color.gamut_area_of_equal_sets(np.concatenate([solid(1, 1, 1), solid(9, 9, 9)]), 2, seed=0).high == 0
     for size in (0, 6):
-        with pytest.raises(ValueError, match=rf"size={size}: expected 1 … 5"):
+        with pytest.raises(ValueError, match=rf"size = {size}: expected 1 … 5"):
             color.gamut_area_of_equal_sets(noise(5), size, seed=0)
 
 
@@ -179,19 +182,17 @@ def test_bootstrap_takes_statistics_of_sets():
         color.mean_lab,
         color.hue_histogram,
         color.rgb_density,
-        color.lab_gamut_area,
         lambda images: color.palette(images, seed=0),
         lambda images: color.gamut_area_of_equal_sets(images, 1, seed=0),
     ],
 )
 def test_bad_images_are_refused(function):
     for images, named in (
-        (np.full((1, 4, 4, 3), np.nan), "NaN"),
+        (np.full((1, 4, 4, 3), np.nan), "float64"),
         (np.zeros((1, 4, 4, 3)), "uint8"),
-        (np.zeros((4, 4, 3), np.uint8), "shape"),
-        (np.zeros((1, 3, 4, 4), np.uint8), "shape"),
+        (np.zeros((4, 4, 3), np.uint8), r"uint8 \(4, 4, 3\)"),
+        (np.zeros((1, 3, 4, 4), np.uint8), r"uint8 \(1, 3, 4, 4\)"),
         (np.zeros((0, 4, 4, 3), np.uint8), "at least one image"),
-        ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)], "of different sizes"),
     ):
         with pytest.raises(ValueError, match=named):
             function(images)
@@ -202,7 +203,7 @@ def test_bad_bootstraps_are_refused():
         ([], 0.9, "values"),
         ([1.0], 0.9, "at least two"),
         ([1.0, np.nan], 0.9, "NaN"),
-        ([1.0, 2.0], 95, "level=95"),
+        ([1.0, 2.0], 95, "level = 95"),
     ):
         with pytest.raises(ValueError, match=named):
             color.bootstrap_ci(np.array(values), level=level, seed=0)

@@ -151,7 +151,7 @@ def test_across_batch_sizes_hardly_a_pixel_differs_and_none_by_more_than_one(rec
         assert (differences > 0).mean() < 0.01
 
 
-def test_what_another_setting_made_is_redone_and_strangers_are_removed(
+def test_images_of_other_settings_are_made_again_and_other_files_removed(
     undisturbed, images, picks, random_editor, tmp_path
 ):
     warm = replace(COLORING, blend_mode="warm")

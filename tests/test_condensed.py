@@ -26,7 +26,7 @@ def test_a_set_from_elsewhere_loads_by_class_names_or_numbers(tmp_path, names):
     [
         (("cat", "dog"), (2, 2), 16, r"no folder for owl \(2 folders for 3 classes\)"),
         (("00000", "00002"), (2, 2), 16, "no folder for 00001"),
-        (("cat", "dog", "wolf"), (2, 2, 2), 16, "no folder for owl; folders of no class: wolf"),
+        (("cat", "dog", "wolf"), (2, 2, 2), 16, "no folder for owl; folders without a class: wolf"),
         (CLASSES, (2, 2, 1), 16, "1 images of owl and 2 of cat"),
         (CLASSES, (2, 0, 2), 16, "class folders without images .dog"),
         (CLASSES, (2, 2, 2), 32, r"cat/00000.png is 32×32 px, the data set's images are 16×16 px"),

@@ -61,5 +61,5 @@ def test_other_pixels_weights_and_image_sets_are_other_features(tmp_path):
 
 def test_a_network_of_unknown_weights_is_refused(tmp_path):
     network = FeatureNetwork("mine", lambda images: (torch.zeros(len(images), 2),) * 2, "cpu")
-    with pytest.raises(ValueError, match="feature_network='mine' has no fingerprint"):
+    with pytest.raises(ValueError, match="feature_network = 'mine': has no fingerprint"):
         cached_embed(IMAGES, network, tmp_path)

@@ -18,8 +18,8 @@ from dc3.fidelity import (
     inception_score,
     kid,
     neighbourhoods,
+    score_to_read,
     scores,
-    to_read,
 )
 from dc3.images.image_set import in_memory
 from dc3.models.evaluation import normalise
@@ -113,7 +113,7 @@ def test_inception_score_at_its_two_ends():
 
 @pytest.mark.parametrize(("real", "fake", "score"), [(100, 65, "FID"), (100, 64, "KID"), (64, 100, "KID")])
 def test_the_score_to_read_is_kid_where_a_covariance_is_singular(real, fake, score):
-    assert to_read(real, fake, 64) == score
+    assert score_to_read(real, fake, 64) == score
 
 
 def test_a_flattened_map_is_averaged_over_its_area():
@@ -210,13 +210,13 @@ def test_bad_features_are_refused():
         with pytest.raises(ValueError, match=named):
             embed(IMAGES, network(features))
     for spoilt, named in (
-        (np.full((2, 8, 8, 3), np.nan), r"got float64 \(2, 8, 8, 3\), with NaN"),
+        (np.full((2, 8, 8, 3), np.nan), r"images = float64 \(2, 8, 8, 3\)"),
         (np.zeros((2, 8, 8, 3)), "expected uint8"),
-        (np.zeros((2, 8, 8), np.uint8), r"got uint8 \(2, 8, 8\)"),
+        (np.zeros((2, 8, 8), np.uint8), r"images = uint8 \(2, 8, 8\)"),
     ):
         with pytest.raises(ValueError, match=named):
             embed(spoilt, network(lambda n: torch.zeros(n, 4)))
-    with pytest.raises(ValueError, match="at least 2 images"):
+    with pytest.raises(ValueError, match="images = 1 images: expected at least 2"):
         embed(IMAGES[:1], network(lambda n: torch.zeros(n, 4)))
     with pytest.raises(ValueError, match="8×10"):
         embed(np.zeros((2, 8, 10, 3), np.uint8), classifier_network(convnet(), "teacher"))
@@ -229,8 +229,8 @@ def test_bad_sets_are_refused():
         (spoilt, "NaN"),
         (good[:, :3], "one network"),
         (good[:1], "at least 2"),
-        (good[:0], "fake: expected features"),
-        (good[0], "fake: expected features"),
+        (good[:0], r"fake = \(0, 4\): expected features"),
+        (good[0], r"fake = \(4,\): expected features"),
     ):
         for score in (lambda a, b: fid(a, b), lambda a, b: kid(a, b, seed=0)):
             with pytest.raises(ValueError, match=named):

@@ -52,11 +52,11 @@ def test_neighbours_are_at_most_all_others():
 def test_bad_sets_are_refused():
     good = gaussian(20)
     for real, fake, k, named in (
-        (good, good, 0, "neighbours=0: expected at least 1"),
-        (good, good[:1], 5, "fake: expected at least 2 images"),
-        (good[:1], good, 5, "real: expected at least 2 images"),
+        (good, good, 0, "neighbours = 0: at least 1"),
+        (good, good[:1], 5, "fake = 1 images: expected at least 2"),
+        (good[:1], good, 5, "real = 1 images: expected at least 2"),
         (good, good[:, :3], 5, "one network"),
-        (good, good * np.nan, 5, "fake: the features contain NaN"),
+        (good, good * np.nan, 5, "fake = NaN"),
     ):
         with pytest.raises(ValueError, match=named):
             neighbourhoods(real, fake, k)

@@ -152,7 +152,7 @@ def test_the_projects_notebooks_declare_every_parameter_with_a_known_type_and_a_
         ("Dataset", datasets.DATASETS),
         ("Selection", strategies.STRATEGIES),
         ("Function", sampling.FUNCTIONS),
-        ("Greedy", sampling.DRAWS_A_SAMPLE),
+        ("Greedy", sampling.GREEDIES),
         ("Allocation", sampling.ALLOCATIONS),
         ("GradientLoss", gradients.LOSSES),
         ("BlendMode", [*blending.IMAGES_NEEDED, compensation.SOURCE_MODE]),

@@ -147,7 +147,7 @@ def test_kernel_of_read_only_arrays():
     [
         (lambda g, h: (np.where(np.arange(6)[:, None] == 4, np.nan, g), h), "logit_grad.*row 4"),
         (lambda g, h: (g, np.where(h == h.max(), np.inf, h)), "embedding"),
-        (lambda g, h: (g[:5], h), "5 rows against 6"),
+        (lambda g, h: (g[:5], h), "5 rows and embedding 6"),
         (lambda g, h: (g[:, 0], h), "logit_grad"),
         (lambda g, h: (g[:0], h[:0]), "logit_grad"),
         (lambda g, h: (torch.from_numpy(g), h), "one kind"),
@@ -293,7 +293,7 @@ def test_the_model_is_put_back_as_it_was():
     assert model(torch.from_numpy(images)).requires_grad
 
 
-def test_factors_are_of_the_precision_that_is_asked_for():
+def test_amp_sets_the_precision_of_the_factors():
     model, (images, labels) = SmallNet(), images_and_labels()
     exact, half = (gradient_factors(model, images, labels, amp=amp)[1] for amp in (False, True))
     assert np.array_equal(exact, gradient_factors(model, images, labels)[1]), "on a CPU"
@@ -303,17 +303,17 @@ def test_factors_are_of_the_precision_that_is_asked_for():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"labels": [0, 1, 6]}, "classes 0 to 5"),
+        ({"labels": [0, 1, 6]}, "class numbers 0 … 5"),
         ({"labels": [0, -1, 1]}, "labels"),
         ({"labels": [0.0, 1.0, 1.0]}, "labels"),
-        ({"labels": [0, 1]}, "3 given for 2"),
-        ({"labels": [0, 1, 1, 1]}, "3 given for 4"),
-        ({"images": [np.zeros((4, 3, 12, 12), np.float32)]}, "more than the 3 labels"),
-        ({"images": iter([np.zeros((2, 3, 12, 12), np.float32)])}, "2 given for 3"),
+        ({"labels": [0, 1]}, "images = 3: expected one for each of 2 labels"),
+        ({"labels": [0, 1, 1, 1]}, "images = 3: expected one for each of 4 labels"),
+        ({"images": [np.zeros((4, 3, 12, 12), np.float32)]}, "images = 4 or more: expected one for each of 3 labels"),
+        ({"images": iter([np.zeros((2, 3, 12, 12), np.float32)])}, "images = 2: expected one for each of 3"),
         ({"loss": "mse"}, "mse.*softmax_ce, ce"),
         ({"batch_size": 0}, "batch_size"),
         ({"images": [np.zeros((3, 12, 12), np.float32)]}, "images"),
-        ({"images": np.full((3, 3, 12, 12), np.nan, np.float32)}, "NaN.*0 to 2"),
+        ({"images": np.full((3, 3, 12, 12), np.nan, np.float32)}, "NaN.*0 … 2"),
         ({"model": nn.Conv2d(3, 3, 1)}, "no linear layer"),
     ],
 )
@@ -438,21 +438,21 @@ def test_a_torch_kernel_gives_the_same_and_is_left_alone(function):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"budget": 0}, "budget: 0"),
-        ({"budget": -3}, "budget: -3"),
-        ({"budget": 5}, "budget: 5.*1 to 4"),
-        ({"budget": 2.0}, "budget: 2.0"),
+        ({"budget": 0}, "budget = 0"),
+        ({"budget": -3}, "budget = -3"),
+        ({"budget": 5}, "budget = 5.*1 to 4"),
+        ({"budget": 2.0}, "budget = 2.0"),
         ({"function": "MaxCut"}, "MaxCut.*GraphCut"),
         ({"greedy": "Greedy"}, "'Greedy'.*NaiveGreedy"),
-        ({"lam": float("nan")}, "lam: nan"),
-        ({"lam": -1.0}, "lam: -1.0"),
-        ({"seed": -1}, "seed: -1"),
+        ({"lam": float("nan")}, "lam = nan"),
+        ({"lam": -1.0}, "lam = -1.0"),
+        ({"seed": -1}, "seed = -1"),
         ({"kernel": np.ones((3, 4))}, r"kernel.*\(3, 4\)"),
         ({"kernel": np.ones(4)}, "kernel"),
         ({"kernel": np.ones((0, 0))}, "kernel"),
-        ({"kernel": np.diag([1, np.nan, 1, 1])}, "kernel: NaN"),
-        ({"kernel": np.diag([1, 1, np.inf, 1])}, "kernel: NaN or infinite"),
-        ({"kernel": np.triu(np.ones((4, 4)))}, "kernel: not symmetric"),
+        ({"kernel": np.diag([1, np.nan, 1, 1])}, "kernel = NaN"),
+        ({"kernel": np.diag([1, 1, np.inf, 1])}, "kernel = NaN or infinite"),
+        ({"kernel": np.triu(np.ones((4, 4)))}, "kernel = not symmetric"),
     ],
 )
 def test_bad_input_of_select_is_refused(change, named):
@@ -559,10 +559,10 @@ def test_budgets_by_hand(sizes, ipc, how, expected):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (([3, 4], 8), r"ipc: 8 .*1 to 7.*\[3, 4\]"),
-        (([3, 4], 0), "ipc: 0"),
-        (([3, 4], -1), "ipc: -1"),
-        (([3, 4], 1.5), "ipc: 1.5"),
+        (([3, 4], 8), r"ipc = 8: .*1 to 7.*\[3, 4\]"),
+        (([3, 4], 0), "ipc = 0"),
+        (([3, 4], -1), "ipc = -1"),
+        (([3, 4], 1.5), "ipc = 1.5"),
         (([3, -4], 1), "bin_sizes"),
         (([3.5], 1), "bin_sizes"),
         (([], 1), "ipc"),

@@ -117,7 +117,7 @@ def test_a_corrupt_image_elsewhere_is_named_by_its_url(memory):
         ({"dataset": "cifar10", "data_dir": "memory://bucket"}, "is a URL: dataset = 'cifar10' needs a local folder"),
         ({"data_dir": "s3://bucket"}, "'s3://bucket' cannot be opened (Install s3fs to access S3)"),
         ({"condensed_out": "nowhere://bucket"}, "'nowhere://bucket' cannot be opened"),
-        ({"condensed_out": "memory://bucket"}, "condensed_out = 'memory://bucket' holds other images"),
+        ({"condensed_out": "memory://bucket"}, "condensed_out = 'memory://bucket': holds other images"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value.values()).replace("/", ""),
 )
@@ -200,7 +200,7 @@ def test_nothing_is_published_among_the_images_of_another_set(condensed_set, tar
     condensed.publish(condensed_set, target)
     (condensed_set / "00000/00007.png").rename(condensed_set / "00000/00001.png")
     before = contents(target)
-    with pytest.raises(ValueError, match=r"holds other images \(00000/00007.png\): empty it, or give another place"):
+    with pytest.raises(ValueError, match=r"holds other images \(00000/00007.png\); empty it, or give another place"):
         condensed.publish(condensed_set, target)
     assert contents(target) == before
 

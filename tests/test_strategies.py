@@ -113,7 +113,7 @@ def test_dc3_is_the_greedy_of_every_bin_in_turns():
         assert turns.is_monotonic_increasing  # the second pick of a bin comes after the first of all
 
 
-def test_dc3_takes_equal_shares_when_asked():
+def test_dc3_with_equal_allocation_takes_equal_shares():
     table = choose("dc3", ipc=8, allocation="equal", **image_set())
     assert (table.groupby(["label", "bin"]).size() == 2).all()
 
@@ -216,16 +216,16 @@ def test_arrays_a_strategy_does_not_need_may_be_absent():
     ("change", "named"),
     [
         ({"selection": "kmeans"}, "kmeans.*dc3, submodular, random, herding, kcenter, dq"),
-        ({"ipc": 1000}, "ipc: 1000 .*class 0"),
-        ({"ipc": 0}, "ipc: 0"),
-        ({"bins": None}, "bins: missing"),
-        ({"embedding": None}, "embedding: missing"),
-        ({"logit_grad": np.ones((3, 5))}, "logit_grad: 3 rows for 180"),
-        ({"bins": np.zeros(179, dtype=int)}, "bins: 179 rows"),
+        ({"ipc": 1000}, "ipc = 1000: .*class 0"),
+        ({"ipc": 0}, "ipc = 0"),
+        ({"bins": None}, "bins = None"),
+        ({"embedding": None}, "embedding = None"),
+        ({"logit_grad": np.ones((3, 5))}, "logit_grad = 3 rows: .* 180"),
+        ({"bins": np.zeros(179, dtype=int)}, "bins = 179 rows"),
         ({"bins": np.zeros(180)}, "bins"),
         ({"labels": np.zeros(180)}, "labels"),
         ({"labels": np.full(180, -1)}, "labels"),
-        ({"embedding": np.full((180, 8), np.nan)}, "embedding: NaN"),
+        ({"embedding": np.full((180, 8), np.nan)}, "embedding = NaN"),
         ({"seed": -1}, "seed"),
         ({"function": "MaxCut"}, "MaxCut"),
         ({"greedy": "Fast"}, "Fast"),
@@ -282,5 +282,5 @@ def test_the_surest_are_the_lowest_losses_of_each_class():
     assert surest(losses, labels, 1).all()
     with pytest.raises(ValueError, match="sure_share = 0"):
         surest(losses, labels, 0)
-    with pytest.raises(ValueError, match=r"ipc: 3 .* class 1 to pick from"):
+    with pytest.raises(ValueError, match=r"ipc = 3: .* class 1 to pick from"):
         choose("random", labels=labels, ipc=3, among=surest(losses, labels, 1))
