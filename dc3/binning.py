@@ -44,8 +44,8 @@ def bin_class(
 ) -> Bins:
     """DC3's binning of one class, latents (n, d) of any float type: PCA to `components`, then K-means with K = `bins`.
 
-    components is reduced to min(components, n - 1, d), bins to the number of distinct images, and
-    the log says so. Equal rows share a bin.
+    components is reduced to min(components, n - 1, d), bins to the number of distinct images, with a log
+    message. Equal rows share a bin.
     pca: "full" is the exact decomposition; "randomized" (Halko et al. 2011) finds only the leading components, several
     times faster where d is in the thousands, and almost exactly for so few; "auto" is scikit-learn's choice by
     shape, the randomized one above 500 images. kmeans: "full" sees all images in every
@@ -81,7 +81,7 @@ def bin_all(
 ) -> np.ndarray:
     """The bin of every image within its class, (n,) int64; reads one class of `latents` (or a memory map) at a time.
 
-    latents (n, d), labels (n,), the rest as in `bin_class`. Raises as `bin_class`, and ValueError for another count of labels.
+    latents (n, d), labels (n,), the rest as in `bin_class`. Raises as `bin_class`, and for another count of labels.
     """
     labels = class_numbers(labels, count=len(latents))
     bin_numbers = np.empty(len(labels), np.int64)

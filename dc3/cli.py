@@ -1,4 +1,4 @@
-"""The dc3 command: run the notebooks, once or over a grid, list their parameters, train the shipped editor."""
+"""The dc3 command: run the notebooks once or over a grid, report, compare and export runs, train the editor."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ TABLE_ROWS = 10  # of a comparison's tables on the terminal
 
 @app.callback()
 def log_to_terminal() -> None:
-    """The log as plain lines on the terminal, without what libraries have to say below a warning."""
+    """Logs plain lines to the terminal, from libraries only warnings and errors."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for library in ("papermill", "httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -30,10 +30,10 @@ def run(
     params_file: Annotated[Path, typer.Argument(help="a file of params/, such as params/demo.yaml")],
     p: Annotated[list[str], typer.Option("-p", metavar="KEY VALUE", help="set a parameter; may be repeated")] = [],  # noqa: B006
     start: Annotated[str, typer.Option("--from", metavar="STAGE", help="redo from this stage on, such as 03")] = "",
-    until: Annotated[str, typer.Option("--until", metavar="STAGE", help="end after this stage, such as 00")] = "",
-    force: Annotated[bool, typer.Option("--force", help="redo every stage")] = False,
+    until: Annotated[str, typer.Option("--until", metavar="STAGE", help="stop after this stage, such as 00")] = "",
+    force: Annotated[bool, typer.Option("--force", help="run every stage again")] = False,
 ) -> None:
-    """Execute the notebooks of a run in order; stages that are up to date are skipped."""
+    """Execute the notebooks of a run in order; skip stages that are up to date."""
     from dc3.machine.files import Busy
     from dc3.runs.runner import StageFailed, run_notebooks
 
@@ -53,9 +53,9 @@ def run(
 @app.command()
 def reproduce(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with a finished 04_compensation")],
-    index: Annotated[int, typer.Argument(help="of the source in the training set: column index of provenance.parquet")],
+    index: Annotated[int, typer.Argument(help="the source in the training set: column index of provenance.parquet")],
 ) -> None:
-    """Make one condensed image of a run again, and say whether the bytes agree."""
+    """Make one condensed image of a run again, and compare the bytes."""
     from dc3.runs.reproduction import reproduce as make_again
     from dc3.runs.stage import StageMissing
 
@@ -76,12 +76,12 @@ def reproduce(
 def sweep(
     sweep_file: Annotated[Path, typer.Argument(help="a file of params/ with base and grid: params/…_sweep.yaml")],
     part: Annotated[
-        str, typer.Option(metavar="K/N", help="only every N-th run, from the K-th on; for N machines")
+        str, typer.Option(metavar="K/N", help="every N-th run from the K-th on, to divide runs among N machines")
     ] = "1/1",
-    force: Annotated[bool, typer.Option("--force", help="redo every stage of every run, sharing none")] = False,
-    report: Annotated[bool, typer.Option(help="write a page over all runs that are finished")] = True,
+    force: Annotated[bool, typer.Option("--force", help="run every stage of every run again, without sharing")] = False,
+    report: Annotated[bool, typer.Option(help="write a report on all finished runs")] = True,
 ) -> None:
-    """Execute the runs of a grid, sharing the stages they have in common, and collect their results in one table."""
+    """Execute the runs of a grid, share their common stages, and collect the results in one table."""
     from dc3.runs.report import write_sweep_report
     from dc3.runs.sweep import run_sweep
 
@@ -101,10 +101,12 @@ def check_data(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="with train/ and val/ (or test/), or a condensed set")],
     decode: Annotated[
         bool | None,
-        typer.Option("--decode/--headers", help="decode every file, or only its header; else: decode up to 20,000"),
+        typer.Option(
+            "--decode/--headers", help="decode every file, or only read its header; default: decode up to 20,000"
+        ),
     ] = None,
 ) -> None:
-    """Say what a run would see in a folder: classes, counts, sizes, unreadable files; 1 when it would be refused."""
+    """Show the classes, counts, sizes and unreadable files of a folder; exit with 1 if a run would refuse it."""
     from dc3.runs import data_check
 
     try:
@@ -119,10 +121,10 @@ def check_data(
 @app.command()
 def report(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with finished stages")],
-    out: Annotated[Path | None, typer.Option(help="the file; by itself: runs/RUN/report.html")] = None,
-    code: Annotated[bool, typer.Option("--code", help="show the notebooks' code too")] = False,
+    out: Annotated[Path | None, typer.Option(help="the file; default: runs/RUN/report.html")] = None,
+    code: Annotated[bool, typer.Option("--code", help="include the notebooks' code")] = False,
 ) -> None:
-    """Write what a run came to, and its notebooks, as one HTML file that can be mailed."""
+    """Write the results of a run and its notebooks as one HTML file."""
     from dc3.runs.report import write_report
 
     try:
@@ -135,9 +137,9 @@ def report(
 @app.command("compare")
 def compare_runs(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="a run with finished stages")],
-    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another; differences are RUN_B less RUN_A")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="another; differences are RUN_B minus RUN_A")],
 ) -> None:
-    """Lay two runs side by side: parameters, accuracy, colour, FID, picks in common, time; as tables and a figure."""
+    """Compare two runs: parameters, accuracy, colour, FID, common picks and time, as tables and a figure."""
     from dc3.runs.compare import compare, write
 
     try:
@@ -157,10 +159,10 @@ def compare_runs(
 def export_set(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with a finished 04_compensation")],
     to: Annotated[str, typer.Option(metavar="FORMAT", help="hf (Hugging Face datasets) or npz")],
-    out: Annotated[Path | None, typer.Option(help="a new folder; by itself: runs/RUN/export-FORMAT")] = None,
-    soft_labels: Annotated[bool, typer.Option("--soft-labels", help="with the teacher's logits of each image")] = False,
+    out: Annotated[Path | None, typer.Option(help="a new folder; default: runs/RUN/export-FORMAT")] = None,
+    soft_labels: Annotated[bool, typer.Option("--soft-labels", help="add the teacher's logits of each image")] = False,
 ) -> None:
-    """Write a run's condensed set for use elsewhere, with its dataset card and provenance."""
+    """Export a run's condensed set with its dataset card and provenance."""
     from dc3.runs.export import export
     from dc3.runs.stage import StageMissing
 
@@ -169,7 +171,7 @@ def export_set(
     except (ValueError, OSError, StageMissing) as error:
         stop(str(error), REFUSED)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    typer.echo(f"{paths.shown(folder)}: {size / 1e6:.1f} MB; README.md in it is the dataset card")
+    typer.echo(f"{paths.shown(folder)}: {size / 1e6:.1f} MB; its README.md is the dataset card")
 
 
 @app.command()
@@ -182,7 +184,7 @@ def params() -> None:
 
 @app.command()
 def keep_outputs(run_name: Annotated[str, typer.Argument(metavar="RUN")] = "demo") -> None:
-    """Put a run's outputs into the committed notebooks (the run must have the notebooks' defaults)."""
+    """Copy a run's outputs into the committed notebooks (a run with the default parameters)."""
     from dc3.runs.notebooks import take_outputs
     from dc3.runs.parameters import notebook_names
     from dc3.runs.runner import executed_copy
@@ -198,7 +200,7 @@ def train_editor(
     work: Annotated[Path, typer.Option(help="folder of the checkpoints")] = paths.RUNS / "editor",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
 ) -> None:
-    """Train the editor that the package ships; killed and started again, it goes on from its last checkpoint."""
+    """Train the editor that the package ships; after a kill, start it again to continue from its last checkpoint."""
     from dc3.generators import tiny_editor
     from dc3.machine.keeping import AnotherTraining
 
@@ -215,7 +217,7 @@ def main() -> None:
 
 
 def joined_pairs(arguments: list[str]) -> list[str]:
-    """["-p", "ipc", "50"] → ["-p", "ipc=50"]; what already has an = stays."""
+    """["-p", "ipc", "50"] → ["-p", "ipc=50"]; leaves pairs with an = unchanged."""
     joined, rest = [], list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -227,7 +229,7 @@ def joined_pairs(arguments: list[str]) -> list[str]:
 
 
 def stop(message: str, code: int) -> None:
-    """Says `message` on the error stream and ends the command with exit code `code`."""
+    """Prints `message` to stderr and exits with `code`."""
     typer.echo(message, err=True)
     raise typer.Exit(code)
 

@@ -133,7 +133,7 @@ def _on_a_line(plane: np.ndarray) -> bool:
 
 def palette(images: np.ndarray, colors: int = 6, *, seed: int, pixels: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """The set's main colours, K-means in CIELAB over a sample of pixels: uint8 (colors, 3), and shares, falling."""
-    images = _checked(images)
+    images = _checked_images(images)
     sample = np.random.default_rng(seed).integers(images[..., 0].size, size=pixels)
     flat = images.reshape(-1, 3)[sample]
     distinct = len(np.unique(flat, axis=0))
@@ -192,10 +192,15 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    images = _checked_images(images)
+    step = max(1, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
+
+
+def _checked_images(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
     check_images(images)
     if not images.size:
         raise ValueError(f"images = {images.shape}: expected at least one image")
-    step = max(1, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
-    for start in range(0, len(images), step):
-        yield images[start : start + step]
+    return images

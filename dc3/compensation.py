@@ -187,8 +187,8 @@ def compensate(
 ) -> pd.DataFrame:
     """Writes the compensated picks to `folder` in the layout of `dc3.condensed.fill`, and returns their provenance.
 
-    `picks` has the columns index, label, bin, rank. A killed run continues. Raises EditFailed if two attempts to edit an
-    image fail; all other images are kept, on Ray (`engine`) those of other batches. With blend_mode "none" as `copy`.
+    `picks` has the columns index, label, bin, rank. A killed run continues. Raises EditFailed if an image fails twice;
+    all other images are kept, on Ray (`engine`) those of other batches. With blend_mode "none" as `copy`.
     """
     count = compensator.coloring.edits_per_pick
     if not count:

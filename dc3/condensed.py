@@ -165,7 +165,7 @@ def load(
     allow_unequal: bool = False,
     parameter: str = "condensed_dir",
 ) -> ImageSet:
-    """Loads a condensed set, ours or another: class folders that sort as `classes`, or are named 00000, 00001 …
+    """Loads a condensed set, ours or another: class folders that sort as `classes`, or are named 00000, ….
 
     `parameter` named the folder, for messages.
     Raises ValueError for other classes, a class without images, unequal IPC (unless allowed) and images of another size

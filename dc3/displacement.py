@@ -1,4 +1,4 @@
-"""How far compensation moves an image in feature space: from its source, out of its bin, its class; and maps of it."""
+"""How far compensation moves an image in feature space: from its source, its bin and its class; with maps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ ROWS = 256  # of a distance matrix held at a time
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where training images lie in feature space, and where the condensed images lie that were made of some of them.
+    """Training images and the condensed images of some of them in feature space.
 
-    real (n, d): features of the training images, labels and bins (n,); made (m, d): of the condensed images; sources
-    (m,): which row of `real` each one was made of. Raises ValueError for arrays that do not fit together.
+    real (n, d): features of the training images, with labels and bins (n,); made (m, d): of the condensed images;
+    sources (m,): the row of `real` that is the source of each. Raises ValueError for arrays that do not match.
     """
 
     real: np.ndarray
@@ -31,12 +31,14 @@ class Places:
     def __post_init__(self) -> None:
         real, made, count = self.real, self.made, len(self.real)
         if real.ndim != 2 or made.ndim != 2 or real.shape[1] != made.shape[1]:
-            raise ValueError(f"made: expected features as wide as those of real, got {made.shape} for {real.shape}")
+            raise ValueError(f"made = {made.shape}: expected as many features as real = {real.shape}")
         if not len(self.labels) == len(self.bins) == count:
             given = f"{len(self.labels)}, {len(self.bins)}"
-            raise ValueError(f"labels, bins: expected one for each of {count} images, got {given}")
+            raise ValueError(f"labels, bins = {given} values: expected one for each of {count} images")
         if len(self.sources) != len(made) or (len(made) and not 0 <= min(self.sources) <= max(self.sources) < count):
-            raise ValueError(f"sources: expected a row of real (0 … {count - 1}) for each of {len(made)} made images")
+            raise ValueError(
+                f"sources = {self.sources}: expected a row of real, 0 … {count - 1}, for each of {len(made)} images"
+            )
 
 
 def locate(
@@ -47,7 +49,7 @@ def locate(
     embed: Callable[[np.ndarray], Embedded],
     per_class: int,
 ) -> Places:
-    """The places of the condensed images of some rows of the provenance, among `per_class` images of each class.
+    """The places of the condensed images in `provenance`, among `per_class` training images of each class.
 
     bins (n,) of all training images; embed: `fidelity.embed` of uint8 images (k, S, S, 3) by some network.
     """
@@ -57,17 +59,17 @@ def locate(
 
 
 def compared_with(labels: np.ndarray, sources: np.ndarray, per_class: int) -> np.ndarray:
-    """The images to compare with: the first `per_class` of each class of the sources, and these, ascending (n,)."""
+    """The first `per_class` images of each class of the sources, and the sources, ascending (n,)."""
     first = [np.flatnonzero(labels == label)[:per_class] for label in np.unique(labels[sources])]
     return np.unique(np.concatenate([*first, sources]))
 
 
 def measure(places: Places) -> pd.DataFrame:
-    """How far condensed images lie from their sources, a row a condensed image.
+    """How far condensed images lie from their sources, one row per condensed image.
 
     Columns: label; distance to the source (in features) and the same in units of the median distance between the source
-    and its class (`relative`, NaN in a class of one image); whether the nearest training image is the source itself, of
-    its bin, of its class; and how many training images lie nearer than the source.
+    and its class (`relative`, NaN in a class of one image); whether the nearest training image is the source, in
+    its bin, in its class; and how many training images lie nearer than the source.
     """
     labels, bins = places.labels, places.bins
     real, made = (torch.from_numpy(np.asarray(rows, np.float64)) for rows in (places.real, places.made))
@@ -95,7 +97,7 @@ def measure(places: Places) -> pd.DataFrame:
 
 
 def _spread(real: torch.Tensor, labels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Median distance of each chosen image to the other images of its class; NaN where there are none."""
+    """Median distance of each chosen image to the other images of its class; NaN without others."""
     medians = []
     for index in chosen:
         others = np.setdiff1d(np.flatnonzero(labels == labels[index]), [index])
@@ -104,7 +106,7 @@ def _spread(real: torch.Tensor, labels: np.ndarray, chosen: np.ndarray) -> np.nd
 
 
 def by_class(measured: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """`measure` in a row a class, and one for all: medians of distances and ranks, shares of the rest."""
+    """`measure` in one row per class, and one for all: medians of distances and ranks, shares of the rest."""
     named = measured["label"].map(dict(enumerate(classes)))
     groups = [*measured.groupby(named, sort=False), ("all", measured)]
     counted = ["relative", "nearer than the source"]
@@ -115,10 +117,10 @@ def by_class(measured: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def maps(places: Places, *, seed: int) -> pd.DataFrame:
-    """A t-SNE of each class's features and its condensed images' together: columns x, y, to_x, to_y, label, bin.
+    """One t-SNE per class, of training and condensed images together: columns x, y, to_x, to_y, label, bin.
 
-    A row a training image; to_x, to_y: where its condensed image lies, NaN where it has none. t-SNE keeps neighbours,
-    not distances: the length of an arrow means nothing by itself.
+    One row per training image; to_x, to_y: the place of its condensed image, or NaN. t-SNE keeps neighbours, not
+    distances: the length of an arrow means nothing.
     """
     return pd.concat([_class_map(places, label, seed) for label in np.unique(places.labels)])
 

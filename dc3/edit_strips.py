@@ -1,4 +1,4 @@
-"""Edits laid out for the eye: of every prompt, seed, guidance and blend, and what became of the picks of a class."""
+"""Strips of edits to look at: by prompt, seed, guidance and blend, and every step of the picks of a class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,20 +12,20 @@ from dc3.compensation import Compensator, draw_for, recorded_pairs, to_uint8
 from dc3.images.image_set import ImageSet
 from dc3.models.editor import Editor
 
-BATCH = 10  # edits: strips are short, and every batch is padded to its size
+BATCH = 10  # edits: strips are short, and the editor pads every batch
 BLENDS = ("gradient", "random", "grid", "fourfold_view")
-CROWD = 25  # images of a class that stand for all of it
+CROWD = 25  # images that represent a class
 
 
 class Strips(NamedTuple):
-    """Rows of uint8 images (columns, S, S, 3) by name, with a heading a column, as `figures.image_rows` draws them."""
+    """Rows of uint8 images (columns, S, S, 3) by name, with one heading per column, for `figures.image_rows`."""
 
     rows: dict[str, np.ndarray]
     headings: list[str]
 
 
 class Steps(NamedTuple):
-    """What became of one class: uint8 images (n, H, W, 3) of every step, the picks in the same order in all of them.
+    """One class in every step: uint8 images (n, H, W, 3), with the picks in the same order.
 
     `bin_map` has the columns index, bin, x, y of the class's images; `picked` are the indices of all its picks.
     """
@@ -40,7 +40,7 @@ class Steps(NamedTuple):
 
 
 def picks_and_edits(compensator: Compensator, train: ImageSet, condensed: ImageSet, provenance: pd.DataFrame) -> Strips:
-    """The picks of some rows of the provenance: source, warm edit, cold edit and condensed image, a column a pick."""
+    """Source, warm edit, cold edit and condensed image of the picks in `provenance`, one column per pick."""
     edits = _pairs(compensator, train, provenance)
     rows = {"source": train.images(provenance["index"]), "warm": edits[:, 0], "cold": edits[:, 1]}
     headings = [", ".join(drawn.prompts) for drawn in recorded_pairs(provenance, compensator.coloring)]
@@ -48,10 +48,10 @@ def picks_and_edits(compensator: Compensator, train: ImageSet, condensed: ImageS
 
 
 def blends(compensator: Compensator, name: str, source: np.ndarray, index: int) -> Strips:
-    """One row, `name`: image `index`, uint8 (S, S, 3), two warm and two cold edits, and every blend of them."""
+    """One row, `name`: image `index`, uint8 (S, S, 3), two warm and two cold edits, and all their blends."""
     coloring = replace(compensator.coloring, blend_mode="fourfold_view")
     drawn = draw_for(index, coloring)
-    edits = to_uint8(Compensator(coloring, _shown(compensator)).edits_of(source[None], [drawn]))[0]
+    edits = to_uint8(Compensator(coloring, _small_batches(compensator)).edits_of(source[None], [drawn]))[0]
     blended = [
         blend(
             list(edits[: IMAGES_NEEDED[mode]]),
@@ -67,21 +67,21 @@ def blends(compensator: Compensator, name: str, source: np.ndarray, index: int) 
 
 
 def prompts(compensator: Compensator, sources: Mapping[str, np.ndarray]) -> Strips:
-    """A row a source, uint8 (S, S, 3) by name; a column a prompt, all with the same noise."""
-    editor, pool = _shown(compensator), _all_prompts(compensator)
+    """One row per source, uint8 (S, S, 3) by name; one column per prompt; all with the same noise."""
+    editor, pool = _small_batches(compensator), _all_prompts(compensator)
     return Strips({name: _edits(compensator, editor, source, pool) for name, source in sources.items()}, pool)
 
 
 def seeds(compensator: Compensator, source: np.ndarray, some_prompts: Sequence[str], count: int = 10) -> Strips:
-    """A row a prompt, a column a noise seed, of one uint8 (S, S, 3)."""
-    editor, numbers = _shown(compensator), range(count)
+    """One row per prompt and one column per noise seed, for one uint8 (S, S, 3)."""
+    editor, numbers = _small_batches(compensator), range(count)
     rows = {prompt: _edits(compensator, editor, source, [prompt] * count, numbers) for prompt in some_prompts}
     return Strips(rows, [f"seed {k}" for k in numbers])
 
 
 def guidances(compensator: Compensator, source: np.ndarray, scales: Sequence[float]) -> Strips:
-    """A row a guidance scale, a column a prompt, of one uint8 (S, S, 3)."""
-    editor, pool = _shown(compensator), _all_prompts(compensator)
+    """One row per guidance scale and one column per prompt, for one uint8 (S, S, 3)."""
+    editor, pool = _small_batches(compensator), _all_prompts(compensator)
     rows = {
         f"guidance {scale:g}": _edits(compensator, editor.using(guidance_scale=scale), source, pool) for scale in scales
     }
@@ -96,7 +96,7 @@ def class_steps(
     bin_map: pd.DataFrame,
     count: int = 5,
 ) -> Steps:
-    """The steps of the method for one class, its provenance `of_class`; of the picks the first `count` are shown."""
+    """The steps of the method for one class, its provenance `of_class`; shows the first `count` picks."""
     some, label = of_class.head(count), int(of_class["label"].iloc[0])
     edits = _pairs(compensator, train, some)
     return Steps(
@@ -111,13 +111,13 @@ def class_steps(
 
 
 def _pairs(compensator: Compensator, train: ImageSet, provenance: pd.DataFrame) -> np.ndarray:
-    """The first warm and cold edit of each row of the provenance, uint8 (n, 2, S, S, 3)."""
+    """The first warm and cold edit in each row of the provenance, uint8 (n, 2, S, S, 3)."""
     draws = recorded_pairs(provenance, compensator.coloring)
-    pair = Compensator(compensator.coloring.as_pair(), _shown(compensator))
+    pair = Compensator(compensator.coloring.as_pair(), _small_batches(compensator))
     return to_uint8(pair.edits_of(train.images(provenance["index"]), draws))
 
 
-def _shown(compensator: Compensator) -> Editor:
+def _small_batches(compensator: Compensator) -> Editor:
     return compensator.editor.using(batch_size=BATCH)
 
 
@@ -132,6 +132,6 @@ def _edits(
     some_prompts: Sequence[str],
     noise: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """One edit of `source` for each prompt, uint8 (prompts, S, S, 3); the same noise for all unless it is given."""
-    told = compensator.coloring.instructions(some_prompts)
-    return to_uint8(editor.variations(source, told, noise or [0] * len(told)))
+    """One edit of `source` per prompt, uint8 (prompts, S, S, 3); without `noise` the same noise for all."""
+    instructions = compensator.coloring.instructions(some_prompts)
+    return to_uint8(editor.variations(source, instructions, noise or [0] * len(instructions)))

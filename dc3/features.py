@@ -21,14 +21,14 @@ from dc3.machine.files import replacing
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 VAE_EXPECTED = (
     "expected a folder in diffusers format (a pipeline with vae/, or a VAE with config.json), "
-    "or the owner/name of a model on the Hugging Face Hub together with a network connection"
+    "or the owner/name of a model on the Hugging Face Hub and a network connection"
 )
 
 
 def load_vae(path_or_id: str | Path, revision: str | None = None, device: torch.device | str = "cpu") -> AutoencoderKL:
-    """The VAE of a diffusers pipeline (its "vae" subfolder) or a VAE on its own, from a folder or the Hugging Face Hub.
+    """The VAE of a diffusers pipeline (its "vae" subfolder), or a single VAE, from a folder or the Hugging Face Hub.
 
-    Raises FileNotFoundError naming the parameter `vae` when neither has it.
+    Raises FileNotFoundError if neither has it.
     """
     name = str(path_or_id)
     local = Path(name).expanduser().is_dir()
@@ -64,13 +64,13 @@ def encode(
 ) -> np.ndarray:
     """Posterior means (not scaled, flattened) of all images, in index order, as a .npy of shape (n, d) at `out_path`.
 
-    images: an ImageSet or uint8 (n, H, W, 3); resized to `size` pixels a side by nearest neighbour. The last batch is
+    images: an ImageSet or uint8 (n, H, W, 3), resized to `size` × `size` by nearest neighbour. The last batch is
     padded, so that a row depends on its image only.
     amp: float16 autocast on cuda and float32 elsewhere (None), float32 everywhere (False), bfloat16 autocast (True).
-    dtype: float16 keeps 11 bits of a value, much finer than K-means can distinguish, at half the disk and reading
-    time of float32, which is for VAEs whose latents exceed 65,504.
-    engine: here, or in Ray's actors, to the same bytes at the same batch size.
-    Rows go straight to the disk; the file has its name only when complete. Returns it, memory-mapped, read-only.
+    dtype: float16 keeps 11 bits, enough for K-means, at half the disk and reading time; float32 is for VAEs whose
+    latents exceed 65,504.
+    engine: local, or Ray's actors, with the same bytes at the same batch size.
+    Writes rows directly to disk; the file appears when complete. Returns it memory-mapped, read-only.
     Raises ValueError for no images, a bad size or batch size and latents that are not finite, OSError for a full disk.
     """
     for parameter, value in (("images", len(images)), ("size", size), ("batch_size", batch_size)):
@@ -95,7 +95,7 @@ class LatentWork:
     vae: AutoencoderKL
     images: ImageSet | np.ndarray
     size: int
-    batch_size: int  # that every batch is padded to
+    batch_size: int  # every batch is padded to it
     amp: bool | None = None
 
     def __call__(self, chunk: np.ndarray) -> Columns:
@@ -109,7 +109,7 @@ class LatentWork:
 
 @torch.inference_mode()
 def posterior_mean(vae: AutoencoderKL, images: Tensor, size: int, amp: bool | None = None) -> Tensor:
-    """The mean of q(z|x), without the scaling factor: uint8 (b, H, W, 3) to float32 (b, d); `amp` as in `encode`."""
+    """The mean of q(z|x), without the scaling factor: uint8 (b, H, W, 3) → float32 (b, d); `amp` as in `encode`."""
     pixels = _resized(images, size)
     with autocast(images.device, amp, on_gpu=torch.float16):  # finer than bfloat16; latents stay within its range
         posterior = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist
@@ -123,7 +123,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 @torch.inference_mode()
 def reconstruct(vae: AutoencoderKL, images: np.ndarray, size: int) -> np.ndarray:
-    """Decodes the posterior means of uint8 (n, H, W, 3): what the latents keep, uint8 (n, size, size, 3)."""
+    """Decodes the posterior means of uint8 (n, H, W, 3), to show what the latents keep: uint8 (n, size, size, 3)."""
     pixels = _resized(torch.from_numpy(images), size).to(next(vae.parameters()).device)
     return _to_uint8(vae.decode(vae.encode(pixels).latent_dist.mode()).sample)
 
@@ -145,7 +145,7 @@ def _finite(rows: np.ndarray, dtype: np.dtype, positions: np.ndarray) -> np.ndar
     broken = np.flatnonzero(~np.isfinite(stored).all(axis=1))
     if len(broken):
         raise ValueError(
-            f"vae: the latents of image {positions[broken[0]]} are not finite in {dtype}: "
+            f"vae: the latents of image {positions[broken[0]]} are not finite in {dtype}; "
             "the model needs float32 (precision, latents_dtype), or its weights are damaged"
         )
     return stored

@@ -56,7 +56,7 @@ def embedded_batches(
         features, logits = (output.float().cpu().numpy() for output in network.extract(batch))
         if features.ndim != 2 or len(features) != len(batch):
             raise ValueError(
-                f"feature_network = {network.name!r}: gives features of shape {features.shape} for {len(batch)} images; "
+                f"feature_network = {network.name!r}: gives features of shape {features.shape} of {len(batch)} images; "
                 "expected one vector per image, (n, d): pool the map first"
             )
         if not np.isfinite(features).all():
@@ -193,10 +193,10 @@ def neighbourhoods(real: np.ndarray, fake: np.ndarray, neighbours: int = 5) -> N
     """Precision and recall (Kynkäänniemi 2019), density and coverage (Naeem 2020) of features (n, d) and (m, d).
 
     The ball of an image reaches to its k-th neighbour in its own set. Precision: the share of fake images in a ball of
-    a real one; density: the mean number of such balls, over k; recall: the share of real images in a ball of a fake one; coverage: the
-    share of real balls with a fake image. k is `neighbours`, or all others in a smaller set. The balls of a small fake
-    set are wide: compare recall between sets of one size only; coverage, unlike FID, is meaningful for a few images.
-    Raises as `fid`, and ValueError for neighbours below 1.
+    a real one; density: the mean number of such balls, over k; recall: the share of real images in a ball of
+    a fake one; coverage: the share of real balls with a fake image. k is `neighbours`, at most all
+    others. The balls of a small fake set are wide: compare recall only between sets of one size; coverage, unlike FID,
+    is meaningful for a few images. Raises as `fid`, and ValueError for neighbours below 1.
     """
     x, y = (torch.cat(list(feature_rows(rows, side))) for rows, side in ((real, "real"), (fake, "fake")))
     require_width(x.shape[1], y.shape[1])

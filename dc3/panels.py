@@ -1,6 +1,6 @@
-"""The panels for JupyterLab: edit an image, go through the bins, go through the picks.
+"""The panels for JupyterLab: edit an image, explore the bins, explore the picks.
 
-Without a screen (papermill, nbval) there is none to show.
+Without a screen (papermill, nbval) there are no panels.
 """
 
 import base64
@@ -26,12 +26,12 @@ SHOWN_PIXELS = 160  # a side of an image in a panel
 
 
 def has_screen() -> bool:
-    """Whether somebody may be looking: False where DC3_HEADLESS is 1."""
+    """Whether a person may see panels: False if DC3_HEADLESS is 1."""
     return os.environ.get(HEADLESS) != "1"
 
 
 def png(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, side: int = SHOWN_PIXELS) -> bytes:
-    """uint8 (S, S, 3) images as the bytes of a PNG, `columns` a row (None: all), enlarged unsmoothed to some `side`."""
+    """PNG bytes of uint8 (S, S, 3) images, `columns` per row (None: all), enlarged unsmoothed to about `side`."""
     factor = max(side // images[0].shape[0], 1)
     enlarged = np.stack(list(images)).repeat(factor, axis=1).repeat(factor, axis=2)
     stream = io.BytesIO()
@@ -40,13 +40,13 @@ def png(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, s
 
 
 def class_choice(images: ImageSet, labels: Iterable[int]) -> widgets.Dropdown:
-    """A choice among the classes of some labels, by name."""
+    """A menu of the classes of some labels, by name."""
     options = [(images.classes[label], int(label)) for label in sorted(set(labels))]
     return widgets.Dropdown(options=options, description="class")
 
 
 def on_change(control: widgets.Widget, action: Callable[[], None], report: widgets.Label) -> None:
-    """Does `action` when the control's value changes; what it raises is shown in `report`, else nobody would see it."""
+    """Calls `action` when the control's value changes; shows its exceptions in `report`, as nothing else does."""
 
     def handle(_change: object) -> None:
         try:
@@ -63,15 +63,15 @@ def error_text(error: Exception) -> str:
 
 
 def edit_panel(images: np.ndarray, compensator: Compensator) -> widgets.Widget | None:
-    """A panel to edit one of uint8 (n, S, S, 3): source, warm, cold, blended; None without a screen.
+    """A panel to edit one of uint8 images (n, S, S, 3): source, warm, cold, blended; None without a screen.
 
-    Prompts, guidance scales, seed and blend can be chosen; `compensator` gives the rest and the first values.
+    Controls choose prompts, guidance scales, seed and blend; `compensator` gives their first values and the rest.
     """
     return EditPanel(images, compensator).view if has_screen() else None
 
 
 class EditPanel:
-    """The controls, and what they show; `edit` makes the picture of their present values."""
+    """The controls and the picture; `edit` draws it for their current values."""
 
     def __init__(self, images: np.ndarray, compensator: Compensator):
         self.images, self.compensator = images, compensator
@@ -92,11 +92,11 @@ class EditPanel:
         self.edit()
 
     def pressed(self) -> None:
-        """What the button does: it is grey while the edit is made, and the caption shows an error."""
+        """Edits, with the button disabled meanwhile; the caption shows errors."""
         self.button.disabled, self.caption.value = True, "editing …"
         try:
             self.edit()
-        except Exception as error:  # the handler of a button: what it raises is seen nowhere else
+        except Exception as error:  # nothing else shows the exceptions of a button's handler
             self._failed(error_text(error))
         finally:
             self.button.disabled = False
@@ -106,7 +106,7 @@ class EditPanel:
         self.picture.value = b""
 
     def edit(self) -> None:
-        """Edits the chosen image and shows it, or says in the caption that the edit failed."""
+        """Edits the chosen image and shows it, or a failure in the caption."""
         source, seed = self.images[self.image.value], self.seed.value
         drawn = EditDraw([self.warm.value, self.cold.value], [2 * seed, 2 * seed + 1], seed, 0)
         coloring = replace(self.compensator.coloring, blend_mode=self.blend.value)
@@ -130,13 +130,13 @@ def _slider(name: str, value: float, least: float, most: float, step: float) -> 
 
 
 MAP, PREVIEW, MARGIN = 440, 200, 12  # pixels
-THUMBNAIL = 64  # pixels a side at most, of the images that a map holds
-BIN_SHOWN, BIN_COLUMNS = 24, 12  # images of a bin below the map, and how many are beside each other
-SMALL = 48  # pixels a side of these
-EXACT = 32  # pixels a side up to which a PNG is hardly larger than a JPEG
+THUMBNAIL = 64  # pixels per side, at most, of the images in a map
+BIN_SHOWN, BIN_COLUMNS = 24, 12  # images of a bin below the map, and images per row
+SMALL = 48  # pixels per side of these
+EXACT = 32  # pixels per side up to which a PNG is hardly larger than a JPEG
 ALL = "all"
 HINT = "point at an image on the map, or click it to keep it in view until you click elsewhere"
-# No script: a point shows its picture while it is pointed at, and, once clicked, until another is
+# No script: a point shows its picture while the mouse is over it and, after a click, until the next click
 STYLE = """<style>
 .dc3-map .p { cursor: pointer; outline: none } .dc3-map .shown { display: none }
 .dc3-map .p:hover .shown, .dc3-map .p:focus .shown { display: inline }
@@ -149,12 +149,12 @@ STYLE = """<style>
 
 
 def bin_panel(images: ImageSet, table: pd.DataFrame) -> widgets.Widget | None:
-    """The panel over a map with the columns index (into `images`), label, bin, x, y; None without a screen."""
+    """The panel for a map with the columns index (into `images`), label, bin, x, y; None without a screen."""
     return BinPanel(images, table).view if has_screen() else None
 
 
 class BinPanel:
-    """The controls, and what they show: the map of a class, and images of the chosen bin (or one of each bin)."""
+    """The controls, the map of a class, and images of the chosen bin (or one of each bin)."""
 
     def __init__(self, images: ImageSet, table: pd.DataFrame):
         self.images, self.table = images, table
@@ -186,7 +186,7 @@ class BinPanel:
         self.map.value = STYLE + _map(part, self.images.images(part["index"].to_numpy()), self.bin.value)
         if self.bin.value == ALL:
             first = part.drop_duplicates("bin").sort_values("bin")[:BIN_SHOWN]
-            shown, text = first["index"], f"an image of each bin: {', '.join(map(str, first['bin']))}"
+            shown, text = first["index"], f"one image of each bin: {', '.join(map(str, first['bin']))}"
         else:
             shown = part.loc[part["bin"] == self.bin.value, "index"]
             text = f"bin {self.bin.value}: {min(len(shown), BIN_SHOWN)} of its {len(shown)} images"
@@ -195,8 +195,8 @@ class BinPanel:
 
 
 def _map(part: pd.DataFrame, pixels: np.ndarray, chosen: int | str) -> str:
-    """An SVG of the points; those of bins that are not chosen are pale."""
-    last = np.argsort(part["bin"].to_numpy() == chosen, kind="stable")  # what is drawn last lies on top
+    """An SVG of the points, pale outside the chosen bin."""
+    last = np.argsort(part["bin"].to_numpy() == chosen, kind="stable")  # the last points are on top
     part, pixels = part.iloc[last], pixels[last]
     places = part[["x", "y"]].to_numpy(float)
     low, high = places.min(axis=0), places.max(axis=0)
@@ -214,7 +214,7 @@ def _map(part: pd.DataFrame, pixels: np.ndarray, chosen: int | str) -> str:
 
 
 def _thumbnail(image: np.ndarray) -> str:
-    """A data URL of at most THUMBNAIL pixels a side: small images are exact, others keep all their colour."""
+    """A data URL of at most THUMBNAIL pixels per side: small images are exact, others keep full colour resolution."""
     stream, small = io.BytesIO(), Image.fromarray(image)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     kind = "png" if max(small.size) <= EXACT else "jpeg"
@@ -222,21 +222,21 @@ def _thumbnail(image: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-NEAREST, PICK_COLUMNS = 11, 6  # images most like a pick, and how many images are beside each other
+NEAREST, PICK_COLUMNS = 11, 6  # the images most like a pick, and images per row
 
 
 def pick_panel(
     images: ImageSet, picks: pd.DataFrame, logit_grad: np.ndarray, embedding: np.ndarray
 ) -> widgets.Widget | None:
-    """The panel over picks with the columns index (into `images`), label, bin, rank, gain; None without a screen.
+    """The panel for picks with the columns index (into `images`), label, bin, rank, gain; None without a screen.
 
-    logit_grad (n, C) and embedding (n, d) are those of all images, by which they are alike.
+    logit_grad (n, C) and embedding (n, d) of all images give the similarities.
     """
     return PickPanel(images, picks, logit_grad, embedding).view if has_screen() else None
 
 
 class PickPanel:
-    """The controls, and what they show: the chosen pick, then the images of its class that are most like it."""
+    """The controls and the pictures: the chosen pick, then the images of its class that are most like it."""
 
     def __init__(self, images: ImageSet, picks: pd.DataFrame, logit_grad: np.ndarray, embedding: np.ndarray):
         self.images, self.picks, self.logit_grad, self.embedding = images, picks, logit_grad, embedding
@@ -250,18 +250,18 @@ class PickPanel:
 
     @property
     def part(self) -> pd.DataFrame:
-        """The picks of the chosen class, in the order in which they were picked."""
+        """The picks of the chosen class, in pick order."""
         return self.picks[self.picks["label"] == self.of_class.value].sort_values("rank")
 
     def choose_class(self) -> None:
-        """Goes to the first pick of the chosen class, and shows it."""
+        """Shows the first pick of the chosen class."""
         with self.rank.hold_trait_notifications():
             self.rank.max = len(self.part) - 1
             self.rank.value = 0
         self.show()
 
     def show(self) -> None:
-        """Shows the chosen pick, and beside it the images of its class that are most like it."""
+        """Shows the chosen pick, then the images of its class that are most like it."""
         pick = self.part.iloc[self.rank.value]
         nearest, similarity = self.nearest(int(pick["index"]))
         gain = "" if np.isnan(pick["gain"]) else f", gain {pick['gain']:.3g}"

@@ -1,7 +1,7 @@
-"""RDED, the baseline of realistic crops: the crops a teacher finds easiest, tiled into condensed images.
+"""RDED, the baseline of realistic crops: tiles the easiest crops for a teacher into condensed images.
 
 Sun et al., CVPR 2024, arXiv 2312.03526, with the crops, scores and mosaics of the authors' code (LINs-lab/RDED).
-The loss of a teacher stands for how realistic a crop is.
+The lower the teacher's loss of a crop, the more realistic it is.
 """
 
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ from dc3.machine.progress import tqdm
 from dc3.models.evaluation import normalise
 from dc3.models.networks import check_takes
 
-SMALLEST_AREA = 0.08  # of the image's, what a crop may cover: the default of torchvision's RandomResizedCrop
+SMALLEST_AREA = 0.08  # share of the image that a crop covers at least: torchvision's default
 SMALLEST_TILE = 4  # pixels a side
 COLUMNS = ["index", "label", "bin", "rank", "gain", "tile", "top", "left", "side"]
 
 
 @dataclass(frozen=True)
 class Crops:
-    """How RDED crops. `factor`: crops a side of a condensed image; `num_crop`: tries an image; `mipc`: images a class.
+    """How RDED crops: `factor` crops per side of a condensed image, `num_crop` per source, `mipc` sources per class.
 
-    `batch_size` counts crops; those of one image stay together, and only a batch of pixels is held at a time.
+    `batch_size` counts crops; those of one image stay together. Only one batch of pixels is in memory.
     """
 
     factor: int = 1
@@ -42,21 +42,21 @@ class Crops:
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Crops":
-        """The crops that the parameters of 03_sampling name."""
+        """The crops in the parameters of 03_sampling."""
         return cls(params["crops_per_side"], params["crop_tries"], params["crop_images"])
 
 
 def pick_crops(images: ImageSet, teacher: nn.Module, ipc: int, seed: int, crops: Crops) -> pd.DataFrame:
-    """RDED's picks: the best crop of each of `mipc` drawn images of a class, of these the best ipc·factor².
+    """RDED's picks: the best crop of each of `mipc` drawn images of a class; of these the best ipc·factor².
 
-    The best crop is the one of the lowest of `crop_losses`. Of a class's picks, best first, condensed image r has
-    numbers r, r + ipc, r + 2·ipc, … in its tiles 0, 1, 2, …: one of each tier of quality. Equal losses come in the
-    order of the set.
-    Returns COLUMNS, a row a crop, sorted by label, rank, tile: index (position in the set), label, bin (−1), rank (of
-    the condensed image in its class), gain (minus the loss), tile (0 … factor²−1, row by row), top, left, side (of the
-    crop, in pixels of its source).
+    The best crop has the lowest of `crop_losses`. With the picks of a class in order, best first, condensed image r has
+    picks r, r + ipc, r + 2·ipc, … in its tiles 0, 1, 2, …: one of each tier of quality. Equal losses keep the order of
+    the set.
+    Returns COLUMNS, one row per crop, sorted by label, rank, tile: index (position in the set), label, bin (−1), rank
+    (of the condensed image in its class), gain (minus the loss), tile (0 … factor²−1, row by row), top, left, side (of
+    the crop, in pixels of its source).
     Raises ValueError for a number out of range, a class with fewer than ipc·factor² drawn images, and a teacher that
-    does not take the images or whose losses are not finite.
+    does not fit the images or has losses that are not finite.
     """
     check_crops(images, ipc, seed, crops)
     check_takes(teacher, images.image_size, len(images.classes), "teacher")
@@ -69,7 +69,7 @@ def pick_crops(images: ImageSet, teacher: nn.Module, ipc: int, seed: int, crops:
 
 
 def check_crops(images: ImageSet, ipc: int, seed: int, crops: Crops) -> None:
-    """Raises ValueError for what `pick_crops` refuses: a number out of range, too few images in a class."""
+    """ValueError for a number out of range or too few images in a class, as `pick_crops`."""
     counts = {"ipc": ipc, **asdict(crops)}
     for name, value, least in [*((name, count, 1) for name, count in counts.items()), ("seed", seed, 0)]:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
@@ -82,17 +82,16 @@ def check_crops(images: ImageSet, ipc: int, seed: int, crops: Crops) -> None:
     if min(sizes[smallest], crops.mipc) < needed:
         raise ValueError(
             f"factor = {factor}: with ipc = {ipc} rded needs {needed} images of each class; "
-            f"{images.classes[smallest]!r} has {sizes[smallest]}, of which at most mipc = {crops.mipc} are drawn"
+            f"{images.classes[smallest]!r} has {sizes[smallest]}, and at most mipc = {crops.mipc} are drawn"
         )
 
 
 def random_crops(images: ImageSet, label: int, seed: int, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
     """The images of a class to crop, int64 (m,), ascending, m ≤ mipc; top, left, side of the crops, (m, num_crop, 3).
 
-    Those of RandomResizedCrop with ratio (1, 1): a square of 8 to 100 % of the area, uniform, its side √(area·S²)
-    rounded, anywhere in the S × S image of the set (the authors crop the files as they come, before any resize).
-    Crops are a pure function of (seed, label, position in the class). The images of a smaller mipc are among those of a
-    larger one.
+    As RandomResizedCrop with ratio (1, 1): a square of 8 to 100 % of the area, uniform, its side √(area·S²)
+    rounded, anywhere in the S × S image of the set (the authors crop the original files).
+    Crops are a pure function of (seed, label, position in the class). A larger mipc includes the images of a smaller.
     """
     members, size = images.class_indices(label), images.image_size
     which, where = np.random.default_rng([seed, label]).spawn(2)
@@ -107,19 +106,19 @@ def random_crops(images: ImageSet, label: int, seed: int, crops: Crops) -> tuple
 def crop_losses(
     images: ImageSet, indices: np.ndarray, boxes: np.ndarray, teacher: nn.Module, crops: Crops
 ) -> np.ndarray:
-    """The teacher's cross-entropy of each crop with its image's label: `random_crops`, m of k tries → float64 (m, k).
+    """The teacher's cross-entropy of each of `random_crops` with its image's label: float64 (m, num_crop).
 
-    A crop is shown with S // factor pixels a side in the centre of an S × S image, the rest zero AFTER ImageNet
-    normalisation: the mean colour. The teacher is in eval mode, its mode is put back. It computes in float32 whatever
-    the run's precision, for the losses rank the crops, and softmax in float64: in float32 all easy crops are 0.
-    ValueError naming the first image with a loss that is not finite.
+    A crop has S // factor pixels per side in the centre of an S × S image; the rest is 0 AFTER ImageNet normalisation,
+    the mean colour. The teacher runs in eval mode, then gets its mode back; always in float32, because the losses rank
+    the crops, with softmax in float64, because in float32 all easy crops have loss 0.
+    ValueError for a loss that is not finite.
     """
     device, training = next(teacher.parameters()).device, teacher.training
-    shown, a_batch = images.image_size // crops.factor, max(crops.batch_size // boxes.shape[1], 1)
+    shown, batch_size = images.image_size // crops.factor, max(crops.batch_size // boxes.shape[1], 1)
     teacher.eval()
     logits = []
-    for start in range(0, len(indices), a_batch):
-        part = slice(start, start + a_batch)
+    for start in range(0, len(indices), batch_size):
+        part = slice(start, start + batch_size)
         batch = _padded_crops(images.images(indices[part]), boxes[part], shown, device)
         with autocast(device, amp=False):
             logits.append(teacher(batch).cpu())
@@ -133,7 +132,7 @@ def crop_losses(
 
 
 def _padded_crops(pixels: np.ndarray, boxes: np.ndarray, shown: int, device: torch.device) -> Tensor:
-    """uint8 (b, S, S, 3), (b, k, 3) → normalised float32 (b·k, 3, S, S), an odd pixel of padding below and right."""
+    """uint8 (b, S, S, 3), (b, k, 3) → normalised float32 (b·k, 3, S, S), extra padding below and right."""
     pairs = zip(pixels, boxes.tolist(), strict=True)
     crops = [_cut(image, top, left, side, shown, shown) for image, squares in pairs for top, left, side in squares]
     padding = pixels.shape[1] - shown
@@ -157,16 +156,15 @@ def _best_crops(indices: np.ndarray, boxes: np.ndarray, losses: np.ndarray, ipc:
 
 
 def mosaic(images: ImageSet, rows: pd.DataFrame) -> np.ndarray:
-    """One condensed image, uint8 (S, S, 3), of factor × factor crops: the pixels that were scored if factor divides S.
+    """One condensed image, uint8 (S, S, 3), of factor × factor crops: the scored pixels if factor divides S.
 
-    rows: those of one condensed image in the table of `pick_crops`, factor² of them. Where factor does not divide S,
-    the first S mod factor rows and columns of tiles have a pixel more, and their crops are resized to that. Raises
-    ValueError when the rows are not one of each tile.
+    rows: the factor² rows of one condensed image in the table of `pick_crops`. If factor does not divide S, the first
+    S mod factor rows and columns of tiles are one pixel larger. Raises ValueError unless the rows are one per tile.
     """
     factor = isqrt(len(rows))
     if sorted(rows["tile"]) != list(range(factor**2)):
         raise ValueError(
-            f"rows: expected tiles 0 to {factor**2 - 1} for factor {factor}, each once, got {sorted(rows['tile'])}"
+            f"rows = tiles {sorted(rows['tile'])}: expected tiles 0 to {factor**2 - 1} for factor {factor}, each once"
         )
     sources, size = images.images(rows["index"].to_numpy()), images.image_size
     edges = [k * (size // factor) + min(k, size % factor) for k in range(factor + 1)]

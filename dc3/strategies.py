@@ -81,7 +81,7 @@ class PickOptions:
 class Pool:
     """The images to pick from, with their data; a strategy needs only some of it.
 
-    labels, bins (n,) integers; logit_grad (n, C) and embedding (n, d) from `gradients.gradient_factors`, arrays or memory
+    labels, bins (n,) integers; logit_grad (n, C), embedding (n, d) of `gradients.gradient_factors`: arrays or memory
     maps, read to `device` one class at a time. among (n,) bool: the images that may be picked, such as `surest`; None:
     all. RDED needs images and teacher, and ignores `among`.
     """
@@ -275,7 +275,7 @@ def kcenter(images: ClassImages, ipc: int) -> Selection:
 
 
 def dq(images: ClassImages, ipc: int) -> Selection:
-    """Dataset Quantization (Zhou et al. 2023): GraphCut bins, each from the images that earlier bins left, then random picks."""
+    """Dataset Quantization (Zhou et al. 2023): GraphCut bins of the images left by earlier ones, then random picks."""
     left, sizes = np.arange(len(images)), [len(part) for part in np.array_split(np.arange(len(images)), DQ_BINS)]
     rng = images.rng()
     picks: list[int] = []

@@ -1,4 +1,4 @@
-"""The student protocol of RDED (arXiv 2312.03526) and DC3: settings, schedule, groups, loss, augmentation, checks."""
+"""The student protocol of RDED (arXiv 2312.03526) and DC3: settings, schedule, loss, augmentation, training."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from dc3.machine.progress import trange
 from dc3.models import augmentation, networks
 from dc3.models.evaluation import Evaluation, Images, Labelled, batches, evaluate, normalise, on_device
 
-PARAMETERS = {  # field of Protocol → the parameter of 05 that it comes from
+PARAMETERS = {  # field of Protocol → parameter of 05_validation
     "network": "student_network",
     "epochs": "student_epochs",
     "factor": "factor",
@@ -40,19 +40,19 @@ class Protocol:
 
     network: str
     epochs: int  # 300, CIFAR 2000
-    factor: int = 1  # patches per side that are shuffled, and least crop area 1/factor: with 1 neither does anything
+    factor: int = 1  # shuffled patches per side; crop area from 1/factor; 1 turns both off
     mix: str = "cutmix"  # cutmix, mixup, none
     flip: bool = True
-    soft: bool = True  # the teacher's answer to the mixed images; False: the mixed labels
+    soft: bool = True  # train on the teacher's outputs for the mixed images; False: on the mixed labels
     temperature: float | None = None  # None: 20 with cutmix, 4 with mixup
     lr: float | None = None  # None: the network's
     batch_size: int | None = None  # None: by batch_size()
     weight_decay: float = 0.01
     width: int = 128  # of conv3 … conv6
-    evaluate_every: int | None = None  # epochs; None: ten times, 0: only after the last
+    evaluate_every: int | None = None  # epochs; None: ten times in all; 0: only after the last
     amp: bool | None = None  # bfloat16; None: on a GPU
     compile: bool = False
-    ema: float | None = None  # decay of averaged weights, which are then the ones tested
+    ema: float | None = None  # decay of averaged weights, which the tests then use
 
     def __post_init__(self) -> None:
         networks.find(self.network)
@@ -69,14 +69,14 @@ class Protocol:
 
     @classmethod
     def of(cls, params: Mapping[str, Any], amp: bool | None) -> "Protocol":
-        """The protocol in 05's parameters, where a 0 stands for None."""
+        """The protocol in the parameters of 05_validation, where 0 means None."""
         values = {field: params[name] for field, name in PARAMETERS.items()}
         return cls(
             **values | {name: values[name] or None for name in ("temperature", "lr", "batch_size", "ema")}, amp=amp
         )
 
     def resolved(self, num_classes: int, n: int) -> "Resolved":
-        """With a value in the place of every None that depends on the network, the mix or the set's size n."""
+        """Replaces every None by its value for this network, mix and set of n images."""
         values = {
             "temperature": self.temperature or TEMPERATURE[self.mix],
             "lr": self.lr or networks.find(self.network).lr,
@@ -88,7 +88,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Protocol):
-    """A protocol for one training set: what may be None there has its value here."""
+    """A protocol for one training set, without None for these settings."""
 
     temperature: float
     lr: float
@@ -102,9 +102,9 @@ def lr_factor(epoch: int, epochs: int) -> float:
 
 
 def batch_size(num_classes: int, ipc: int) -> int:
-    """The published batch sizes: IPC 1 10, IPC 10 50, IPC 50 100; twice that from 100 classes on; never above the set.
+    """The published batch sizes: IPC 1 10, IPC 10 50, IPC 50 100; twice that from 100 classes on; at most the set.
 
-    The Tiny-ImageNet exception is kept: 100 with 200 classes. An IPC in between takes the size of the next lower one.
+    The Tiny-ImageNet exception: 100 for 200 classes. Other IPCs use the size of the next lower one.
     """
     size = 100 if ipc >= 50 else 50 if ipc >= 10 else 10
     if num_classes == 200:
@@ -115,7 +115,7 @@ def batch_size(num_classes: int, ipc: int) -> int:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """AdamW's two groups: weights of more than one dimension decay, biases, norms and embeddings of position do not."""
+    """AdamW's two groups: weights of more than one dimension decay; biases, norms and position embeddings do not."""
     decaying, others = [], []
     for name, parameter in model.named_parameters():
         if "weight" in name and parameter.ndim > 1:
@@ -128,7 +128,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL(softmax(teacher/T) ‖ softmax(student/T)), mean over the batch of logits (n, C).
 
-    As published without Hinton's factor T²: AdamW does not see it.
+    As published, without Hinton's factor T²: AdamW cancels it.
     """
     answer, target = F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
     return F.kl_div(answer, target, reduction="batchmean", log_target=True)
@@ -137,8 +137,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 def augment(images: Tensor, factor: int, generator: torch.Generator, flip: bool = True) -> Tensor:
     """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip, as RDED does, of float images (n, 3, S, S).
 
-    On normalised images instead of pixels, which is the same: all three only move or average pixels. With factor 1
-    nothing is shuffled, and of scale (1, 1) torchvision's crop always takes the whole (square) image.
+    Normalised images give the same result as pixels: all three only move or average pixels. Factor 1 skips shuffle and
+    crop: torchvision's crop of scale (1, 1) is the whole (square) image.
     """
     if factor > 1:
         images = augmentation.shuffle_patches(images, factor, generator)
@@ -156,26 +156,23 @@ def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, 
 
 
 def check_classes(labels: np.ndarray, classes: int, *, allow_unequal: bool = False) -> None:
-    """ValueError unless every class 0 … classes − 1 of labels (n,) has images, and equally many.
-
-    With `allow_unequal` they may be of any number but 0.
-    """
+    """ValueError unless all classes 0 … classes − 1 have images in labels (n,), equally many unless `allow_unequal`."""
     counts = np.bincount(labels, minlength=classes)
     if not counts.all():
         missing = np.flatnonzero(counts == 0)
-        raise ValueError(f"the condensed set has no image of {len(missing)} classes: {missing[:10].tolist()}")
+        raise ValueError(f"the condensed set has no images of {len(missing)} classes: {missing[:10].tolist()}")
     if counts.min() != counts.max() and not allow_unequal:
         raise ValueError(
             f"the condensed set has {counts.min()} images of class {counts.argmin()} and {counts.max()} of class "
-            f"{counts.argmax()}: expected one number for all (allow_unequal=True takes it as it is)"
+            f"{counts.argmax()}: expected equally many, or allow_unequal = True"
         )
 
 
 @dataclass(frozen=True)
 class StudentResult:
-    """A trained student. `history` has a row per epoch: epoch (1 …), loss, lr, and where tested top1, top5 (fractions).
+    """A trained student. `history`: one row per epoch: epoch (1 …), loss, lr and, if tested, top1, top5 (fractions).
 
-    Report `final`, the test after the last epoch: the best epoch on the test set would flatter.
+    Report `final`, the test after the last epoch: the best epoch on the test set is biased upwards.
     """
 
     model: nn.Module
@@ -193,11 +190,11 @@ def train_student(
     allow_unequal: bool = False,
     device: str | torch.device | None = None,
 ) -> StudentResult:
-    """Trains a student from scratch on the images of `train` as `protocol` says, and tests it on those of `test`.
+    """Trains a student from scratch on `train` by `protocol`, and tests it on `test`.
 
-    On the teacher's device; without a teacher (soft=False) on `device`. The number of classes is the teacher's, or that
-    of `test`. Everything is drawn from (seed, epoch). ValueError, before any training: a class without images, unequal
-    images per class, other image sizes or classes than the test set or the teacher.
+    Runs on the teacher's device, without a teacher (soft=False) on `device`. The number of classes is that of the
+    teacher, else of `test`. All draws come from (seed, epoch). Raises ValueError, before training, for a class without
+    images, unequal images per class, and image sizes or classes that differ from the test set or the teacher.
     """
     if protocol.soft and teacher is None:
         raise ValueError("soft = True: needs a teacher; soft = False trains on hard labels")
@@ -209,7 +206,7 @@ def train_student(
     source, tested = on_device(train, device), on_device(test, device)
     size, test_size = (images.images(torch.arange(1)).shape[1] for images in (source, tested))
     if size != test_size:
-        raise ValueError(f"the condensed images are {size} px, the test images {test_size} px: one size is needed")
+        raise ValueError(f"the condensed images are {size} px, the test images {test_size} px: both need one size")
     if teacher is not None:
         networks.check_takes(teacher, size, classes, "teacher")
     student = _Student(protocol.resolved(classes, len(labels)), teacher, classes, size, seed, device)
@@ -223,7 +220,7 @@ class _Student:
         self, protocol: Resolved, teacher: nn.Module | None, classes: int, size: int, seed: int, device: torch.device
     ):
         self.protocol, self.teacher, self.seed, self.device = protocol, teacher, seed, device
-        # never the teacher's own start: a student that shares it imitates more easily, whatever the images are worth
+        # not the teacher's seed: a student with the teacher's start imitates it more easily on any images
         start = augmentation.mix_seed(seed, "student")
         model = networks.create(protocol.network, classes, size, protocol.width, seed=start)
         self.model = model.to(device).to(memory_format=torch.channels_last)

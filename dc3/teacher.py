@@ -1,4 +1,4 @@
-"""Teachers: trained (resumable), or read from a checkpoint, and refused when they do not know the data's classes."""
+"""Teachers: trained (resumable) or read from a checkpoint, and refused below a minimum accuracy."""
 
 import logging
 import math
@@ -24,14 +24,14 @@ from dc3.models.evaluation import Labelled, accuracy, batches, images_digest, no
 
 log = logging.getLogger(__name__)
 
-RISE = 0.2  # of the steps, in which the one cycle's learning rate rises
+RISE = 0.2  # share of the steps in which the learning rate rises
 
 
 @dataclass(frozen=True)
 class TeacherRecipe:
     """How a teacher is trained: SGD with Nesterov momentum, one cycle of the learning rate, padded crops and flips.
 
-    `amp`: bfloat16 autocast, None on a GPU only. ValueError for an unknown network.
+    `amp`: bfloat16 autocast, None: only on a GPU. ValueError for an unknown network.
     """
 
     network: str
@@ -51,7 +51,7 @@ class TeacherRecipe:
 
     @classmethod
     def of(cls, params: Mapping[str, Any], amp: bool | None) -> "TeacherRecipe":
-        """The recipe in 00's parameters."""
+        """The recipe in the parameters of 00_teacher."""
         return cls(
             network=params["teacher_network"],
             epochs=params["teacher_epochs"],
@@ -72,16 +72,15 @@ def train(
     checkpoint_every: int = 1,
     replace_checkpoint: bool = False,
 ) -> tuple[nn.Module, list[dict]]:
-    """Trains a network as `recipe` says, returns it in eval mode, with an output a class, and its history.
+    """Trains a network by `recipe`; returns it in eval mode, with one output per class, and its history.
 
     A row of the history: epoch (1 … epochs), loss, lr at the epoch's end, train_accuracy on the augmented images and,
-    every `evaluate_every` epochs (None: only after the last) where test images are given, test_accuracy.
-    With `checkpoint_path` a killed training goes on after its last checkpoint: on a CPU to the weights of one that was
-    not killed, on a GPU close to them, for there kernels are not deterministic. A checkpoint of other settings, labels
-    or images is refused, or with `replace_checkpoint` written over.
-    ValueError: labels that do not fit, an unknown network. keeping.AnotherTraining, a ValueError: the checkpoint is
-    refused.
-    FloatingPointError: the loss is not finite.
+    with `test`, every `evaluate_every` epochs (None: only after the last) test_accuracy.
+    With `checkpoint_path` a killed training continues from its last checkpoint: on a CPU to the same weights, on a GPU,
+    whose kernels are not deterministic, to nearly the same. `replace_checkpoint` overwrites a checkpoint of other
+    settings, labels or images.
+    Raises ValueError for labels that do not match, keeping.AnotherTraining (a ValueError) for a checkpoint of another
+    training, FloatingPointError for a loss that is not finite.
     """
     run = _Run(images, recipe, devices.device(str(device)))
     tested = None if test is None else (on_device(test, run.device), test.labels)
@@ -101,15 +100,15 @@ def train(
 
 
 def _rise(steps: int) -> float:
-    """The share of the steps in which the learning rate rises: a fifth, as long as that is not the first step alone.
+    """The share of the steps in which the learning rate rises: a fifth, unless that is only the first step.
 
-    Torch's schedule divides by the length of the rise less one step, which of five steps is 0.
+    Torch's schedule divides by the length of the rise minus one step, 0 for five steps.
     """
     return RISE if RISE * steps != 1 else 2 / steps
 
 
 class _Run:
-    """The state of one training: what a checkpoint holds, and the data it learns from."""
+    """The state of one training, which checkpoints hold, and its data."""
 
     def __init__(self, images: Labelled, recipe: TeacherRecipe, device: torch.device):
         self.recipe, self.device, self.classes = recipe, device, len(images.classes)
@@ -127,7 +126,7 @@ class _Run:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, peak, total_steps=steps, pct_start=_rise(steps), cycle_momentum=False
         )
-        self.epoch, self.images = 0, ""  # the images' digest, where there is a checkpoint to compare it with
+        self.epoch, self.images = 0, ""  # the images' digest, to compare with a checkpoint
         self.history: list[dict] = []
 
     def train_epoch(self, epoch: int) -> dict:
@@ -151,7 +150,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        if self.schedule.last_epoch + 1 < self.schedule.total_steps:  # it refuses the step behind the last
+        if self.schedule.last_epoch + 1 < self.schedule.total_steps:  # it refuses a step after the last
             self.schedule.step()
         return torch.stack([loss.detach() * len(batch), (logits.argmax(1) == labels).sum()])
 
@@ -171,13 +170,13 @@ class _Run:
         if state is None:
             return
         if replace and state["identity"] != self._identity:
-            log.info("checkpoint_path %s is of another training: the teacher is trained anew", path)
+            log.info("checkpoint_path %s is of another training: the teacher is trained again", path)
             return
         check_same_training(f"checkpoint_path {path}", state["identity"], self._identity, "remove it")
         for name in ("model", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.history = state["epoch"], state["history"]
-        log.info("teacher %s goes on after epoch %d", self.recipe.network, self.epoch)
+        log.info("teacher %s continues after epoch %d", self.recipe.network, self.epoch)
 
 
 def obtain(
@@ -191,18 +190,25 @@ def obtain(
     checkpoint_path: Path,
     allow_pickle: bool = False,
 ) -> tuple[nn.Module, list[dict]]:
-    """The run's teacher and its training history: trained ("train"), a checkpoint of ours or others, or torchvision's.
+    """The run's teacher and its history: trained ("train"), from any checkpoint, or with torchvision's weights.
 
-    Of a teacher that is not trained, `recipe` says which network it is, how wide, and in which precision it is tested.
-    `checkpoint_path` is the run's own: what lies there of another training, such as one on images that have changed
-    since, is replaced.
-    ValueError when its top-1 on the test set lies below `min_accuracy`: one that was read has most often its classes in
-    another order, one that was trained has seen too little.
+    For a teacher from a file, `recipe` gives its network, its width and the precision of its test. `checkpoint_path`
+    belongs to the run: a checkpoint of another training there, for example on older images, is replaced.
+    ValueError for a top-1 on the test set below `min_accuracy`: a teacher from a file often has its classes in another
+    order, a trained one has seen too little.
     """
     classes, path = list(train_set.classes), paths.resolve(teacher)
     history: list[dict] = []
     if teacher == "train":
-        model, history = _trained(train_set, test_set, recipe, device, checkpoint_path)
+        model, history = train(
+            train_set,
+            recipe,
+            test=test_set,
+            evaluate_every=max(recipe.epochs // 10, 1),
+            device=device,
+            checkpoint_path=checkpoint_path,
+            replace_checkpoint=True,
+        )
     elif path.is_file():
         model = _from_file(path, recipe, classes, train_set.image_size, allow_pickle)
     else:
@@ -219,20 +225,6 @@ def obtain(
             f"teacher_min_accuracy = {min_accuracy:.1%}; {remedy}"
         )
     return model.eval(), history
-
-
-def _trained(
-    train_set: ImageSet, test_set: ImageSet, recipe: TeacherRecipe, device: torch.device, checkpoint_path: Path
-) -> tuple[nn.Module, list[dict]]:
-    return train(
-        train_set,
-        recipe,
-        test=test_set,
-        evaluate_every=max(recipe.epochs // 10, 1),
-        device=device,
-        checkpoint_path=checkpoint_path,
-        replace_checkpoint=True,
-    )
 
 
 def _from_file(path: Path, recipe: TeacherRecipe, classes: list[str], image_size: int, allow_pickle: bool) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a condensed set is worth: students trained on it by `dc3.students`, any images and labels."""
+"""The value of a condensed set: students trained on it by `dc3.students`, and scores of their accuracies."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +27,9 @@ def validate(
 ) -> pd.DataFrame:
     """Students of every set (method → images), one per seed, as train_student trains them.
 
-    A row per method, seed and epoch: method, network, seed, epoch, loss, lr, top1, top5 (NaN where not tested), and in
-    the last epoch per_class, the accuracy of each class. With `keep`, a folder, each student's rows are filed there
-    when it is done, under a digest of all that decides them, test images included, and are not trained again.
+    One row per method, seed and epoch: method, network, seed, epoch, loss, lr, top1, top5 (NaN if not tested), and in
+    the last epoch per_class, the accuracy of each class. The folder `keep` holds the rows of each finished student,
+    under a digest of everything that decides them, including the test images; these students are not trained again.
     """
     tables = []
     tested = images_digest(test) if keep else ""
@@ -51,18 +51,18 @@ def validate(
 def smaller(sets: Mapping[str, ImageSet], ipc: int) -> dict[str, ImageSet]:
     """The sets with the first `ipc` images of each class, in the order in which they were picked.
 
-    A selection made for a smaller IPC may differ from it: budgets of bins do. ValueError for a class with fewer images.
+    A selection for the smaller IPC can differ: the budgets of bins do. ValueError for a class with fewer images.
     """
     for name, images in sets.items():
         if (fewest := images.counts().min()) < ipc:
-            raise ValueError(f"smaller_ipcs = {ipc}: {name} has a class of {fewest} images; give at most as many")
+            raise ValueError(f"smaller_ipcs = {ipc}: {name} has a class of {fewest} images; give at most {fewest}")
     return {name: images.first_per_class(ipc) for name, images in sets.items()}
 
 
 def _student_table(
     images: ImageSet, teacher: nn.Module | None, test: Labelled, protocol: Protocol, seed: int
 ) -> pd.DataFrame:
-    """A row an epoch of one student."""
+    """The history of one student, one row per epoch."""
     result = train_student(images, teacher, test, protocol, seed=seed)
     table = pd.DataFrame(result.history)
     table["per_class"] = [None] * (len(table) - 1) + [result.final.per_class]
@@ -74,7 +74,7 @@ def _write(make: Callable[[], pd.DataFrame], path: Path) -> None:
 
 
 def _digest(images: ImageSet, teacher: nn.Module | None, protocol: Protocol, seed: int, tested: str) -> str:
-    """Of all that decides a student: not the set's name, so that two sets of the same images share their students."""
+    """A digest of everything that decides a student except the set's name: equal sets share their students."""
     digest = hashlib.sha256(images_digest(images.images()).encode())
     digest.update(np.ascontiguousarray(images.labels, np.int64).data)
     digest.update(weights_digest(teacher).encode() if teacher else b"")
@@ -85,7 +85,7 @@ def _digest(images: ImageSet, teacher: nn.Module | None, protocol: Protocol, see
 def by_class(history: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Accuracy of each class after the last epoch, mean over the seeds: columns method, class, accuracy (fractions).
 
-    history: of `validate`, of one network.
+    history: from `validate`, for one network.
     """
     final = history.dropna(subset=["per_class"]).groupby("method", sort=False)["per_class"]
     parts = [
@@ -108,8 +108,8 @@ def ranking(
 ) -> dict[str, float]:
     """DD-Ranking's scores of a set against as many random images, accuracies averaged over the seeds.
 
-    `real_hard` is the accuracy of the full set with hard labels. Students are trained on both sets with all
-    augmentation and with none, and on the condensed set with hard labels.
+    `real_hard` is the accuracy of the full set with hard labels. Trains students on both sets with all augmentation and
+    with none, and on the condensed set with hard labels.
     """
 
     def accuracy(images: ImageSet, changed: Protocol) -> float:
@@ -125,20 +125,20 @@ def ranking(
 
 
 def hlr(real_hard: float, condensed_hard: float) -> float:
-    """Hard label recovery: what the condensed set lacks against the real one, both with hard labels. Small is good."""
-    _check(real_hard=real_hard, condensed_hard=condensed_hard)
+    """Hard label recovery: the accuracy of the real set minus the condensed set's, with hard labels. Small is good."""
+    _check_fractions(real_hard=real_hard, condensed_hard=condensed_hard)
     return real_hard - condensed_hard
 
 
 def ior(condensed_any: float, random_any: float) -> float:
-    """Improvement over random: the gain on equally many random images, labels of any kind, the same for both."""
-    _check(condensed_any=condensed_any, random_any=random_any)
+    """Improvement over random: the gain over equally many random images with the same kind of labels."""
+    _check_fractions(condensed_any=condensed_any, random_any=random_any)
     return condensed_any - random_any
 
 
 def lrs(hlr: float, ior: float, weight: float = 0.5) -> float:
     """Label-robust score (e^α − e^−1)/(e − e^−1), α = w·IOR − (1 − w)·HLR: in 0 … 1, large is good."""
-    _check(weight=weight)
+    _check_fractions(weight=weight)
     return _normalised(weight * ior - (1 - weight) * hlr)
 
 
@@ -146,7 +146,7 @@ def ars(
     condensed_augmented: float, random_augmented: float, condensed_plain: float, random_plain: float, gamma: float = 0.5
 ) -> float:
     """Augmentation-robust score: LRS's normalisation of β = γ·(gain with augmentation) + (1 − γ)·(gain without)."""
-    _check(gamma=gamma)
+    _check_fractions(gamma=gamma)
     with_augmentation = ior(condensed_augmented, random_augmented)
     return _normalised(gamma * with_augmentation + (1 - gamma) * ior(condensed_plain, random_plain))
 
@@ -155,7 +155,7 @@ def _normalised(exponent: float) -> float:
     return (np.exp(exponent) - np.exp(-1)) / (np.e - np.exp(-1))
 
 
-def _check(**fractions: float) -> None:
+def _check_fractions(**fractions: float) -> None:
     for name, value in fractions.items():
         if not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
             raise ValueError(f"{name} = {value}: give a fraction between 0 and 1, not percent")

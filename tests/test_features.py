@@ -65,7 +65,7 @@ def test_missing_vae_names_the_parameter(tmp_path, monkeypatch):
             features.load_vae(name)
 
 
-def test_latents_are_of_the_precision_that_is_asked_for(vae, images, tmp_path):
+def test_amp_sets_the_precision_of_the_latents(vae, images, tmp_path):
     auto, exact, half = (
         features.encode(vae, images, tmp_path / f"{amp}.npy", size=16, batch_size=4, dtype=np.float32, amp=amp)
         for amp in (None, False, True)
@@ -89,7 +89,7 @@ def test_half_precision_is_the_default_on_disk(vae, images, tmp_path):
     assert np.abs(out - naive(vae, images, 16)).max() < 1e-2
 
 
-def test_a_row_does_not_depend_on_the_company(vae, images, tmp_path):
+def test_a_row_does_not_depend_on_its_batch(vae, images, tmp_path):
     def encode(chosen, name):
         return features.encode(vae, chosen, tmp_path / name, size=16, batch_size=4, dtype=np.float32)
 

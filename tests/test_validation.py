@@ -238,12 +238,12 @@ def test_bad_sets_are_refused_before_training(monkeypatch):
     monkeypatch.setattr(students._Student, "fit", lambda *_: pytest.fail("training began"))
     images = image_set(5)
     for train, oracle, test, message in [
-        (images.take(range(5, 20)), Oracle(), TEST, r"no image of 1 classes: \[0\]"),
+        (images.take(range(5, 20)), Oracle(), TEST, r"no images of 1 classes: \[0\]"),
         (images.take(range(1, 20)), Oracle(), TEST, r"4 images of class 0 and 5 of class 1.*allow_unequal"),
         (images, Oracle(3), TEST, r"labels = 0 … 3: expected class numbers 0 … 2"),
         (image_set(5, side=16), Oracle(), TEST, r"16 px, the test images 32 px"),
         (images, networks.create("conv3", 4, 16, 8), TEST, r"teacher: does not accept image_size 32"),
-        (images, networks.create("conv3", 9, 32, 8), TEST, r"no image of 5 classes"),
+        (images, networks.create("conv3", 9, 32, 8), TEST, r"no images of 5 classes"),
         (images, None, TEST, r"soft = True: needs a teacher"),
         (images, Oracle(), replace(TEST, labels=TEST.labels + 1), r"test labels = 1 … 4: expected"),
     ]:
