@@ -1,4 +1,4 @@
-"""Fine-tuning on CIFAR-10 at IPC 10 and 50 side by side, of finished runs of params/cifar10_finetuning_ipc{10,50}.yaml.
+"""Fine-tuning on CIFAR-10 at IPC 10 and 50, from finished runs of params/cifar10_finetuning_ipc{10,50}.yaml.
 
 Writes figures/cifar10/finetuning*: scores of both (table, figure) and images of the first seed of each.
 """
@@ -7,6 +7,7 @@ import argparse
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from dc3 import figures
 from dc3.figures import generation
@@ -33,14 +34,14 @@ def main() -> None:
 
 
 def scores(ipc: int) -> pd.DataFrame:
-    """The run's scores by seed; sets that depend on the IPC are named with it, the full set and real images are not."""
+    """The run's scores by seed; the names of sets other than the full set get their IPC."""
     table = pd.read_csv(paths.FIGURES / RUNS[ipc] / "finetuning_scores_by_seed.csv")
     table["set"] = [name if name == "full set" else f"{name}, IPC {ipc}" for name in table["set"]]
     return table
 
 
-def samples(ipc: int, run: str) -> figures.Figure:
-    """Test images, then what the DiTs of the first seed made of each training set."""
+def samples(ipc: int, run: str) -> Figure:
+    """Test images, then images by the DiT of the first seed on each training set."""
     test = Settings.of_run(run).image_set("test")
     first = test.first_per_class(3)
     rows = {"test images": (first.images(), first.labels)}

@@ -1,8 +1,8 @@
 """Compensation against one pipeline call per image and prompt, as published: python benchmarks/compensation.py
 
-Both sides in one run, with the same editor, steps and prompts. Ours edits whole batches, embeds each instruction once
-and encodes each source once for its two edits; the published loop hands the pipeline one image and one prompt at a
-time. Then where the time of ours goes, by timing every call of the U-Net, the VAE, the text encoder and the PNG writer.
+Both in one run, with the same editor, steps and prompts. Ours edits whole batches, embeds each instruction once and
+encodes each source once for its two edits; the published loop passes one image and one prompt at a time. The second
+table splits our time among the U-Net, the VAE, the text encoder and the PNG writer.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("
 
 
 def published(images: ImageSet, picks: pd.DataFrame, folder: Path, compensator: Compensator) -> None:
-    """One call per image and prompt; the text is embedded anew in each."""
+    """One call per image and prompt; each embeds its text again."""
     coloring, tool, used = compensator.coloring, compensator.editor, compensator.editor.settings
     for index in picks["index"]:
         source = Image.fromarray(images.images([index])[0]).resize((used.size, used.size), Image.Resampling.BILINEAR)
@@ -46,7 +46,7 @@ def published(images: ImageSet, picks: pd.DataFrame, folder: Path, compensator: 
 
 
 class Stopwatch:
-    """Adds up the seconds that some functions take while it is on."""
+    """Adds up the seconds in some functions."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

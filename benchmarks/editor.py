@@ -1,16 +1,16 @@
 """What the editor does to hue and content: python benchmarks/editor.py --data-dir data/cifar10 --teacher PATH
 
-Each of the test images is edited by one warm and one cold prompt, in turn, with the settings of notebook 04. Printed as
-the tables of the model card:
+Edits each test image by one warm and one cold prompt, in turn, with the settings of notebook 04. Prints the tables of
+the model card:
 
-1. prompt by prompt, the mean shift in CIELAB, the structural similarity (SSIM) of the lightness to the source, and how
-   often the prompt whose mean shift is nearest to the edit's own is the one that was asked for (chance: one in ten; the
-   mean shifts are taken from the other half of the images);
+1. per prompt: the mean shift in CIELAB, the structural similarity (SSIM) of the lightness to the source, and how often
+   the edit's own prompt has the nearest mean shift (chance: one in ten; the mean shifts come from the other half of the
+   images);
 2. over all: b* under warm and cold prompts, the teacher's accuracy on sources and edits, the spread over seeds,
-   colourfulness and hue entropy of the sources and of their gradient blends, with 95 % bootstrap intervals; and,
-   because a class of scenes10 is one photograph, known by its colours, the accuracies of a judge who was shown the
-   training crops in random colours (--jittered-judge), so that only the content is left to know them by;
-3. the guidance scale: how far the edits go in their prompt's own direction, and SSIM.
+   colourfulness and hue entropy of the sources and of their gradient blends, with 95 % bootstrap intervals. A class of
+   scenes10 is one photograph, recognisable by its colours: --jittered-judge adds the accuracies of a judge trained on
+   crops in random colours, which can only recognise the content;
+3. per guidance scale: how far the edits move in the direction of their prompt, and SSIM.
 """
 
 from typing import Annotated
@@ -26,16 +26,17 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from dc3 import color
-from dc3 import teacher as teacher_training
 from dc3.blending import blend
 from dc3.compensation import to_uint8
 from dc3.images import datasets
-from dc3.images.image_set import ImageSet
+from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine import devices, paths
 from dc3.models import checkpoints
 from dc3.models.editor import Editor, EditorSettings, load_editor
 from dc3.models.evaluation import accuracy
 from dc3.runs import parameters
+from dc3.teacher import TeacherRecipe
+from dc3.teacher import train as train_teacher
 
 DEFAULTS = {name: parameter.default for name, parameter in parameters.declared("04_compensation").items()}
 WARM, COLD = DEFAULTS["warm_prompts"], DEFAULTS["cold_prompts"]
@@ -48,9 +49,9 @@ JITTERS = 3  # copies of each training image that the jittered judge sees
 def edit(tool: Editor, sources: np.ndarray, prompts: list[str], seed: int) -> np.ndarray:
     instructions = [DEFAULTS["instruction"].format(p=prompt) for prompt in prompts]
     seeds = np.random.default_rng(seed).integers(2**62, size=len(sources)).tolist()
-    parts = range(0, len(sources), tool.batch_size)
+    parts = range(0, len(sources), tool.settings.batch_size)
     edits = [
-        tool.edit(*(values[k : k + tool.batch_size] for values in (sources, instructions, seeds)))
+        tool.edit(*(values[k : k + tool.settings.batch_size] for values in (sources, instructions, seeds)))
         for k in tqdm(parts, desc="edits")
     ]
     return to_uint8(np.concatenate(edits))
@@ -68,7 +69,7 @@ def similarities(edited: np.ndarray, sources: np.ndarray) -> np.ndarray:
 
 
 def named_rightly(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-    """Whether the nearest mean shift, of the other half of the images, is that of the prompt asked for: (n,) bool."""
+    """Whether the nearest mean shift, over the other half of the images, is that of the own prompt: (n,) bool."""
     right = np.zeros(len(shifts), bool)
     turn = np.arange(len(shifts)) % (len(shifts) // 2)
     half = turn // (len(WARM) * len(COLD)) % 2  # each has every pair of prompts
@@ -95,7 +96,7 @@ def interval(values: np.ndarray, statistic=np.mean) -> str:
 
 
 def summary(sources: np.ndarray, edits: np.ndarray, shifts: np.ndarray, ssim: np.ndarray) -> dict[str, str]:
-    """Edits come as all warm ones, then all cold ones."""
+    """edits: all warm ones, then all cold ones."""
     half = len(sources)
     pairs = zip(edits[:half], edits[half:], strict=True)
     blends = np.stack([blend(list(pair), "gradient", np.random.default_rng(k)) for k, pair in enumerate(pairs)])
@@ -130,17 +131,17 @@ def jittered_judge(train: ImageSet, seed: int) -> nn.Module:
     pixels = torch.from_numpy(train.images()).permute(0, 3, 1, 2)
     copies = [torch.stack([jitter(image) for image in pixels]).permute(0, 2, 3, 1).numpy() for _ in range(JITTERS)]
     torch.random.set_rng_state(generator)
-    images, labels = np.concatenate(copies), np.tile(train.labels, JITTERS)
-    return teacher_training.train(images, labels, seed=seed, network="conv3", width=64, epochs=4)[0]
+    images = in_memory("jittered", "train", train.classes, np.tile(train.labels, JITTERS), np.concatenate(copies))
+    return train_teacher(images, TeacherRecipe("conv3", 4, seed, width=64), device="cpu")[0]
 
 
 def main(
     data_dir: Annotated[str, typer.Option(help="class folders under test/; empty: scenes10")] = "",
     images: Annotated[int, typer.Option(help="test images, spread evenly over the set")] = 1000,
-    few: Annotated[int, typer.Option(help="of these, for the spread over seeds and each guidance scale")] = 100,
+    few: Annotated[int, typer.Option(help="images of these for the spread over seeds and each guidance scale")] = 100,
     editor: str = DEFAULTS["editor"],
     teacher: Annotated[str, typer.Option(help="a checkpoint of 00_teacher, for the accuracy on edits")] = "",
-    jittered_judge_: Annotated[bool, typer.Option("--jittered-judge", help="train one on the image set")] = False,
+    jittered_judge_: Annotated[bool, typer.Option("--jittered-judge", help="train a judge on the image set")] = False,
     size: int = DEFAULTS["edit_size"],
     precision: str = DEFAULTS["edit_precision"],
     seed: int = 0,
@@ -161,18 +162,18 @@ def main(
     table = prompt_table(shifts, ssim, prompts)
     print(f"{len(sources)} images of {dataset} at {size} px, {len(edits)} edits of {DEFAULTS['edit_steps']} steps\n")
     print(table.to_markdown(index=False, floatfmt=".2f"))
-    told = {"named rightly (chance 10 %)": f"{named_rightly(shifts, prompts).mean():.0%}"}
-    told |= summary(sources, edits, shifts, ssim)
+    measures = {"named rightly (chance 10 %)": f"{named_rightly(shifts, prompts).mean():.0%}"}
+    measures |= summary(sources, edits, shifts, ssim)
     judges = {"teacher": checkpoints.load(paths.resolve(teacher)).model} if teacher else {}
     if jittered_judge_:
         train = datasets.load(dataset, "train", data_dir=folder, image_size=size)
         judges["jittered judge"] = jittered_judge(train, seed)
     for name, judge in judges.items():
-        told[f"{name}'s accuracy, sources"] = f"{accuracy(judge, sources, labels):.1%}"
-        told[f"{name}'s accuracy, edits"] = f"{accuracy(judge, edits, np.tile(labels, 2)):.1%}"
+        measures[f"{name}'s accuracy, sources"] = f"{accuracy(judge, sources, labels):.1%}"
+        measures[f"{name}'s accuracy, edits"] = f"{accuracy(judge, edits, np.tile(labels, 2)):.1%}"
     some = np.arange(few) * len(doubled) // few
-    told["standard deviation over seeds"] = seed_spread(tool, doubled[some], prompts[some])
-    print("\n" + pd.Series(told, name="value").rename_axis("measure").to_markdown())
+    measures["standard deviation over seeds"] = seed_spread(tool, doubled[some], prompts[some])
+    print("\n" + pd.Series(measures, name="value").rename_axis("measure").to_markdown())
     rows = []
     for scale in GUIDANCE:
         guided = edit(tool.using(guidance_scale=scale), doubled[some], list(prompts[some]), seed)

@@ -1,11 +1,11 @@
-"""The sampling stage against the straightforward ways, all sides in one run: `python benchmarks/sampling.py [--quick]`.
+"""The sampling stage against simpler implementations, in one run: `python benchmarks/sampling.py [--quick]`.
 
 1. The gradient kernel: the explicit embeddings concat(g, g ⊗ h) against the factored form (time, peak memory), and
-   the factored form against the matrix products of the same shapes, which is as fast as the machine multiplies.
-2. The greedy: dc3 against submodlib and, where it is installed, apricot-select (which compiles anew in every call).
+   the factored form against bare matrix products of the same shapes, the limit of the machine.
+2. The greedy: dc3 against submodlib and, if installed, apricot-select (which compiles again in every call).
 
 Prints the tables as markdown; writes their rows to sampling.csv and sampling_greedy.csv, and the cost against n and C
-to sampling.png. Times are the best of several runs. Peak memory is that of the process over what it held before.
+to sampling.png. Times are the best of several runs. Peak memory is the increase during the first run.
 """
 
 import argparse
@@ -42,7 +42,7 @@ APRICOT = {
     ("FacilityLocation", "StochasticGreedy"): ("FacilityLocationSelection", "stochastic"),
 }  # its GraphCut is another function (no factor 2), so only its facility location is comparable
 MEASURE_SECONDS, MOST_RUNS = 1.0, 20
-CLOCK = {"now": time.perf_counter}  # or the processor's, which a busy machine does not blur
+CLOCK = {"now": time.perf_counter}  # or processor time, which other processes disturb less
 
 
 def random_factors(n: int, classes: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def matrix_products(gradient: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def seconds_and_megabytes(run: Callable[[], object]) -> tuple[float, float]:
-    """The best time of several runs, and the peak resident memory of the first above what was held before it."""
+    """The best time of several runs, and the increase of peak resident memory in the first."""
     times = []
     megabytes = _peak_of(lambda: times.append(_timed(run)))
     while sum(times) < MEASURE_SECONDS and len(times) < MOST_RUNS:
@@ -80,7 +80,7 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def _peak_of(run: Callable[[], object]) -> float:
-    """By the kernel's own high-water mark, which Linux lets a process reset; elsewhere NaN."""
+    """The increase of the kernel's high-water mark, which only Linux can reset; elsewhere NaN."""
     gc.collect()
     mark = Path("/proc/self/clear_refs")
     if not mark.exists():
@@ -181,7 +181,7 @@ def greedy_rows(n: int, dim: int, engine: str) -> Iterator[dict]:
 
 
 def greedy_table(rows: pd.DataFrame) -> str:
-    """One line a function; the CSV has them all. A cell of a rival: seconds, and the share of dc3's picks it made."""
+    """One line per function. Cells of other libraries: seconds, and the share of dc3's picks that they share."""
     rivals = [(engine, greedy) for engine in ("submodlib", "apricot") for greedy in GREEDIES]
     rivals = [(e, g) for e, g in rivals if ((rows["engine"] == e) & (rows["greedy"] == g)).any()]
     names = " | ".join(f"{engine} {greedy.removesuffix('Greedy')}" for engine, greedy in rivals)

@@ -1,11 +1,11 @@
 """The sampling stage on a whole image set, step by step: python benchmarks/sampling_stage.py --data-dir data/cifar10
 
-Forward: the gradient factors of every image, as 03_sampling computes them. Kernel and greedy: the calls that
-`strategies.pick` makes, for dc3 (BINS bins a class) and for submodular (whole classes), IPC picks a class. Rest: what
-else it does (one class at a time out of the arrays, the table of picks). Decoding the files is timed apart; the bins,
-which stage 02 makes, are not timed: K-means here sees 8×8 pixels in the place of latents.
+Forward: the gradient factors of every image, as in 03_sampling. Kernel and greedy: the calls in `strategies.pick`, for
+dc3 (BINS bins per class) and for submodular (whole classes), with IPC picks per class. Rest: the rest of
+`strategies.pick` (reading the arrays class by class, the table of picks). Decoding is timed separately. The bins, a
+result of stage 02, are not timed: here K-means uses 8×8 pixels instead of latents.
 
-Prints the table as markdown. Every step runs once, on the wall clock: start it on a quiet machine.
+Prints the table as markdown. Every step runs once, on the wall clock: use an idle machine.
 """
 
 import os
@@ -29,7 +29,7 @@ from dc3.machine import paths
 from dc3.models import checkpoints, networks
 
 IMAGE_SIZE, IPC, BINS = 32, 10, 10
-GRID = 8  # pixels a side that the bins are made of
+GRID = 8  # pixels per side in the data of the bins
 STRATEGIES = ("dc3", "submodular")
 TIMED = {"kernel": "gradient_kernel", "greedy": "select"}  # step → the name that strategies.pick calls
 
@@ -41,7 +41,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     def timed(self, step: str, function: Callable) -> Callable:
-        """`function`, whose time counts for `step`."""
+        """`function`, with its time added to `step`."""
 
         def run(*arguments, **options):
             start = time.perf_counter()
@@ -60,7 +60,7 @@ def obtain_teacher(path: str, classes: int) -> nn.Module:
 
 
 def pixel_bins(images: ImageSet) -> np.ndarray:
-    """The bin of every image, (n,) int64, by its pixels averaged down to GRID a side."""
+    """The bin of every image, (n,) int64, from its pixels averaged to GRID × GRID."""
     cell = IMAGE_SIZE // GRID
     small = images.images().reshape(len(images), GRID, cell, GRID, cell, 3).mean(axis=(2, 4))
     return binning.bin_all(small.reshape(len(images), -1), images.labels, bins=BINS, seed=0)
@@ -88,14 +88,14 @@ def stage_table(forward: float, strategy_steps: dict[str, dict[str, float]]) -> 
 
 
 def peak_gigabytes() -> float:
-    """The most memory that the process has held; macOS counts it in bytes, Linux in kB."""
+    """The peak memory of the process; macOS counts it in bytes, Linux in kB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def main(
     data_dir: Annotated[str, typer.Option(help="class folders under train/; relative to the repository")],
     teacher: Annotated[str, typer.Option(help="of 00_teacher; empty: conv3 with random weights")] = "",
-    images_per_class: Annotated[int, typer.Option(help="the first so many of each class; 0: all")] = 0,
+    images_per_class: Annotated[int, typer.Option(help="only the first images of each class; 0: all")] = 0,
     threads: Annotated[int, typer.Option(help="torch threads")] = os.cpu_count() or 1,
 ) -> None:
     """Print the table."""

@@ -1,12 +1,12 @@
-"""Does memory stay bounded, and time per image constant, as the image set grows: python benchmarks/scale.py
+"""Memory and time per image as the image set grows: python benchmarks/scale.py
 
-Features, bins and selection on sets of 1,000, 10,000 and 100,000 images of 32 px, each in a process of its own. An
-image is a pure function of its index and is made when it is asked for. Classes have 100 images at every size and the
-teacher 1,000 outputs, so that nothing grows but the number of images. `--latents` instead: bins and selection of 1,000
-classes of 1,280 images, as many as ImageNet-1K has, on synthetic latents and gradients that are made class by class.
+Features, bins and selection on sets of 1,000, 10,000 and 100,000 images of 32 px, each in its own process. Images are a
+pure function of their index, made on demand. Classes have 100 images at every size and the teacher has 1,000 outputs,
+so that only the number of images grows. With `--latents`: bins and selection of 1,000 classes of 1,280 images, the size
+of ImageNet-1K, on synthetic latents and gradients, made class by class.
 
-Seconds are of processor time of one thread, which other work on the machine does not lengthen by taking turns (it still
-does by sharing caches); wall time is given beside them. Peak memory is the largest resident set of the process.
+Seconds are processor time of one thread, which other work on the machine only lengthens through shared caches; the
+table also has wall time. Peak memory is the largest resident set of the process.
 """
 
 import resource
@@ -50,9 +50,9 @@ class Generated(ImageSet):
 
 @dataclass(frozen=True)
 class ByClass:
-    """An array (n, width) of which the rows of one class at a time are made, a pure function of the class."""
+    """An array (n, width) that makes the rows of one class at a time, a pure function of the class."""
 
-    name: int  # tells the arrays of one benchmark apart
+    number: int  # distinguishes the arrays of one benchmark
     length: int
     class_size: int
     width: int
@@ -63,7 +63,7 @@ class ByClass:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         label = int(rows[0]) // self.class_size
-        rng = np.random.default_rng([SEED, self.name, label])
+        rng = np.random.default_rng([SEED, self.number, label])
         centres = rng.standard_normal((BINS, self.width), np.float32)
         noise = rng.standard_normal((self.class_size, self.width), np.float32)
         return (centres[np.arange(self.class_size) % BINS] + noise)[rows - label * self.class_size].astype(self.dtype)
@@ -130,7 +130,7 @@ def row(count: int, watch: Stopwatch, picks: pd.DataFrame, disk: int) -> dict[st
 
 
 def in_own_process(*arguments: object) -> dict[str, float]:
-    """One row, by this script in a fresh process, which has no other row's memory to its name."""
+    """One row, by this script in a new process, so that its peak memory is its own."""
     with tempfile.NamedTemporaryFile(suffix=".json") as answer:
         command = [sys.executable, __file__, *map(str, arguments), "--answer", answer.name]
         subprocess.run(command, check=True)

@@ -1,12 +1,12 @@
-"""An epoch of a student, ours against the loop as published, all sides in one run: python benchmarks/validation.py
+"""An epoch of a student, ours against the published loop, both in one run: python benchmarks/validation.py
 
-Ours: `dc3.students`. Published: a DataLoader over PIL images, every image by itself through ShufflePatches,
-RandomResizedCrop, flip, ToTensor, Normalize; CutMix; a second student forward each step whose result nobody uses. Both:
-the same network and start, teacher, batch size, loss, AdamW, learning rate; images of scenes10 that lie in memory
-(published code decodes files each epoch, which is not counted here). The losses say that both train alike.
+Ours: `dc3.students`. Published: a DataLoader over PIL images, each through ShufflePatches, RandomResizedCrop, flip,
+ToTensor, Normalize; CutMix; an unused second student forward per step. Both: the same network and start, teacher, batch
+size, loss, AdamW, learning rate; images of scenes10 in memory (the published code also decodes files each epoch). The
+losses show that both train alike.
 
-Seconds are the median over the epochs after the first; the sides take turns. Not convolution: 1 − c/t of our side, t
-the wall time of an epoch, c the self CPU time of all operators with "conv" in their name, forward and backward, by
+Seconds are the median over the epochs after the first; the sides take turns. Not convolution: 1 − c/t of our side, with
+t the wall time of an epoch and c the self CPU time of all operators with "conv" in their name, forward and backward, by
 torch.profiler, whose own cost is in t. Linear layer, batch norm, pooling and optimiser are not convolution.
 
 Prints the table as markdown; writes its rows to validation.csv.
@@ -34,21 +34,21 @@ from torchvision import transforms
 from dc3 import students
 from dc3 import teacher as teachers
 from dc3.images import datasets
-from dc3.images.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from dc3.images.image_set import ImageSet
 from dc3.models import augmentation, networks
-from dc3.models.evaluation import on_device
+from dc3.models.evaluation import IMAGENET_MEAN, IMAGENET_STD, on_device
 from dc3.students import Protocol, lr_factor, parameter_groups
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
 CPU = torch.device("cpu")
 IMAGE_SIZE, SEED = 32, 0
-TEACHER_IMAGES, TEACHER_EPOCHS = 50, 3  # a class
-SCHEDULE_EPOCHS = 300  # that the learning rate falls over; fewer are run
+TEACHER_IMAGES, TEACHER_EPOCHS = 50, 3  # images per class
+SCHEDULE_EPOCHS = 300  # of the learning rate's schedule; fewer are run
 PROFILED_EPOCHS = 2
 
 
 class ShufflePatches:
-    """The factor × factor patches of a PIL image change places: the columns of patches, then the rows."""
+    """Shuffles the factor × factor patches of a PIL image: the columns of patches, then the rows."""
 
     def __init__(self, factor: int):
         self.factor = factor
@@ -63,7 +63,7 @@ class ShufflePatches:
 
 
 class PILImages(Dataset):
-    """PIL images with their labels, through a transform one by one."""
+    """PIL images, transformed one by one, and their labels."""
 
     def __init__(self, images: ImageSet, transform: transforms.Compose):
         self.images = [Image.fromarray(pixels) for pixels in images.images()]
@@ -155,13 +155,13 @@ def scenes(ipc: int) -> ImageSet:
 
 
 def brief_teacher(network: str, width: int) -> nn.Module:
-    """A teacher of a few epochs, so that the soft labels differ from image to image."""
+    """A teacher of a few epochs, so that the soft labels differ between images."""
     recipe = teachers.TeacherRecipe(network, TEACHER_EPOCHS, SEED, width)
     return teachers.train(scenes(TEACHER_IMAGES), recipe, device="cpu")[0]
 
 
 def sides(images: ImageSet, teacher: nn.Module, protocol: Protocol, workers: int) -> dict[str, Ours | Published]:
-    """Both loops at their start: students with the same weights, each with a copy of the teacher in its own layout."""
+    """Both loops before training: students with the same weights, each with a copy of the teacher in its layout."""
     seed = augmentation.mix_seed(SEED, "student")  # as dc3.students draws it
     student = networks.create(protocol.network, len(images.classes), IMAGE_SIZE, protocol.width, seed=seed)
     plain = deepcopy(teacher).to(memory_format=torch.contiguous_format)
@@ -183,7 +183,7 @@ def seconds_and_losses(loops: dict, epochs: int) -> tuple[dict[str, float], dict
 
 
 def not_convolution(loop: Ours) -> float:
-    """The share of an epoch's wall time in which no convolution was computed."""
+    """The share of an epoch's wall time outside convolutions."""
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         start = time.perf_counter()
         for _ in range(PROFILED_EPOCHS):
@@ -231,11 +231,11 @@ def table(rows: pd.DataFrame) -> str:
 
 def main(
     network: Annotated[
-        str, typer.Option(help="of teacher and student, a name of dc3.models.networks.NETWORKS")
+        str, typer.Option(help="of teacher and student: a name in dc3.models.networks.NETWORKS")
     ] = "conv3",
     width: Annotated[int, typer.Option(help="of conv3 … conv6")] = 128,
     ipc: Annotated[list[int], typer.Option(help="images per class; may be repeated")] = [10, 50],  # noqa: B006
-    factor: Annotated[list[int], typer.Option(help="patches a side; may be repeated")] = [1, 2],  # noqa: B006
+    factor: Annotated[list[int], typer.Option(help="patches per side; may be repeated")] = [1, 2],  # noqa: B006
     epochs: Annotated[int, typer.Option(min=1, help="timed epochs of each side, after one to warm up")] = 5,
     workers: Annotated[int, typer.Option(help="processes of the published DataLoader")] = 0,
     threads: Annotated[int, typer.Option(help="torch threads")] = os.cpu_count() or 1,

@@ -101,9 +101,7 @@ def check_data(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="with train/ and val/ (or test/), or a condensed set")],
     decode: Annotated[
         bool | None,
-        typer.Option(
-            "--decode/--headers", help="decode every file, or only read its header; default: decode up to 20,000"
-        ),
+        typer.Option("--decode/--headers", help="decode every file, or only its header; default: up to 20,000"),
     ] = None,
 ) -> None:
     """Show the classes, counts, sizes and unreadable files of a folder; exit with 1 if a run would refuse it."""

@@ -116,7 +116,7 @@ def inception_score(logits: np.ndarray, *, seed: int, splits: int = 10) -> Score
 
 
 def score_to_read(real: int, fake: int, dimension: int) -> str:
-    """The score to read for so many images and `dimension` features: "FID", or "KID" where FID is biased."""
+    """The score to read for these numbers of images and features: "FID", or "KID" if FID is biased."""
     return "KID" if min(real, fake) <= dimension else "FID"
 
 

@@ -1,4 +1,4 @@
-"""Drawing: arrays and tables in, matplotlib figures out. `dc3.figures.style` says how they look and are written."""
+"""Functions from arrays and tables to matplotlib figures; `dc3.figures.style` has their look and their files."""
 
 from dc3.figures.images import MAX_CLASSES as MAX_CLASSES
 from dc3.figures.images import MAX_NAMES as MAX_NAMES

@@ -1,4 +1,4 @@
-"""Figures of what training sets are worth: accuracies over epochs, IPC, classes, students, and the literature's."""
+"""Figures of accuracies: over epochs, IPC, classes and students, and next to published numbers."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,7 +17,7 @@ ROW = 0.2  # inches: the height of a row of a dot plot
 
 
 def student_curves(runs: pd.DataFrame, chance: float) -> Figure:
-    """Test accuracy over epochs, a line a method, seeds as a band; columns method, seed, epoch, top1 (fractions)."""
+    """Test accuracy over epochs, one line per method, a band over seeds; columns method, seed, epoch, top1."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 3))
     percent = runs.dropna(subset=["top1"]).assign(accuracy=lambda table: 100 * table["top1"])
     sets = {"hue": "method", "style": "method", "palette": colors_of(percent["method"])}
@@ -40,9 +40,9 @@ def network_heatmap(table: pd.DataFrame) -> Figure:
 
 
 def class_accuracy(table: pd.DataFrame) -> Figure:
-    """Accuracy of each class, a mark a training set; columns class, method, accuracy (fractions).
+    """Accuracy of each class, one mark per training set; columns class, method, accuracy (fractions).
 
-    More than MAX_NAMES classes have no room for their names: then a line a training set, from its worst class up.
+    Above MAX_NAMES classes, names do not fit: then one line per training set, from its worst class up.
     """
     percent, palette = table.assign(accuracy=100 * table["accuracy"]), colors_of(table["method"])
     names = percent["class"].nunique()
@@ -63,23 +63,28 @@ def class_accuracy(table: pd.DataFrame) -> Figure:
 
 
 def methods_by_ipc(table: pd.DataFrame) -> Figure:
-    """Test accuracy over IPC, a line a method; columns method, ipc, top1_mean, top1_std (NaN for one seed)."""
+    """Test accuracy over IPC, one line per method; columns method, ipc, top1_mean, top1_std (NaN for one seed)."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 3.2))
     shift, palette = np.linspace(-0.04, 0.04, table["method"].nunique()), colors_of(table["method"])
     for move, (name, part) in zip(shift, table.groupby("method", sort=False), strict=True):
         x, spread = part["ipc"] * 10**move, 100 * part["top1_std"].fillna(0)
         style = {"label": name, "color": palette[name], "marker": "o", "markersize": 4, "capsize": 2}
         ax.errorbar(x, 100 * part["top1_mean"], spread, **style)
-    ax.set(xscale="log", xlabel="images per class (IPC)", ylabel="test accuracy (%)")
-    ticks = sorted(table["ipc"].unique())
-    ax.set_xticks(ticks, ticks)
-    ax.minorticks_off()
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    _logarithmic(ax, table["ipc"], "images per class (IPC)")
     return figure
 
 
+def _logarithmic(ax: Axes, values: pd.Series, xlabel: str) -> None:
+    """A logarithmic x axis with ticks at `values`, and the legend at the right."""
+    ticks = np.unique(values)
+    ax.set(xscale="log", xlabel=xlabel, ylabel="test accuracy (%)")
+    ax.set_xticks(ticks, ticks)
+    ax.minorticks_off()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 def beside_published(table: pd.DataFrame) -> Figure:
-    """A panel an IPC, methods down, ours filled, published numbers hollow; table: of `published.beside`."""
+    """One panel per IPC, methods down, ours filled, published numbers hollow; table from `published.beside`."""
     ipcs = sorted(table["ipc"].unique())
     means = table.groupby("method", sort=False)["top1_mean"].mean()
     order = [*means[means.index.str.endswith("here")].index, *means[means.index.str.endswith("published")].index][::-1]
@@ -101,13 +106,13 @@ def beside_published(table: pd.DataFrame) -> Figure:
 
 
 def settings_dots(settings: pd.DataFrame) -> Figure:
-    """Test accuracy of every row, the best on top; columns name, ipc, epochs, top1_mean, top1_std."""
+    """Test accuracy of every row, the best at the top; columns name, ipc, epochs, top1_mean, top1_std."""
     table = settings.sort_values("top1_mean", kind="stable")
     return _dots(table, "top1_mean", "top1_std", "test accuracy (%)")
 
 
 def _dots(table: pd.DataFrame, value: str, deviation: str, label: str) -> Figure:
-    """A row a setting, upwards, with bars of one standard deviation where there are several students."""
+    """One row per setting, upwards, with bars of one standard deviation."""
     names = [f"{row['name']}, IPC {row['ipc']}, {row['epochs']} epochs" for _, row in table.iterrows()]
     figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + ROW * len(table)))
     spread = 100 * table[deviation].fillna(0)
@@ -120,23 +125,19 @@ def _dots(table: pd.DataFrame, value: str, deviation: str, label: str) -> Figure
 
 
 def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
-    """Test accuracy over the epochs of the students' training, a line a name."""
+    """Test accuracy over the epochs of the students' training, one line per name."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 2.8))
     palette = colors_of(settings["name"])
     for name, part in settings.sort_values("epochs").groupby("name", sort=False):
         style = {"label": name, "color": palette[name], "marker": "o", "markersize": 4, "capsize": 2}
         ax.errorbar(part["epochs"], 100 * part["top1_mean"], 100 * part["top1_std"].fillna(0), **style)
-    ticks = np.unique(settings["epochs"])
-    ax.set(xscale="log", xlabel="epochs", ylabel="test accuracy (%)")
-    ax.set_xticks(ticks, ticks)
-    ax.minorticks_off()
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    _logarithmic(ax, settings["epochs"], "epochs")
     sns.despine(figure)
     return figure
 
 
 def compensation_dots(table: pd.DataFrame) -> Figure:
-    """What compensation adds to the accuracy of the same picks, in points; table: of `results.compensation`."""
+    """The accuracy that compensation adds to the same picks, in points; table from `results.compensation`."""
     table = table.sort_values("difference", kind="stable")
     figure = _dots(table, "difference", "deviation", "compensated minus plain, test accuracy (points)")
     figure.axes[0].axvline(0, color="0.4", linewidth=0.8)
@@ -144,12 +145,12 @@ def compensation_dots(table: pd.DataFrame) -> Figure:
 
 
 PANEL = 0.75  # inches: the height of a panel without its rows
-OFFSET = 0.17  # of a row, by which the marks of the two runs are moved up and down
-Panel = tuple[str, pd.DataFrame, Callable[[Axes, pd.DataFrame], None]]  # title, rows, what draws them
+OFFSET = 0.17  # of a row: the marks of the two runs are moved up and down by it
+Panel = tuple[str, pd.DataFrame, Callable[[Axes, pd.DataFrame], None]]  # title, rows, function that draws them
 
 
 def differences(tables: Mapping[str, pd.DataFrame], first: str, second: str) -> Figure:
-    """Two runs: a panel each for accuracy, colourfulness, FID, picks in common and time, as far as `tables` go.
+    """Two runs: one panel each for accuracy, colourfulness, FID, common picks and time, if `tables` has them.
 
     `tables` are those of `dc3.runs.compare.Comparison`.
     """
@@ -188,7 +189,7 @@ def _panels(tables: Mapping[str, pd.DataFrame], runs: tuple[str, str]) -> list[P
 
 
 def _marks(runs: tuple[str, str], names: str, label: str, ax: Axes, table: pd.DataFrame) -> None:
-    """A row a name, a mark a run, bars of one deviation where the table has them."""
+    """One row per name, one mark per run, bars of one deviation if the table has them."""
     places = np.arange(len(table))
     for run, offset, mark in zip(runs, (-OFFSET, OFFSET), "os", strict=True):
         error = table[f"{run}, ±"].fillna(0) if f"{run}, ±" in table else None
@@ -204,7 +205,7 @@ def _shares(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _fewer(picks: pd.DataFrame) -> pd.DataFrame:
-    """All classes; where there is no room for so many names, some from the least in common to the most."""
+    """At most MAX_NAMES classes, spread evenly from the least to the most in common."""
     if len(picks) <= MAX_NAMES:
         return picks
     ordered = picks.sort_values("Jaccard", kind="stable")

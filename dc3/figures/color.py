@@ -1,4 +1,4 @@
-"""The figures of 06: what colours image sets hold, and where compensation takes an image among those of its class."""
+"""The figures of 06: the colours of image sets, and where compensation moves an image within its class."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,12 @@ from dc3.figures.images import WIDTH, class_panels, scatter_bins
 CHANNELS = {"red": ("#D55E00", "-"), "green": ("#009E73", "--"), "blue": ("#0072B2", "-.")}
 PER_ROW = 4  # sets side by side
 HUE_NAMES = {0: "red", 90: "yellow", 180: "green", 270: "blue"}  # what CIELAB's hue angles look like
-RINGS = (0.05, 0.2)  # shares of the chroma that the roses' rings stand for
+RINGS = (0.05, 0.2)  # shares of the chroma at the rings of a rose
 EDGE = "#222222"
 
 
 def rgb_curves(densities: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Density of the three channels, a panel a set; {name: (grid (g,) in 0…1, density (3, g))}."""
+    """Density of the three channels, one panel per set; {name: (grid (g,) in 0…1, density (3, g))}."""
     figure, axes = _panels(list(densities), 1.75)
     for ax, (grid, density) in zip(axes, densities.values(), strict=True):
         for values, (channel, (color, dash)) in zip(density, CHANNELS.items(), strict=True):
@@ -34,9 +34,9 @@ def rgb_curves(densities: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure
 
 
 def hue_roses(histograms: Mapping[str, np.ndarray]) -> Figure:
-    """Share of chroma per CIELAB hue angle, a rose a set, petals in their own hue; {name: (bins,) chroma sums}.
+    """Share of chroma per CIELAB hue angle, one rose per set, petals in their own hue; {name: (bins,) chroma sums}.
 
-    The area of a petal is the share, so that its radius is the root of it; rings are labelled with the share.
+    The area of a petal is the share, so its radius is the root; the rings show shares.
     """
     figure, axes = _panels(list(histograms), 1.95, projection="polar")
     for ax, chroma in zip(axes, histograms.values(), strict=True):
@@ -54,7 +54,7 @@ def hue_roses(histograms: Mapping[str, np.ndarray]) -> Figure:
 
 
 def palettes(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """The main colours of each set, a bar a set, as wide as their share of the pixels; {name: (uint8 (k, 3), (k,))}."""
+    """The main colours of each set, one bar per set, by their share of the pixels; {name: (uint8 (k, 3), (k,))}."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.85, 0.55 + 0.34 * len(found)))
     for row, (colors, share) in enumerate(found.values()):
         starts = 100 * (np.cumsum(share) - share)
@@ -68,9 +68,9 @@ def palettes(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 def displacement_maps(table: pd.DataFrame, classes: list[str] | tuple[str, ...]) -> Figure:
-    """A t-SNE map a class with an arrow from each pick to its condensed image.
+    """One t-SNE map per class, with an arrow from each pick to its condensed image.
 
-    Columns label, bin, x, y, and to_x, to_y: where the condensed image of a pick lies; NaN for images without one.
+    Columns label, bin, x, y, and to_x, to_y: the place of the condensed image, or NaN.
     """
     figure, panels = class_panels(table, classes)
     for label, ax in panels.items():
@@ -96,7 +96,7 @@ def _draw_arrows(ax: Axes, moved: pd.DataFrame) -> None:
 
 
 def _panels(titles: list[str], height: float, **axes_style: str) -> tuple[Figure, list[Axes]]:
-    """A panel a set, PER_ROW in a row, `height` inches high each."""
+    """One panel per set, PER_ROW in a row, each `height` inches high."""
     rows = -(-len(titles) // PER_ROW)
     columns = min(len(titles), PER_ROW)
     size = (WIDTH * columns / PER_ROW + 0.2 * (columns < PER_ROW), height * rows + 0.3)

@@ -1,4 +1,4 @@
-"""Figures of what generators learn and make; they take tables and arrays and return a matplotlib Figure."""
+"""Figures of generators: their losses, samples and scores."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from dc3.figures.images import GAP, MAX_CLASSES, WIDTH, set_headings, show_rows
 from dc3.figures.style import colors_of
 
-SMOOTHED = 0.05  # of the steps: window of the running mean of a loss curve,
-LEAST_SMOOTHED = 10  # steps, where there are so many: a single batch's loss is mostly the noise that it drew
+SMOOTHED = 0.05  # of the steps: window of the running mean of a loss curve
+LEAST_SMOOTHED = 10  # steps in that window, if there are so many: the loss of one batch is mostly noise
 
 
 def loss_curves(history: pd.DataFrame) -> Figure:
-    """Training loss over steps, a panel a generator, a line a set, seeds as a band; columns of `loss_history`."""
+    """Training loss over steps, one panel per generator, one line per set, seeds as a band; table: `loss_history`."""
     generators = history["generator"].drop_duplicates()
     figure, axes = plt.subplots(1, len(generators), figsize=(WIDTH, 2.6), squeeze=False)
     for ax, generator in zip(axes[0], generators, strict=True):
@@ -38,7 +38,7 @@ def loss_curves(history: pd.DataFrame) -> Figure:
 def sample_rows(
     sets: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: Sequence[str], per_class: int = 3, title: str = ""
 ) -> Figure:
-    """{name: (images uint8 (n, S, S, 3), labels)}: `per_class` rows of each set, a column a class."""
+    """{name: (images uint8 (n, S, S, 3), labels)}: `per_class` rows of each set, one column per class."""
     shown = range(min(len(classes), MAX_CLASSES))
     rows, names = [], []
     for name, (images, labels) in sets.items():
@@ -54,7 +54,7 @@ def sample_rows(
 
 
 def score_points(table: pd.DataFrame, scores: Sequence[str]) -> Figure:
-    """A panel a score, sets down, generators as marks, a mark a seed; columns generator, set and the scores."""
+    """One panel per score, sets down, one mark per generator and seed; columns generator, set and the scores."""
     figure, axes = plt.subplots(
         1, len(scores), figsize=(WIDTH, 1.3 + 0.3 * table["set"].nunique()), sharey=True, squeeze=False
     )
@@ -70,7 +70,7 @@ def score_points(table: pd.DataFrame, scores: Sequence[str]) -> Figure:
 
 
 def _legend_above(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend for all panels, that of the first, over the figure."""
+    """The legend of the first panel, above the figure, for all panels."""
     handles, names = axes[0].get_legend_handles_labels()
     for ax in axes:
         if legend := ax.get_legend():

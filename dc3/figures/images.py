@@ -1,7 +1,7 @@
 """The figures of the stages. Each function takes arrays or tables and returns a matplotlib Figure.
 
-How they look stands in style.mplstyle, how they are written in dc3.figures.style; those of accuracies
-are in dc3.figures.accuracy, those of 06 alone in dc3.figures.color.
+Their look is in style.mplstyle, their files in dc3.figures.style; figures of accuracies are in dc3.figures.accuracy,
+those of 06 in dc3.figures.color.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,26 +19,24 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from dc3.figures.style import colors_of
-from dc3.figures.style import save as save
-from dc3.figures.style import save_table as save_table
 
 if TYPE_CHECKING:
     from dc3.edit_strips import Steps
 
-WIDTH = 6.5  # inches: the text column of a page (TMLR's), for which the style's font sizes are made
-MAX_CLASSES = 10  # shown in figures that have a panel or row a class
-MAX_NAMES = 25  # classes that are named on an axis
-LETTER = 4.6  # points: the width of a letter at 7 points, a little more than the average
+WIDTH = 6.5  # inches: the text column of TMLR, which the style's font sizes fit
+MAX_CLASSES = 10  # in figures with one panel or row per class
+MAX_NAMES = 25  # classes with names on an axis
+LETTER = 4.6  # points: slightly more than the average width of a letter at 7 points
 SLANTED_LETTERS = 14  # in a line of a slanted heading
 GAP = 2  # pixels between the images of a mosaic
-MUTED = (  # ten colours that colour-blind people tell apart (Paul Tol's "muted"), for the bins of a class
+MUTED = (  # ten colours that colour-blind people can distinguish (Paul Tol's "muted"), for the bins of a class
     "#332288", "#88CCEE", "#DDCC77", "#117733", "#CC6677", "#AA4499", "#44AA99", "#999933", "#882255", "#BBBBBB",
 )  # fmt: skip
 MARKERS = "o^sD"  # the next ten bins have the same colours and another mark
 
 
 def mosaic(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
-    """uint8 (n, H, W, 3) → one uint8 image with `columns` images a row, white between them."""
+    """uint8 (n, H, W, 3) → one uint8 image with `columns` images per row, white between them."""
     rows = -(-len(images) // columns)
     height, width = images.shape[1] + gap, images.shape[2] + gap
     canvas = np.full((rows * height - gap, columns * width - gap, 3), 255, np.uint8)
@@ -49,7 +47,7 @@ def mosaic(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
 
 
 def show_rows(ax: Axes, rows: Sequence[np.ndarray], names: Sequence[str]) -> None:
-    """Rows of images, uint8 (≤ columns, S, S, 3) each, with its name at the left."""
+    """Rows of images, each uint8 (≤ columns, S, S, 3), with their names at the left."""
     columns = max(len(row) for row in rows)
     blank = np.full((1, *rows[0].shape[1:]), 255, np.uint8)
     filled = [np.concatenate([row, *[blank] * (columns - len(row))]) for row in rows]
@@ -62,7 +60,7 @@ def show_rows(ax: Axes, rows: Sequence[np.ndarray], names: Sequence[str]) -> Non
 
 
 def class_samples(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], per_class: int = 12) -> Figure:
-    """The first of uint8 images (n, S, S, 3) of each class, labels (n,), a row a class."""
+    """The first images of each class, one row per class: uint8 (n, S, S, 3), labels (n,)."""
     shown = range(min(len(classes), MAX_CLASSES))
     return _row_figure([images[labels == label][:per_class] for label in shown], [classes[label] for label in shown])
 
@@ -84,9 +82,9 @@ def image_rows(rows: Mapping[str, np.ndarray], columns: Sequence[str] = ()) -> F
 
 
 def set_headings(figure: Figure, columns: Sequence[str], step: int) -> None:
-    """Headings over images: wrapped to the width of an image, slanted where a word is longer than that."""
+    """Headings over images, wrapped to the width of an image; slanted if a word is longer."""
     ax = figure.axes[0]
-    figure.draw_without_rendering()  # settles the layout: how wide an image is drawn
+    figure.draw_without_rendering()  # settles the layout, and so the width of an image
     room = ax.get_window_extent().width / figure.dpi * 72 * step / ax.get_xlim()[1]
     letters = max(1, int(room / LETTER))
     plain = [column.replace("_", " ") for column in columns]
@@ -118,10 +116,10 @@ def training_curve(history: pd.DataFrame, chance: float) -> Figure:
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Counts (C, C) of `evaluation.confusion_matrix`, true class down, predicted class across.
+    """Counts (C, C) from `evaluation.confusion_matrix`, true class down, predicted class across.
 
-    Up to MAX_CLASSES have their counts in the cells, up to MAX_NAMES their names; more are a raster with a colour bar,
-    because the vector cells of 200 classes make a file of megabytes.
+    Up to MAX_CLASSES classes have counts in their cells, up to MAX_NAMES have names; more are a raster with a colour
+    bar, because 200 classes of vector cells take megabytes.
     """
     figure, ax = plt.subplots(figsize=(4.6, 3.8))
     few = len(classes) <= MAX_CLASSES
@@ -137,7 +135,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def bin_maps(table: pd.DataFrame, classes: Sequence[str], picks: Sequence[int] = ()) -> Figure:
-    """A t-SNE map a class, a colour a bin, picks marked; columns index, label, bin, x, y."""
+    """One t-SNE map per class, one colour per bin, stars on picks; columns index, label, bin, x, y."""
     figure, panels = class_panels(table, classes)
     for label, ax in panels.items():
         part = table[table["label"] == label]
@@ -165,7 +163,7 @@ def class_panels(table: pd.DataFrame, classes: Sequence[str]) -> tuple[Figure, d
 
 
 def scatter_bins(ax: Axes, part: pd.DataFrame, **style: float) -> None:
-    """The images of a class, columns bin, x, y: a colour a bin, another mark for every ten bins."""
+    """The images of a class, columns bin, x, y: one colour per bin, another mark after every ten bins."""
     for tens, group in part.groupby(part["bin"] // len(MUTED)):
         colors = [MUTED[number % len(MUTED)] for number in group["bin"]]
         marker = MARKERS[int(tens) % len(MARKERS)]
@@ -187,7 +185,7 @@ def similarity_matrix(kernel: np.ndarray, bins: np.ndarray, name: str) -> Figure
 
 
 def gain_curves(gains: Mapping[str, np.ndarray], ylabel: str = "gain of the pick / images") -> Figure:
-    """Marginal gains (picks,) in pick order, a line a function or strategy."""
+    """Marginal gains (picks,) in pick order, one line per function or strategy."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.55, 2.4))
     for name, values in gains.items():
         ax.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=3, label=name)
@@ -227,7 +225,7 @@ HEADINGS = (
 
 
 def overview(steps: "Steps") -> Figure:
-    """Five panels with arrows between them, left to right in the order of the method."""
+    """The steps of the method from left to right: five panels with arrows between them."""
     figure, axes = plt.subplots(1, 5, figsize=(WIDTH, 2.5), width_ratios=[5, 5, 1.25, 2.5, 1.25])
     crowd, bins, *columns = axes
     show(crowd, mosaic(steps.crowd, columns=5))
@@ -237,7 +235,7 @@ def overview(steps: "Steps") -> Figure:
         show(ax, mosaic(images, columns=wide))
     for ax, heading in zip(axes, HEADINGS, strict=True):
         ax.set_title(heading, fontsize=7)
-    figure.draw_without_rendering()  # settles the layout: where the panels are
+    figure.draw_without_rendering()  # settles the layout, and so the places of the panels
     for left, right in pairwise(axes):
         arrow(figure, left, right)
     return figure
@@ -250,7 +248,7 @@ def show(ax: Axes, image: np.ndarray) -> None:
 
 
 def bin_panel(ax: Axes, table: pd.DataFrame, picked: pd.Series) -> None:
-    """The map of a class, a colour a bin, its picks as stars."""
+    """The map of a class, one colour per bin, its picks as stars."""
     scatter_bins(ax, table)
     stars = table[table["index"].isin(picked)]
     ax.scatter(stars["x"], stars["y"], marker="*", s=60, c="white", edgecolors="black", linewidths=0.7)

@@ -1,6 +1,6 @@
-"""How figures are written: a PNG to look at and a PDF to print, small, and the same bytes whenever drawn again.
+"""The files of figures: a small PNG for the screen and a small PDF for print, with reproducible bytes.
 
-PDF and not SVG, because LaTeX takes it, it holds its fonts, and photographs in it are a quarter smaller.
+PDF, not SVG: LaTeX reads it, it contains its fonts, and its photographs are a quarter smaller.
 """
 
 import logging
@@ -16,15 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
-from dc3.figures import style  # noqa: F401 - its style has the colours
 from dc3.machine.files import replacing
 
 log = logging.getLogger(__name__)
 
 STYLE = Path(__file__).with_name("style.mplstyle")
-LIMIT = 300_000  # bytes a file: pages with a dozen figures still load, and a repository can keep them
-PALETTE = 256  # colours, where photographs have to be reduced: PNG and PDF store them in one byte a pixel
-REDUCTIONS = [  # dots an inch, colours, whether marks become rasters
+LIMIT = 300_000  # bytes per file: pages with a dozen figures still load, and a repository can keep them
+PALETTE = 256  # colours of reduced photographs: PNG and PDF store them in one byte per pixel
+REDUCTIONS = [  # dots per inch, colours, whether marks become rasters
     (200, None, False),
     (100, None, False),
     (150, PALETTE, False),
@@ -32,21 +31,21 @@ REDUCTIONS = [  # dots an inch, colours, whether marks become rasters
     (100, PALETTE, True),
     (50, PALETTE, True),
 ]
-UNDATED = {  # what would make two files of one picture differ: dates and versions
+UNDATED = {  # without dates and versions, the files of one picture are the same
     ".png": {"Software": None},
     ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
 
 plt.style.use(STYLE)
-logging.getLogger("fontTools").setLevel(logging.WARNING)  # a hundred lines a PDF on what it did to the fonts
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs a hundred lines per PDF
 
 
 def save(figure: Figure, path: Path) -> None:
     """Writes path.png and path.pdf, each complete or not at all; path's own suffix does not matter.
 
-    A file above LIMIT is written again with less, and the log says so: rasters at 100 instead of 200 dots an inch, then
-    in 256 colours of their own choice; last, the marks of a PDF become rasters too, and only its text stays vectors.
-    What is larger even then is kept, with a warning: the size of a picture never ends a run.
+    A file above LIMIT is reduced, with a log message: first rasters of 100 instead of 200 dots per inch, then 256
+    colours chosen for each photograph; last, the marks of a PDF become rasters, and only its text stays vectors. A file
+    that is still too large is kept, with a warning: the size of a picture never stops a run.
     """
     for suffix, metadata in UNDATED.items():
         target = path.with_suffix(suffix)
@@ -63,26 +62,23 @@ def _write(figure: Figure, partial: Path, target: Path, metadata: dict[str, None
             _to_palette(partial, colors)
         if partial.stat().st_size <= LIMIT:
             if (dpi, colors, marks) != REDUCTIONS[0]:
-                log.info("%s: reduced to %d dpi%s to stay below %d kB", name, dpi, _told(colors), LIMIT // 1000)
+                palette = f" and {colors} colours" if colors else ""
+                log.info("%s: reduced to %d dpi%s to stay below %d kB", name, dpi, palette, LIMIT // 1000)
             return
     size = partial.stat().st_size / 1000
     log.warning("%s takes %.0f kB, more than %d kB: show fewer images or marks in it", name, size, LIMIT // 1000)
 
 
 def _to_palette(path: Path, colors: int) -> None:
-    """A PNG of `colors` colours in the place of a true-colour one: a byte a pixel instead of four."""
+    """Reduces a true-colour PNG to `colors` colours: one byte per pixel instead of four."""
     with Image.open(path) as image:
         reduced = _reduced(image.convert("RGB"), colors)
     reduced.save(path, format="PNG", optimize=True)
 
 
-def _told(colors: int | None) -> str:
-    return f" and {colors} colours" if colors else ""
-
-
 @contextmanager
 def _images_in(figure: Figure, colors: int | None) -> Iterator[None]:
-    """The figure with its photographs in at most `colors` colours; None: as they are."""
+    """The figure with its photographs in at most `colors` colours; None: unchanged."""
     if colors is None:
         yield
         return
@@ -99,7 +95,7 @@ def _images_in(figure: Figure, colors: int | None) -> Iterator[None]:
 
 @contextmanager
 def _rasterized(figure: Figure, marks: bool) -> Iterator[None]:
-    """The figure with lines, points and cells as rasters, which only a PDF tells from vectors."""
+    """The figure with lines, points and cells as rasters; this changes only a PDF."""
     drawn = [mark for ax in figure.axes for mark in (*ax.collections, *ax.lines, *ax.patches)] if marks else []
     before = [mark.get_rasterized() for mark in drawn]
     try:
@@ -131,8 +127,8 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
 
 CYCLE: list[str] = rcParams["axes.prop_cycle"].by_key()["color"]
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, YELLOW = CYCLE  # Okabe and Ito's
-GREY = "#808080"  # light enough for lines in a filled mark
-OF_SET = {
+GREY = "#808080"  # light enough to see lines in a filled mark
+SET_COLORS = {
     "DC3": BLUE,
     "DC3 picks, plain": ORANGE,
     "picks": ORANGE,
@@ -146,10 +142,10 @@ OF_SET = {
 
 
 def colors_of(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each of `names`: its own in OF_SET, for others those that are left, in the order of the style."""
+    """A colour for each of `names`: from SET_COLORS, or else an unused one, in the order of the style."""
     distinct = list(dict.fromkeys(names))
-    taken = {OF_SET[name] for name in distinct if name in OF_SET}
+    taken = {SET_COLORS[name] for name in distinct if name in SET_COLORS}
     left = [color for color in CYCLE if color not in taken] or CYCLE
-    others = [name for name in distinct if name not in OF_SET]
+    others = [name for name in distinct if name not in SET_COLORS]
     rest = {name: left[k % len(left)] for k, name in enumerate(others)}
-    return {name: OF_SET.get(name) or rest[name] for name in distinct}
+    return {name: SET_COLORS.get(name) or rest[name] for name in distinct}
