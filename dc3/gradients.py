@@ -96,7 +96,9 @@ def factor_batches(
     first: the position of the first image in a larger set, for messages.
     """
     layer = last_linear(model)
-    labels = class_numbers(labels.cpu() if isinstance(labels, Tensor) else labels, classes=layer.out_features)
+    labels = class_numbers(
+        np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels), classes=layer.out_features
+    )
     if loss not in LOSSES:
         raise ValueError(f"loss = {loss!r}: choose one of {', '.join(LOSSES)}")
     start = 0

@@ -74,7 +74,7 @@ def test_copies_of_an_image_have_the_same_projection():
     np.testing.assert_array_equal(result.labels[-5:], result.labels[:5])
 
 
-def test_a_reduction_is_said(caplog):
+def test_a_reduction_is_logged(caplog):
     with caplog.at_level(logging.INFO, "dc3.binning"):
         bin_class(blobs(n=4)[0], bins=10, seed=0)
     assert "bins = 10 reduced to 4 for a class of 4 images" in caplog.text

@@ -133,7 +133,7 @@ def test_an_interval_is_three_columns_of_a_table():
     assert color.Interval(2.0, 1.0, 3.0).columns("M") == {"M": 2.0, "M, low": 1.0, "M, high": 3.0}
 
 
-def test_statistics_are_a_row_a_set_and_gamuts_of_equal_sets():
+def test_statistics_have_one_row_per_set_and_gamuts_of_equal_sets():
     sets = {"few": noise(4), "many": noise(9, seed=1)}
     table = color.statistics(sets, seed=3).set_index("set")
     assert table["images"].to_dict() == {"few": 4, "many": 9}

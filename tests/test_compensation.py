@@ -52,7 +52,7 @@ def digests(folder):
     return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.glob("*/*.png"))}
 
 
-def test_the_set_is_one_file_a_pick_in_class_folders_with_its_provenance(undisturbed, images):
+def test_a_set_has_one_file_per_pick_in_class_folders_and_a_provenance(undisturbed, images):
     provenance, folder = undisturbed
     assert provenance["file"].tolist() == [
         "00000/00000.png", "00000/00001.png", "00001/00000.png", "00001/00001.png", "00001/00002.png",
@@ -87,7 +87,7 @@ def test_an_image_from_a_file_is_known_by_the_files_hash(random_editor, tmp_path
     assert provenance["source_sha256"].tolist() == [sha256(tmp_path / "in" / label / "x.png") for label in "ab"]
 
 
-def test_an_image_has_the_same_bytes_alone_as_in_company(undisturbed, images, picks, random_editor, tmp_path):
+def test_an_image_has_the_same_bytes_alone_and_in_a_batch(undisturbed, images, picks, random_editor, tmp_path):
     _, folder = undisturbed
     alone = picks[picks["index"] == 10]
     compensate(images, alone, tmp_path, Compensator(COLORING, random_editor))
@@ -187,7 +187,9 @@ def test_a_failed_edit_is_retried_with_another_draw_and_the_retry_is_recorded(
     assert differing == ["00001/00000.png"]
 
 
-def test_an_edit_that_fails_twice_ends_the_run_with_its_name_and_keeps_the_rest(images, picks, random_editor, tmp_path):
+def test_an_image_that_fails_twice_stops_the_run_with_its_name_and_keeps_the_others(
+    images, picks, random_editor, tmp_path
+):
     with pytest.raises(EditFailed, match=images.source(7)):
         compensate(images, picks, tmp_path, Compensator(COLORING, BreaksOn(random_editor, [7], 2)))
     assert "00000/00000.png" in digests(tmp_path) and "00001/00000.png" not in digests(tmp_path)
@@ -227,7 +229,7 @@ def test_a_mild_edit_lies_between_the_pick_and_its_edit():
         replace(COLORING, edit_strength=0)
 
 
-def test_the_edits_that_are_shown_are_those_of_the_image_that_was_kept(images, picks, random_editor, tmp_path):
+def test_the_shown_edits_are_those_of_the_condensed_image(images, picks, random_editor, tmp_path):
     kept = compensate(images, picks, tmp_path / "kept", Compensator(COLORING, BreaksOn(random_editor, [7], 1)))
     sources, draws = images.images(kept["index"]), recorded_pairs(kept, COLORING)
     edits = Compensator(COLORING, random_editor).edits_of(sources, draws)

@@ -22,7 +22,7 @@ def test_a_set_from_elsewhere_loads_by_class_names_or_numbers(tmp_path, names):
 
 
 @pytest.mark.parametrize(
-    ("names", "counts", "size", "told"),
+    ("names", "counts", "size", "message"),
     [
         (("cat", "dog"), (2, 2), 16, r"no folder for owl \(2 folders for 3 classes\)"),
         (("00000", "00002"), (2, 2), 16, "no folder for 00001"),
@@ -32,8 +32,8 @@ def test_a_set_from_elsewhere_loads_by_class_names_or_numbers(tmp_path, names):
         (CLASSES, (2, 2, 2), 32, r"cat/00000.png is 32×32 px, the data set's images are 16×16 px"),
     ],
 )
-def test_a_set_that_does_not_fit_is_refused_with_the_difference(tmp_path, names, counts, size, told):
-    with pytest.raises(ValueError, match=rf"(?s)condensed_dir.*{told}"):
+def test_a_set_that_does_not_fit_is_refused_with_the_difference(tmp_path, names, counts, size, message):
+    with pytest.raises(ValueError, match=rf"(?s)condensed_dir.*{message}"):
         condensed.load(write_set(tmp_path, names, counts, size), CLASSES, 16)
 
 

@@ -40,14 +40,14 @@ def test_a_class_of_one_image_has_no_spread_to_measure_by():
     assert table["distance"][0] == pytest.approx(0.2)
 
 
-def test_a_summary_has_a_row_a_class_and_one_for_all():
+def test_a_summary_has_one_row_per_class_and_one_for_all():
     summary = displacement.by_class(measured([0.2, 1.2, 9.0, 12.0], [0, 0, 2, 5]), ["cat", "dog"])
     assert summary["class"].tolist() == ["cat", "dog", "all"] and summary["images"].tolist() == [3, 1, 4]
     assert summary["nearest is of its class"].tolist() == pytest.approx([2 / 3, 1, 3 / 4])
     assert summary["relative"].iloc[0] == pytest.approx(1.2 / 1.5)
 
 
-def test_compared_are_the_first_of_each_class_and_all_sources():
+def test_compared_with_has_the_first_of_each_class_and_all_sources():
     labels = np.array([0, 1, 0, 1, 0, 2])
     assert displacement.compared_with(labels, np.array([4, 1]), 1).tolist() == [0, 1, 4]
 

@@ -40,7 +40,7 @@ def edit(compensator, source, prompt, seed=0, **settings):
     return to_uint8(editor.variations(source, COLORING.instructions([prompt]), [seed]))[0]
 
 
-def test_picks_stand_over_their_edits_and_what_was_made_of_them(images, compensator, filed):
+def test_each_pick_has_its_edits_and_its_condensed_image(images, compensator, filed):
     provenance, made = filed
     strips = edit_strips.picks_and_edits(compensator, images, made, provenance[provenance["rank"] == 0])
     assert list(strips.rows) == ["source", "warm", "cold", "blended"]

@@ -36,7 +36,7 @@ def test_the_panel_shows_the_edit_of_its_present_choices(images, random_editor):
     assert (shown(panel) != after).any()
 
 
-def test_an_edit_that_raises_is_told_and_the_button_can_be_pressed_again(images, random_editor, monkeypatch):
+def test_a_failed_edit_is_shown_and_the_button_works_again(images, random_editor, monkeypatch):
     panel = panels.EditPanel(images, Compensator(COLORING, random_editor))
 
     def out_of_memory(*_, **__):

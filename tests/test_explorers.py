@@ -87,7 +87,7 @@ def test_the_slider_goes_through_the_picks_of_a_class(images, picks, factors):
     assert panel.rank.value == 0 and panel.caption.value.startswith("image 8, bin 2; after it")
 
 
-def test_beside_a_pick_stand_the_images_most_like_it(images, picks, factors):
+def test_a_pick_is_shown_with_the_images_most_like_it(images, picks, factors):
     panel = panels.PickPanel(images, picks, *factors)
     nearest, similarity = panel.nearest(3)
     kernel = sampling.gradient_kernel(factors[0][:PER_CLASS], factors[1][:PER_CLASS])[3]
@@ -105,7 +105,7 @@ def test_without_a_screen_there_are_no_panels(images, table, picks, factors, mon
     assert panels.pick_panel(images, picks, *factors) is not None
 
 
-def test_what_goes_wrong_behind_a_control_is_told_in_the_panel(images, table, picks, factors, monkeypatch):
+def test_errors_of_a_control_are_shown_in_the_panel(images, table, picks, factors, monkeypatch):
     bins, chosen = panels.BinPanel(images, table), panels.PickPanel(images, picks, *factors)
     with monkeypatch.context() as patched:
         patched.setattr(type(images), "images", lambda self, indices: 1 / 0)

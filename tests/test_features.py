@@ -136,7 +136,7 @@ def test_an_unreadable_image_leaves_the_older_file_alone(vae, images, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space is reserved by posix_fallocate")
-def test_a_full_disk_is_said_before_the_work(vae, images, tmp_path, monkeypatch):
+def test_a_full_disk_raises_before_the_work(vae, images, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

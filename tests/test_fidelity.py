@@ -239,7 +239,7 @@ def test_bad_sets_are_refused():
         inception_score(good[:1], seed=0)
 
 
-def test_distances_are_a_row_a_set_with_subsets_of_one_size():
+def test_distances_have_one_row_per_set_with_subsets_of_one_size():
     def features(n, seed):
         return Embedded(gaussian(n, 4, seed=seed), gaussian(n, 3, seed=seed + 10))
 

@@ -37,7 +37,7 @@ def photographs(n=24, side=32, seed=0):
     return rng.integers(0, 256, (n, side, side, 3), dtype=np.uint8)
 
 
-def test_one_call_writes_a_picture_and_a_print(tmp_path):
+def test_one_call_writes_a_png_and_a_pdf(tmp_path):
     figures.save(curves(), tmp_path / "gains.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gains.pdf", "gains.png"]
     assert Image.open(tmp_path / "gains.png").width > 500
@@ -52,7 +52,7 @@ def test_the_same_figure_is_the_same_file(tmp_path, suffix):
     assert b"CreationDate" not in (tmp_path / "one.pdf").read_bytes()
 
 
-def test_text_of_a_print_stays_text(tmp_path):
+def test_text_of_a_pdf_stays_text(tmp_path):
     figures.save(curves(), tmp_path / "gains.png")
     content = (tmp_path / "gains.pdf").read_bytes()
     assert b"/TrueType" in content or b"/CIDFontType2" in content
@@ -72,7 +72,7 @@ def test_photographs_are_reduced_until_they_fit_and_the_log_says_so(tmp_path, ca
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), before)
 
 
-def test_what_fits_is_not_reduced(tmp_path, caplog):
+def test_a_small_figure_is_not_reduced(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "dc3.figures.style"):
         figures.save(figures.image_rows({"a": photographs(3)}), tmp_path / "few.png")
     assert caplog.text == ""
@@ -85,7 +85,7 @@ def test_a_figure_that_cannot_be_reduced_is_kept_and_named(tmp_path, monkeypatch
     assert re.search(r"gains.png takes \d+ kB, more than 2 kB", caplog.text)
 
 
-def test_a_print_of_a_hundred_thousand_marks_becomes_a_raster_and_its_text_stays_text(tmp_path):
+def test_a_pdf_of_a_hundred_thousand_marks_becomes_a_raster_and_its_text_stays_text(tmp_path):
     figure, ax = plt.subplots()
     marks = ax.scatter(*np.random.default_rng(0).random((2, 100_000)), c=np.linspace(0, 1, 100_000), s=4)
     figures.save(figure, tmp_path / "marks.png")

@@ -42,7 +42,7 @@ def test_tables_are_saved_in_full_and_to_read(tmp_path):
     assert "0.333" in (tmp_path / "table.md").read_text() and "64.0" in (tmp_path / "table.md").read_text()
 
 
-def test_student_curves_draw_a_line_a_method_in_percent():
+def test_student_curves_draw_one_line_per_method_in_percent():
     runs = pd.DataFrame(
         [(m, s, e, e / 10) for m in ("DC3", "random") for s in (0, 1) for e in (1, 2, 3)],
         columns=["method", "seed", "epoch", "top1"],
@@ -52,7 +52,7 @@ def test_student_curves_draw_a_line_a_method_in_percent():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["DC3", "random"]
 
 
-def test_a_training_set_has_its_colour_whatever_stands_beside_it():
+def test_a_training_set_keeps_its_colour_in_every_figure():
     alone, beside = colors_of(["DC3"]), colors_of(["random", "mine", "DC3", "yours", "random"])
     assert alone["DC3"] == beside["DC3"] and list(beside) == ["random", "mine", "DC3", "yours"]
     assert len(set(beside.values())) == 4, "no colour twice"
@@ -72,7 +72,7 @@ def test_rows_of_different_lengths_and_many_classes_fit():
     } <= texts(rows)
 
 
-def test_classes_without_room_for_their_names_are_lines():
+def test_too_many_classes_for_names_become_lines():
     table = pd.DataFrame({"method": "DC3", "class": [f"c{k}" for k in range(40)], "accuracy": np.linspace(1, 0, 40)})
     ax = accuracy.class_accuracy(table).axes[0]
     assert (np.diff(ax.get_lines()[0].get_ydata()) > 0).all()

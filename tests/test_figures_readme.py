@@ -2,7 +2,7 @@ from dc3.runs import runner, stage
 from dc3.runs.parameters import notebook_names
 
 
-def test_pictures_and_tables_stand_under_their_stage_in_the_order_of_the_stages(tmp_path):
+def test_figures_and_tables_are_listed_by_stage(tmp_path):
     for name in ("binning_bins.png", "binning_bins.pdf", "color_and_fid_hues.png", "teacher_curve.png"):
         (tmp_path / name).touch()
     (tmp_path / "color_and_fid_colors.md").write_text("| M |\n| --- |\n| 3 |\n")
@@ -18,7 +18,7 @@ def test_pictures_and_tables_stand_under_their_stage_in_the_order_of_the_stages(
     )
 
 
-def test_a_file_is_of_the_stage_with_the_longest_name_that_it_begins_with(tmp_path):
+def test_a_file_belongs_to_the_stage_with_the_longest_matching_name(tmp_path):
     for name in ("color_wheel.png", "color_and_fid_hues.png", "color_and_fid_colors.csv", "README.md", "colors.png"):
         (tmp_path / name).touch()
     assert [path.name for path in stage.figures_of(tmp_path, "09_color")] == ["color_wheel.png"]

@@ -40,7 +40,7 @@ def test_the_files_have_the_bytes_of_the_factors_in_memory(teacher, images, tmp_
         assert isinstance(on_disk, np.memmap) and (on_disk == array).all()
 
 
-def test_the_files_are_of_the_precision_that_is_asked_for(teacher, images, tmp_path):
+def test_amp_sets_the_precision_of_the_files(teacher, images, tmp_path):
     paths = tmp_path / "logit_grad.npy", tmp_path / "embedding.npy"
     for amp in (False, True):
         mapped = gradients.to_disk(*paths, teacher, images, LABELS, batch_size=11, amp=amp)
@@ -50,14 +50,14 @@ def test_the_files_are_of_the_precision_that_is_asked_for(teacher, images, tmp_p
     assert (mapped[1] != gradients.gradient_factors(teacher, images.pixels, LABELS)[1]).any()
 
 
-def test_images_that_run_out_leave_no_file(teacher, images, tmp_path):
+def test_too_few_images_leave_no_file(teacher, images, tmp_path):
     with pytest.raises(ValueError, match=r"labels = int64 \(11,\): expected one integer for each of 4 images"):
         gradients.to_disk(tmp_path / "a.npy", tmp_path / "b.npy", teacher, images.take(range(4)), LABELS)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space is reserved by posix_fallocate")
-def test_a_full_disk_is_said_before_the_first_batch(teacher, images, tmp_path, monkeypatch):
+def test_a_full_disk_raises_before_the_first_batch(teacher, images, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -68,7 +68,7 @@ def test_a_full_disk_is_said_before_the_first_batch(teacher, images, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_losses_are_those_of_the_teacher_without_another_look_at_the_images(teacher, pixels, monkeypatch):
+def test_class_losses_are_the_teachers_losses_on_the_images(teacher, pixels, monkeypatch):
     monkeypatch.setattr(gradients, "ROWS", 4)
     _, embedding = gradients.gradient_factors(teacher, pixels, LABELS)
     losses = gradients.class_losses(teacher, embedding, LABELS)

@@ -74,7 +74,7 @@ def test_a_source_that_changed_is_condensed_again(images, teacher, tmp_path):
     assert (condensed.load(tmp_path, images.classes, 16).images() == inverted.images(picks["index"])).all()
 
 
-def test_the_picks_of_a_method_lie_where_its_table_says():
+def test_each_method_has_its_picks_file():
     assert strategies.METHODS["dc3"].picks_file == strategies.METHODS["dc3_plain"].picks_file == "selection.parquet"
     assert strategies.METHODS["rded"].picks_file == "compared/rded.parquet"
 

@@ -122,7 +122,7 @@ def test_it_is_the_naive_rded(size, model, ipc, factor, num_crop, mipc):
 
 
 @pytest.mark.parametrize(("ipc", "factor"), [(1, 1), (3, 1), (1, 2), (4, 2)])
-def test_the_table_is_as_promised(ipc, factor):
+def test_the_table_has_the_documented_columns_and_order(ipc, factor):
     images = image_set(sizes=(16, 17, 18))
     table = choose(images, teacher(), ipc=ipc, factor=factor, num_crop=2, mipc=16, seed=0)
     assert list(table.columns) == ["index", "label", "bin", "rank", "gain", "tile", "top", "left", "side"]

@@ -41,7 +41,7 @@ def members(images, label):
     return np.flatnonzero(images["labels"] == label)
 
 
-def test_the_strategies_are_the_promised_ones():
+def test_there_are_six_strategies():
     assert list(STRATEGIES) == NAMES
 
 
@@ -76,7 +76,7 @@ def test_a_class_can_be_taken_whole(selection):
 
 
 @pytest.mark.parametrize("selection", NAMES)
-def test_a_class_is_chosen_the_same_in_any_company(selection):
+def test_the_picks_of_a_class_do_not_depend_on_other_classes(selection):
     images = image_set()
     alone = {name: array[members(images, 1)] for name, array in images.items()}
     together = choose(selection, ipc=6, seed=3, greedy="StochasticGreedy", **images).query("label == 1")

@@ -57,7 +57,7 @@ def trained():
     return teacher.train(image_set(), SMALL, test=image_set(seed=1), evaluate_every=2, device="cpu")
 
 
-def test_training_learns_and_tells_its_history(trained):
+def test_training_learns_and_returns_its_history(trained):
     model, history = trained
     assert not model.training
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
@@ -152,7 +152,7 @@ def test_a_lone_last_image_joins_a_batch():
     assert torch.cat(evaluation.batches(torch.arange(33), 16)).tolist() == list(range(33))
 
 
-def test_what_cannot_be_trained_is_refused():
+def test_bad_training_input_is_refused():
     images = image_set(20)
     for changed, message in [
         ({"pixels": images.pixels.astype(np.float32)}, "uint8"),
@@ -296,7 +296,7 @@ def test_bfloat16_on_request_stays_close(trained):
     assert 0 < (full - half).abs().max() < 0.1 * full.abs().max()
 
 
-def test_a_teacher_below_the_wanted_accuracy_is_refused_with_what_to_do(trained, tmp_path):
+def test_a_teacher_below_the_minimum_accuracy_is_refused_with_advice(trained, tmp_path):
     images, labels = colours(n=30, seed=5)
     test = ImageSet("colours", "test", tuple(CLASSES), labels, 16, [f"{i}" for i in range(30)], images)
     recipe, common = replace(SMALL, epochs=1), {"device": CPU, "checkpoint_path": tmp_path / "checkpoint.pt"}

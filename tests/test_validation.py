@@ -304,7 +304,7 @@ def test_kept_students_are_not_trained_again_and_others_are(tmp_path, monkeypatc
     assert trained == [8, 7, 7, 7], "it was tested on other images"
 
 
-def test_ranking_holds_both_sets_to_the_same_treatment(tmp_path):
+def test_ranking_trains_both_sets_in_the_same_ways(tmp_path):
     condensed, random = image_set(4, seed=1), image_set(4, seed=2)
     options = {"real_hard": 0.9, "seeds": [0], "keep": tmp_path}
     common = Oracle(), TEST, replace(PROTOCOL, epochs=2)
