@@ -16,8 +16,6 @@ from dc3.machine.progress import tqdm
 
 log = logging.getLogger(__name__)
 
-NO_BIN = -1  # the bin of images without bins
-
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
 

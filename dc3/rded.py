@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dc3.binning import NO_BIN
 from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet
 from dc3.machine.devices import autocast
@@ -23,6 +22,7 @@ from dc3.machine.progress import tqdm
 from dc3.models.evaluation import normalise
 from dc3.models.networks import check_takes
 
+NO_BIN = -1  # the bin of images that are picked without bins
 SMALLEST_AREA = 0.08  # share of the image that a crop covers at least: torchvision's default
 SMALLEST_TILE = 4  # pixels a side
 COLUMNS = ["index", "label", "bin", "rank", "gain", "tile", "top", "left", "side"]

@@ -14,12 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dc3.binning import NO_BIN
 from dc3.images.image_set import ImageSet, class_numbers
 from dc3.machine.arrays import OnDisk, groups, portable, read_rows
 from dc3.machine.devices import Array, accumulator, as_tensor
 from dc3.machine.engine import LOCAL, Columns, Engine
-from dc3.rded import Crops, mosaic, pick_crops
+from dc3.rded import NO_BIN, Crops, mosaic, pick_crops
 from dc3.sampling import Selection, allocate_budget, check_count, check_options, gradient_kernel, select
 
 RDED = "rded"

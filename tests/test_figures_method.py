@@ -17,7 +17,7 @@ def test_the_steps_stand_from_left_to_right_with_the_edits_in_pairs():
     steps = Steps(
         shades(*range(25)), table, pd.Series([6]), shades(1, 2), shades(11, 12), shades(21, 22), shades(31, 32)
     )
-    figure = images.overview(steps)
+    figure = images.overview(*steps)
     crowd, bins, picks, edits, condensed = (ax for ax in figure.axes)
     assert crowd.images[0].get_array().shape[:2] == (48, 48), "five by five"
     assert bins.collections[-1].get_offsets().tolist() == [[2, 0]], "the star of the pick"

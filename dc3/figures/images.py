@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import radians, sin
 from textwrap import wrap
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,9 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from dc3.figures.style import colors_of
-
-if TYPE_CHECKING:
-    from dc3.edit_strips import Steps
 
 WIDTH = 6.5  # inches: the text column of TMLR, which the style's font sizes fit
 MAX_CLASSES = 10  # in figures with one panel or row per class
@@ -224,14 +220,22 @@ HEADINGS = (
 )
 
 
-def overview(steps: "Steps") -> Figure:
-    """The steps of the method from left to right: five panels with arrows between them."""
+def overview(
+    crowd: np.ndarray,
+    bin_map: pd.DataFrame,
+    picked: pd.Series,
+    picks: np.ndarray,
+    warm: np.ndarray,
+    cold: np.ndarray,
+    condensed: np.ndarray,
+) -> Figure:
+    """The steps of the method from left to right, of `edit_strips.class_steps`: five panels with arrows between them."""
     figure, axes = plt.subplots(1, 5, figsize=(WIDTH, 2.5), width_ratios=[5, 5, 1.25, 2.5, 1.25])
-    crowd, bins, *columns = axes
-    show(crowd, mosaic(steps.crowd, columns=5))
-    bin_panel(bins, steps.bin_map, steps.picked)
-    pairs = np.stack([steps.warm, steps.cold], axis=1).reshape(-1, *steps.warm.shape[1:])
-    for ax, images, wide in zip(columns, (steps.picks, pairs, steps.condensed), (1, 2, 1), strict=True):
+    first, bins, *columns = axes
+    show(first, mosaic(crowd, columns=5))
+    bin_panel(bins, bin_map, picked)
+    pairs = np.stack([warm, cold], axis=1).reshape(-1, *warm.shape[1:])
+    for ax, images, wide in zip(columns, (picks, pairs, condensed), (1, 2, 1), strict=True):
         show(ax, mosaic(images, columns=wide))
     for ax, heading in zip(axes, HEADINGS, strict=True):
         ax.set_title(heading, fontsize=7)
