@@ -229,7 +229,7 @@ def overview(
     cold: np.ndarray,
     condensed: np.ndarray,
 ) -> Figure:
-    """The steps of the method from left to right, of `edit_strips.class_steps`: five panels with arrows between them."""
+    """The steps of the method from left to right: five panels with arrows between them."""
     figure, axes = plt.subplots(1, 5, figsize=(WIDTH, 2.5), width_ratios=[5, 5, 1.25, 2.5, 1.25])
     first, bins, *columns = axes
     show(first, mosaic(crowd, columns=5))
