@@ -70,7 +70,7 @@ def test_a_model_that_the_hub_does_not_give(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
-    with pytest.raises(ParameterError, match=r"editor = 'nobody/nothing': no folder .*ConnectionError"):
+    with pytest.raises(ParameterError, match=r"editor = 'nobody/nothing': neither a folder .*ConnectionError"):
         check_inputs(params(editor="nobody/nothing"))
 
 
