@@ -7,6 +7,11 @@ from dc3.machine import paths
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker of pytest-xdist a core; torch reads it when it is imported
 
 
+def pytest_collection_modifyitems(items):
+    """What starts processes comes first, so that nothing long is left for one of two workers at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("process") is None)
+
+
 @pytest.fixture(scope="session")
 def random_editor_folder(tmp_path_factory):
     """An untrained editor, the shipped one with a much smaller U-Net, saved in diffusers' folder format."""

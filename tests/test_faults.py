@@ -21,7 +21,7 @@ from workshop import command, home_at, stages_run
 
 from dc3.runs.parameters import notebook_names
 
-pytestmark = [pytest.mark.process, pytest.mark.xdist_group("faults")]  # they share a run
+pytestmark = pytest.mark.process
 
 REFUSED, FAILED = 2, 1
 TRAIN = {"cat": 8, "dog": 1}

@@ -266,7 +266,7 @@ class Watched(nn.Sequential):
 
 @pytest.mark.parametrize(("amp", "asked"), [(None, []), (False, []), (True, [torch.bfloat16])], ids=str)
 def test_generated_images_are_classified_in_the_precision_that_is_asked_for(images, amp, asked):
-    model = Watched(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
+    model = Watched(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.Linear(8, 3))
     model.asked = set()
     real = generation_study.real_outcome(images, 2, 0)
     network = classifier_network(model, "teacher")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dc3.figures.style import LIMIT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many_classes")]
+pytestmark = pytest.mark.slow
 
 CLASSES = 300
 QUICK = {
