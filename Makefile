@@ -16,7 +16,7 @@ demo: .venv/installed
 test: .venv/installed lint ray
 	$(MAKE) --jobs=2 tests nbval
 
-# With the tests marked slow: hours.
+# With the tests marked slow.
 test-all: .venv/installed lint ray
 	$(MAKE) --jobs=2 tests nbval SLOW=
 
@@ -34,7 +34,7 @@ tests: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not ray $(SLOW)" tests
 
 ray: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/test_engine.py tests/test_engine_faults.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "ray $(SLOW)" tests/test_engine.py tests/test_engine_faults.py
 
 # Away from the runs and figures of the user, and without progress bars, which the committed outputs do not have either.
 nbval: .venv/installed

@@ -118,6 +118,7 @@ def test_the_room_for_shares_of_a_gpu_is_what_ray_gives(gpus, share, room):
 
 @pytest.mark.process
 @pytest.mark.ray
+@pytest.mark.slow
 def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "RETRIES", 1)
     (trace := tmp_path / "deaths").touch()

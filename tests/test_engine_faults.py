@@ -77,6 +77,7 @@ def undisturbed(folder):
     return {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_runner_that_is_killed_leaves_no_ray_behind_and_the_next_goes_on_to_the_same_bytes(workshop, tmp_path):
     runner, processes = start_and_wait_for_two_batches(workshop)
     names = {process.name() for process in processes}
