@@ -55,9 +55,9 @@ def test_image_sets_are_read_without_torch():
     run(f"import sys, {modules}\n{load}\nassert 'torch' not in sys.modules")
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_run_that_is_up_to_date_imports_nothing_heavy(tmp_path):
     workshop = Workshop(tmp_path)
-    assert stages_run(workshop.run()) == ["00_count", "01_total"]
+    assert stages_run(workshop.dc3("run", workshop.params)) == ["00_count", "01_total"]
     places = {"DC3_HOME": str(workshop.root), "DC3_NOTEBOOKS": str(workshop.notebooks)}
     run(UP_TO_DATE, workshop.params, env=os.environ | places)
