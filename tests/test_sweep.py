@@ -256,7 +256,7 @@ def test_a_data_set_is_listed_once_for_all_runs_on_it_and_every_refused_run_is_n
         for method in ("dc3", "random", "rded")
     }
     with pytest.raises(ParameterError) as refusal:
-        sweep.for_each(runs, sweep.Preflight())
+        sweep.for_each(runs, sweep.preflight())
     assert listed == [("there", 1), ("there", 10), ("gone", 1), ("gone", 10)]
     named = ", ".join(name for name in runs if name.startswith("gone"))
     assert str(refusal.value) == f"run {named}:\n  data_dir='gone' is not a folder"
