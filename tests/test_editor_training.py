@@ -123,7 +123,7 @@ def test_the_editor_is_not_trained_on_from_a_folder_of_other_images_or_of_someth
     kept_folder(tmp_path / "work", EditorRecipe(**TINY).model_dump() | {"images": images}, "")
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "autoencoder.pt").touch()
-    for work, message in (("work", r"another training \(images \{'32'"), ("strange", "no key.json")):
+    for work, message in (("work", r"another training \(images \{'32'"), ("strange", "no readable key.json")):
         with pytest.raises(AnotherTraining, match=message):
             train_editor(EditorRecipe(**TINY), tmp_path / work, tmp_path / "editor", device="cpu")
     assert [path.name for path in (tmp_path / "strange").iterdir()] == ["autoencoder.pt"], "it is somebody's"

@@ -279,7 +279,7 @@ def test_bad_sets_are_refused_by_name(vae, images, tmp_path):
     generator = new_dit(vae, 2, 32, SHAPE, CPU, seed=0)
     with pytest.raises(ValueError, match="noise has labels up to 2, DiT has 2 classes"):
         encode(generator, images, RECIPE, tmp_path)
-    with pytest.raises(ValueError, match="noise: no images"):
+    with pytest.raises(ValueError, match="noise has no images"):
         encode(generator, images.take([]), RECIPE, tmp_path)
 
 

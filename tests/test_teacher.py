@@ -162,7 +162,7 @@ def test_bad_training_input_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             teacher.train(replace(images, **changed), SMALL, device="cpu")
-    with pytest.raises(ValueError, match=r"integer for each of 20 images"):
+    with pytest.raises(ValueError, match=r"integer per image, 20"):
         teacher.train(Streamed(images.pixels, images.labels[:-1]), SMALL, device="cpu")
     with pytest.raises(FloatingPointError, match="lower lr"):
         teacher.train(images, replace(SMALL, epochs=9, lr=1e20), device="cpu")
