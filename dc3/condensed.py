@@ -238,15 +238,15 @@ def sizes(sets: Mapping[str, ImageSet]) -> dict[str, tuple[int, float]]:
     return found
 
 
-def storage(condensed: ImageSet, train: ImageSet, epochs: int) -> dict[str, int]:
+def storage(ipc: int, stored_bytes: float, train: ImageSet, epochs: int) -> dict[str, int]:
     """Bytes of a condensed set's images, of its soft labels over `epochs`, and of the full training set's pixels.
 
-    Soft labels take two bytes per class for each image and epoch.
+    ipc, stored_bytes: per class, of `sizes`. Soft labels take two bytes per class for each image and epoch.
     """
     classes = len(train.classes)
     return {
-        "images": round(sizes({"": condensed})[""][1] * classes),
-        "soft labels, if kept": 2 * len(condensed) * epochs * classes,
+        "images": round(stored_bytes * classes),
+        "soft labels, if kept": 2 * ipc * classes * epochs * classes,
         "full training set, uncompressed": 3 * len(train) * train.image_size**2,
     }
 

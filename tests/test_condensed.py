@@ -57,8 +57,8 @@ def test_sets_from_elsewhere_are_named_by_their_folders(tmp_path):
 def test_storage_counts_images_soft_labels_and_the_full_set(tmp_path):
     made = condensed.load(write_set(tmp_path / "made", CLASSES), CLASSES, 16)
     full = condensed.load(write_set(tmp_path / "full", CLASSES, (5, 5, 5)), CLASSES, 16)
-    found = condensed.storage(made, full, epochs=10)
-    per_class = condensed.sizes({"made": made})["made"][1]
-    assert found["images"] == round(3 * per_class) > 0
+    ipc, stored_bytes = condensed.sizes({"made": made})["made"]
+    found = condensed.storage(ipc, stored_bytes, full, epochs=10)
+    assert found["images"] == round(3 * stored_bytes) > 0
     assert found["soft labels, if kept"] == 2 * 6 * 10 * 3
     assert found["full training set, uncompressed"] == 3 * 15 * 16**2

@@ -80,3 +80,12 @@ def test_the_demos_figures_are_those_of_its_notebooks():
         source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
         for name in set(re.findall(r'figures / "([\w.]+)"', source)) - set(NOT_IN_THE_DEMO):
             assert name in figures or f"{name}.csv" in figures, name
+
+
+def test_every_test_that_the_documents_name_is_there():
+    named = []
+    for path in [*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]:
+        named += re.findall(r"`(test_\w+\.py)(?:::(\w+))?", path.read_text())
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}" in (REPOSITORY / "tests" / file).read_text(), f"{file}::{test}"

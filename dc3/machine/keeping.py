@@ -44,21 +44,20 @@ def kept(path: Path, write: Callable[[Path], Any], read: Callable[[Path], Conten
 
 
 def read_undamaged(path: Path, read: Callable[[Path], Content]) -> Content | None:
-    """What `read` makes of a file; None when it is absent or damaged; a damaged one is removed with a warning.
+    """What `read` makes of a file; None when it is absent or damaged. A damaged one is named in a warning and stays.
 
-    Disk and memory errors are raised: the file may be intact.
+    Errors of the disk, of memory and of a missing library are raised: they say nothing about the file.
     """
     try:
         return read(path)
     except FileNotFoundError:
         return None
-    except MemoryError:
+    except (MemoryError, ImportError):
         raise
     except Exception as error:  # each format raises its own
         if getattr(error, "errno", None):
             raise
         log.warning("%s is damaged (%s): it will be made again", path, type(error).__name__)
-        path.unlink(missing_ok=True)
         return None
 
 

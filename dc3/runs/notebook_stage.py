@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dc3.machine import paths
 from dc3.machine.files import replacing
 from dc3.runs import stage
-from dc3.runs.stage import Stage, StageMissing, read_json, write_json
+from dc3.runs.stage import Stage, StageMissing, noun, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,18 +156,13 @@ class NotebookStage(Stage):
         """Saves a figure as figures/<run>/<stage>_<name>.png and .pdf; the notebook shows it below its cell."""
         from dc3 import figures
 
-        figures.save(figure, self.figures / f"{self.noun}_{name}.png")
+        figures.save(figure, self.figures / f"{noun(self.name)}_{name}.png")
 
     def show_table(self, table: pd.DataFrame, name: str) -> None:
         """Saves a table as figures/<run>/<stage>_<name>.csv and .md."""
         from dc3 import figures
 
-        figures.save_table(table, self.figures / f"{self.noun}_{name}")
-
-    @property
-    def noun(self) -> str:
-        """The stage's name without its number: "sampling"."""
-        return self.name.split("_", 1)[1]
+        figures.save_table(table, self.figures / f"{noun(self.name)}_{name}")
 
     def picks(self, method: str) -> pd.DataFrame:
         """A method's picks from 03_sampling: columns index, label, bin, rank, gain; for "rded" also its crops."""

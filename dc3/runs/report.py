@@ -143,18 +143,13 @@ def page(notebook: "NotebookNode", title: str, code: bool = False) -> str:
 def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title: str) -> Path:
     """Executes a notebook with `values` into `executed`, writes its page beside it, and returns the page's path."""
     import nbformat
-    import papermill
-    from traitlets.config import Config
 
     from dc3.runs.notebooks import strip_noise
-    from dc3.runs.runner import kernel_channel
+    from dc3.runs.runner import execute_notebook
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_suffix(".partial.ipynb")
-    with kernel_channel() as channel:
-        options = {"kernel_name": "python3", "cwd": str(notebook.parent), "progress_bar": False}
-        config = Config({"KernelManager": channel})
-        papermill.execute_notebook(str(notebook), str(partial), values, config=config, **options)
+    execute_notebook(notebook, partial, values, progress_bar=False)
     strip_noise(partial, executed)
     partial.unlink()
     target = executed.with_suffix(".html")

@@ -154,7 +154,7 @@ def execute_in_kernel(name: str, run: str, params: dict[str, Any]) -> None:
     started = time.monotonic()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params)
+        execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params)
     except PapermillExecutionError as error:
         raise StageFailed(_failure(name, error)) from None
     except DeadKernelError:
@@ -166,7 +166,8 @@ def execute_in_kernel(name: str, run: str, params: dict[str, Any]) -> None:
     log.debug("%s: %.1f s with the kernel's start", name, time.monotonic() - started)
 
 
-def _execute_notebook(source: Path, target: Path, params: dict[str, Any]) -> None:
+def execute_notebook(source: Path, target: Path, params: dict[str, Any], progress_bar: bool = True) -> None:
+    """Executes a notebook with these parameters in a fresh kernel, in its own folder, into `target`."""
     import papermill
     from traitlets.config import Config
 
@@ -178,8 +179,8 @@ def _execute_notebook(source: Path, target: Path, params: dict[str, Any]) -> Non
             str(target),
             params,
             kernel_name="python3",
-            cwd=str(paths.NOTEBOOKS),
-            progress_bar=True,
+            cwd=str(source.parent),
+            progress_bar=progress_bar,
             autosave_cell_every=0,
             config=Config({"KernelManager": channel}),
         )

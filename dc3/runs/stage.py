@@ -223,8 +223,7 @@ def _earlier_folder(run: str, name: str) -> Path:
 
 def _remove_half_written(stage: Stage) -> None:
     """Removes partial files of killed processes, perhaps gigabytes that nothing would overwrite."""
-    noun = stage.name.split("_", 1)[1]
-    for path in (*stage.folder.rglob(".*.partial*"), *stage.figures.glob(f".{noun}_*.partial*")):
+    for path in (*stage.folder.rglob(".*.partial*"), *stage.figures.glob(f".{noun(stage.name)}_*.partial*")):
         path.unlink()
 
 
@@ -324,11 +323,12 @@ def figures_of(folder: Path, stage: str) -> list[Path]:
 
     The longest stage name counts: color_and_fid_hues.png does not belong to a stage "color".
     """
-    noun = _noun(stage)
-    longer = tuple(f"{other}_" for other in map(_noun, notebook_names()) if other.startswith(f"{noun}_"))
-    found = (path for path in folder.glob(f"{noun}_*") if path.is_file() and not path.name.startswith(longer))
+    own = noun(stage)
+    longer = tuple(f"{other}_" for other in map(noun, notebook_names()) if other.startswith(f"{own}_"))
+    found = (path for path in folder.glob(f"{own}_*") if path.is_file() and not path.name.startswith(longer))
     return sorted(found)
 
 
-def _noun(stage: str) -> str:
+def noun(stage: str) -> str:
+    """A stage's name without its number: "sampling"."""
     return stage.split("_", 1)[1]
