@@ -16,6 +16,8 @@ import torch
 
 from dc3 import condensed
 from dc3.blending import CELL, IMAGES_NEEDED, RAMP, blend
+from dc3.condensed import Storage
+from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet
 from dc3.machine.engine import LOCAL, Engine
 from dc3.machine.files import printable
@@ -168,34 +170,41 @@ def condense(
     images: ImageSet,
     picks: pd.DataFrame,
     folder: Path,
+    storage: Storage,
     compensator: Compensator | None = None,
     engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Writes the condensed set of `picks` to `folder`, in the layout of `dc3.condensed.fill`; returns its provenance.
 
-    Tiles RDED's crops; compensates other picks, or without a `compensator` files them unchanged.
+    Tiles RDED's crops; compensates other picks, or without a `compensator` files the originals at the stored size.
     """
     if "tile" in picks:
-        return tile(images, picks, folder)
+        return tile(images, picks, folder, storage)
     if compensator is None:
-        return copy(images, picks, folder)
-    return compensate(images, picks, folder, compensator, engine)
+        return copy(images, picks, folder, storage)
+    return compensate(images, picks, folder, storage, compensator, engine)
 
 
 def compensate(
-    images: ImageSet, picks: pd.DataFrame, folder: Path, compensator: Compensator, engine: Engine = LOCAL
+    images: ImageSet,
+    picks: pd.DataFrame,
+    folder: Path,
+    storage: Storage,
+    compensator: Compensator,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Writes the compensated picks to `folder` in the layout of `dc3.condensed.fill`, and returns their provenance.
 
-    `picks` has the columns index, label, bin, rank. A killed run continues. Raises EditFailed if an image fails twice;
-    all other images are kept, on Ray (`engine`) those of other batches. With blend_mode "none" as `copy`.
+    Each pick is read from its original at the editor's size, edited and blended at that size, then resized for
+    storage. `picks` has the columns index, label, bin, rank. A killed run continues. Raises EditFailed if an image
+    fails twice; all other images are kept, on Ray (`engine`) those of other batches. With blend_mode "none" as `copy`.
     """
     count = compensator.coloring.edits_per_pick
     if not count:
-        return copy(images, picks, folder)
+        return copy(images, picks, folder, storage)
     batch = max(compensator.editor.settings.batch_size // count, 1)
-    rows = CompensateRows(images, compensator)
-    return condensed.fill(folder, images, picks, compensator.stamp(), rows, batch, engine)
+    rows = CompensateRows(images, compensator, storage.size)
+    return condensed.fill(folder, images, picks, storage, compensator.stamp(), rows, batch, engine)
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,7 @@ class CompensateRows:
 
     images: ImageSet
     compensator: Compensator
+    stored_size: int
 
     def __call__(self, rows: pd.DataFrame) -> Iterator[condensed.Made]:
         """Edits and blends some rows of the picks."""
@@ -221,36 +231,38 @@ class CompensateRows:
     def _attempt(self, rows: pd.DataFrame, attempt: int) -> list[condensed.Made | None]:
         """The image of each row; None if its edit failed."""
         coloring = self.compensator.coloring
-        sources = self.images.images(rows["index"].to_numpy())
+        sources = self.images.images(rows["index"].to_numpy(), self.compensator.editor.settings.size)
         draws = [draw_for(int(index), coloring, attempt) for index in rows["index"]]
         edits = self.compensator.edits_of(sources, draws)
         images = [compensated(*parts, coloring) for parts in zip(sources, edits, draws, strict=True)]
         return [
-            None if image is None else condensed.Made(row, image, asdict(drawn) | HISTORY_OF_DRAW)
+            None
+            if image is None
+            else condensed.Made(row, resized(image, self.stored_size), asdict(drawn) | HISTORY_OF_DRAW)
             for row, image, drawn in zip(rows.index, images, draws, strict=True)
         ]
 
 
-def copy(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Files the picks unchanged, for the baselines."""
+def copy(images: ImageSet, picks: pd.DataFrame, folder: Path, storage: Storage) -> pd.DataFrame:
+    """Files the originals of the picks at the stored size, without edits."""
 
     def make(rows: pd.DataFrame) -> Iterator[condensed.Made]:
-        for row, image in zip(rows.index, images.images(rows["index"].to_numpy()), strict=True):
+        for row, image in zip(rows.index, images.images(rows["index"].to_numpy(), storage.size), strict=True):
             yield condensed.Made(row, image, {})
 
-    return condensed.fill(folder, images, picks, {"method": "copy"}, make, COPY_BATCH)
+    return condensed.fill(folder, images, picks, storage, {"method": "copy"}, make, COPY_BATCH)
 
 
-def tile(images: ImageSet, picks: pd.DataFrame, folder: Path) -> pd.DataFrame:
+def tile(images: ImageSet, picks: pd.DataFrame, folder: Path, storage: Storage) -> pd.DataFrame:
     """Writes RDED's mosaics of crops to `folder`: `picks` of `rded.pick_crops`."""
     parts = {key: part.sort_values("tile") for key, part in picks.groupby(["label", "rank"])}
 
     def make(rows: pd.DataFrame) -> Iterator[condensed.Made]:
         for row in rows.itertuples():
             part = parts[row.label, row.rank]
-            boxes = part[["index", "top", "left", "side"]].to_dict("list")
-            yield condensed.Made(row.Index, mosaic(images, part), {"tiles": boxes})
+            boxes = part[["index", "top", "left", "side", "picture"]].to_dict("list")
+            yield condensed.Made(row.Index, mosaic(images, part, storage.size), {"tiles": boxes})
 
     crops = sha256(pd.util.hash_pandas_object(picks, index=False).to_numpy()).hexdigest()
     stamp = {"method": RDED, "crops": crops}
-    return condensed.fill(folder, images, picks[picks["tile"] == 0], stamp, make, MOSAIC_BATCH)
+    return condensed.fill(folder, images, picks[picks["tile"] == 0], storage, stamp, make, MOSAIC_BATCH)

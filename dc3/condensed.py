@@ -1,17 +1,17 @@
-"""A condensed set on disk: PNGs in class folders 00000/, 00001/ … (the layout of RDED), and the sources of each image.
+"""A condensed set on disk: images in class folders 00000/, 00001/ … (the layout of RDED), and the sources of each.
 
-Each PNG has its history in a text chunk, so that a run recognises and keeps each finished image after a kill or a copy;
-a key of the whole folder (`dc3.machine.keeping`) could not do that. The provenance table stands beside the class
-folders and is written last: a folder with a provenance table is complete.
+Each file has its history in a text chunk (PNG) or a comment (JPEG), so that a run recognises and keeps each finished
+image after a kill or a copy; a key of the whole folder (`dc3.machine.keeping`) could not do that. The provenance table
+lies beside the class folders and is written last: a folder with a provenance table is complete.
 """
 
 import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,7 @@ import pandas as pd
 from PIL import Image, PngImagePlugin
 
 from dc3.images.datasets import IMG_EXTENSIONS, image_folder
-from dc3.images.decoding import size_of
-from dc3.images.image_set import ImageSet
+from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Columns, Engine
 from dc3.machine.files import printable, replacing, sha256
 from dc3.machine.keeping import read_undamaged
@@ -29,8 +28,72 @@ from dc3.machine.paths import Place, files_below, reaching
 from dc3.machine.progress import tqdm
 
 CHUNK_KEY = "dc3"  # of the PNG text chunk
+HISTORY_START = b'{"index": '  # of a JPEG's comment, which may be another's
+SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 PROVENANCE = "provenance.parquet"
 NOT_IN_THE_TABLE = ("warm_prompts", "cold_prompts")  # the same for all images; the drawn prompts are in the table
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How condensed images are kept: their side in pixels, the format, "png" or "jpeg", and JPEG's quality (1 … 95)."""
+
+    size: int
+    format: str = "png"
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if self.format not in SUFFIXES:
+            raise ValueError(f"stored_format = {self.format!r}: choose one of {', '.join(SUFFIXES)}")
+        if not 1 <= self.quality <= 95:
+            raise ValueError(f"jpeg_quality = {self.quality}: a number from 1 to 95")
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], image_size: int, edits: bool) -> "Storage":
+        """The storage in the parameters of 04_compensation; `stored_size` 0 is edit_size with edits, else `image_size`.
+
+        ValueError for a size below `image_size`, the pixels a side that networks see.
+        """
+        size = params["stored_size"] or (params["edit_size"] if edits else image_size)
+        if size < image_size:
+            name = "stored_size" if params["stored_size"] else "edit_size"
+            remedy = "" if params["stored_size"] else ", or a larger stored_size"
+            raise ValueError(
+                f"{name} = {size}: students crop images of image_size = {image_size} px from the stored ones; give at "
+                f"least {image_size}{remedy}"
+            )
+        return cls(size, params["stored_format"], params["jpeg_quality"])
+
+    @property
+    def suffix(self) -> str:
+        """Of the files: .png or .jpg."""
+        return SUFFIXES[self.format]
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What a history says about it."""
+        quality = {"jpeg_quality": self.quality} if self.format == "jpeg" else {}
+        return {"stored_size": self.size, "stored_format": self.format} | quality
+
+    def encoded(self, image: np.ndarray, history: dict[str, Any] | None = None) -> bytes:
+        """The bytes of a file with the image, uint8 (S, S, 3), and its history."""
+        text, stream = json.dumps(history) if history else "", io.BytesIO()
+        if self.format == "png":
+            chunk = PngImagePlugin.PngInfo()
+            if text:
+                chunk.add_text(CHUNK_KEY, text)
+            Image.fromarray(image).save(stream, format="PNG", pnginfo=chunk)
+        else:
+            Image.fromarray(image).save(stream, format="JPEG", quality=self.quality, comment=text.encode() or None)
+        return stream.getvalue()
+
+    def in_memory(self, name: str, classes: Sequence[str], images: np.ndarray, labels: np.ndarray) -> ImageSet:
+        """A condensed set of images uint8 (n, S, S, 3), as a reader of its files gets them, with the files' bytes."""
+        with ThreadPoolExecutor() as pool:
+            files = list(pool.map(self.encoded, images))
+        read = images if self.format == "png" else np.stack([np.asarray(Image.open(io.BytesIO(f))) for f in files])
+        found = in_memory(name, "train", classes, labels, read)
+        return replace(found, stored_bytes=np.array([len(file) for file in files], np.int64))
 
 
 class Made(NamedTuple):
@@ -45,6 +108,7 @@ def fill(
     folder: Path,
     images: ImageSet,
     picks: pd.DataFrame,
+    storage: Storage,
     stamp: dict[str, Any],
     make: Callable[[pd.DataFrame], Iterable[Made]],
     batch: int,
@@ -53,20 +117,22 @@ def fill(
     """Makes the missing images of a condensed set and returns its provenance, one row per image.
 
     `picks` has one row per image, columns index (its first source in `images`), label, bin, rank; image (label, rank)
-    becomes folder/<label>/<rank>.png. `stamp` is the history that all images share; `make` makes the images of `batch`
-    rows of the picks at a time, locally or in Ray's actors. Keeps images with the same history, removes files that
-    belong to no pick.
+    becomes folder/<label>/<rank>.png, or .jpg. `stamp` is the history that all images share; `make` makes the images of
+    `batch` rows of the picks at a time, locally or in Ray's actors. Keeps images with the same history, removes files
+    that belong to no pick.
     """
     picks = picks.sort_values(["label", "rank"]).reset_index(drop=True)
-    targets = [folder / f"{row.label:05d}" / f"{row.rank:05d}.png" for row in picks.itertuples()]
-    stamp = json.loads(json.dumps(stamp))
+    targets = [folder / f"{row.label:05d}" / f"{row.rank:05d}{storage.suffix}" for row in picks.itertuples()]
+    framing = {"framing": images.framing, "resampling": images.resampling}
+    stamp = json.loads(json.dumps(stamp | framing | storage.stamp))
     (folder / PROVENANCE).unlink(missing_ok=True)
     _remove_others(folder, set(targets))
     origins = [_origin(images, int(index), stamp) for index in picks["index"]]
     waiting = [k for k, path in enumerate(targets) if not _is_made(path, origins[k])]
     with tqdm(total=len(picks), initial=len(picks) - len(waiting), desc="condensed", unit="img") as bar:
         for made in _all_made(make, picks, np.array(waiting, np.int64), batch, engine):
-            _write(targets[made.row], made.image, origins[made.row] | {"draw": made.draw})
+            with replacing(targets[made.row]) as partial:
+                partial.write_bytes(storage.encoded(made.image, origins[made.row] | {"draw": made.draw}))
             bar.update()
     table = _provenance(images, picks, targets, folder)
     with replacing(folder / PROVENANCE) as partial:
@@ -100,18 +166,11 @@ class MakeWork:
         return {"row": np.array(rows), "image": np.stack(images), "draw": [json.dumps(drawn) for drawn in draws]}
 
 
-def _write(target: Path, image: np.ndarray, history: dict[str, Any]) -> None:
-    chunk = PngImagePlugin.PngInfo()
-    chunk.add_text(CHUNK_KEY, json.dumps(history))
-    with replacing(target) as partial:
-        Image.fromarray(image).save(partial, format="PNG", pnginfo=chunk)
-
-
 def history(path: Path) -> dict[str, Any]:
-    """The history in a PNG: {"index", "source_sha256", "set", "draw"}."""
+    """The history in a condensed image: {"index", "source_sha256", "set", "draw"}."""
     with Image.open(path) as image:
         image.load()
-        return json.loads(image.text[CHUNK_KEY])
+        return json.loads(image.text[CHUNK_KEY] if image.format == "PNG" else image.info["comment"])
 
 
 def _origin(images: ImageSet, index: int, stamp: dict[str, Any]) -> dict[str, Any]:
@@ -152,29 +211,28 @@ def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], fold
 
 
 def source_sha256(images: ImageSet, index: int) -> str:
-    """SHA-256 of the file of image `index`; of its pixels (uint8, row by row) if there is no file."""
-    content = images.images([index]).tobytes() if images.root is None else images.file(index).read_bytes()
+    """SHA-256 of the file of image `index`; of its original pixels (uint8, row by row) if there is no file."""
+    content = images.originals([index])[0].tobytes() if images.root is None else images.file(index).read_bytes()
     return hashlib.sha256(content).hexdigest()
 
 
 def load(
-    folder: Path | str,
+    folder: Place | str,
     classes: tuple[str, ...],
-    image_size: int,
     *,
     allow_unequal: bool = False,
     parameter: str = "condensed_dir",
 ) -> ImageSet:
     """Loads a condensed set, ours or another: class folders that sort as `classes`, or are named 00000, ….
 
-    `parameter` named the folder, for messages.
-    Raises ValueError for other classes, a class without images, unequal IPC (unless allowed) and images of another size
-    than `image_size`; FileNotFoundError for a missing `folder`.
+    Images may have any sizes and formats; each keeps its own size. `parameter` named the folder, for messages.
+    Raises ValueError for other classes, a class without images, unequal IPC (unless allowed) and a file that cannot be
+    read; FileNotFoundError for a missing `folder`.
     """
-    folder = Path(folder)
+    folder = Path(folder) if isinstance(folder, str) else folder
     if not folder.is_dir():
         raise FileNotFoundError(f"{parameter} = {str(folder)!r}: not a folder; expected one with class folders")
-    found = image_folder(folder, name="condensed", split=folder.name, image_size=image_size, parameter=parameter)
+    found = image_folder(folder, name="condensed", split=folder.name, parameter=parameter)
     where = f"{parameter} = {str(folder)!r}"
     _check_names(where, found.classes, classes)
     counts = found.counts()
@@ -184,11 +242,12 @@ def load(
             f"{where}: {counts.min()} images of {few} and {counts.max()} of {many}; "
             "expected the same number (IPC) of each class"
         )
-    _check_sizes(where, found)
-    return found.cached()
+    contents = (found.file(index).read_bytes() for index in range(len(found)))
+    stored = np.array([len(without_history(content)) for content in contents], np.int64)
+    return replace(found.cached(), stored_bytes=stored)
 
 
-def load_beside(folders: list[str], classes: tuple[str, ...], image_size: int, parameter: str) -> dict[str, ImageSet]:
+def load_beside(folders: list[str], classes: tuple[str, ...], parameter: str) -> dict[str, ImageSet]:
     """Other condensed sets, named by their folders, with any IPC. Raises as `load`.
 
     ValueError for two folders of one name.
@@ -197,7 +256,7 @@ def load_beside(folders: list[str], classes: tuple[str, ...], image_size: int, p
     for folder in map(Path, folders):
         if folder.name in sets:
             raise ValueError(f"{parameter} = {folders!r}: two folders are named {folder.name!r}; rename one")
-        sets[folder.name] = load(folder, classes, image_size, allow_unequal=True, parameter=parameter)
+        sets[folder.name] = load(folder, classes, allow_unequal=True, parameter=parameter)
     return sets
 
 
@@ -215,46 +274,69 @@ def _check_names(where: str, found: tuple[str, ...], classes: tuple[str, ...]) -
     )
 
 
-def _check_sizes(where: str, found: ImageSet) -> None:
-    for index, source in enumerate(found.sources):
-        width, height = size_of(found.file(index))
-        if (width, height) != (found.image_size, found.image_size):
-            raise ValueError(
-                f"{where}: {printable(source)} is {width}×{height} px, the data set's images are "
-                f"{found.image_size}×{found.image_size} px"
-            )
+def storage_of(images: ImageSet, provenance: pd.DataFrame | None, image_size: int) -> Storage:
+    """How sets are kept that a condensed set is compared with: as the set itself, by its `provenance` if it has one.
+
+    For a set from elsewhere: at its size if its images are squares of one size, else at `image_size`; as PNG.
+    """
+    if provenance is None or "stored_size" not in provenance:
+        sides = np.unique(images.own_sizes())
+        return Storage(max(int(sides[0]), image_size) if len(sides) == 1 else image_size)
+    row = provenance.iloc[0]
+    return Storage(int(row["stored_size"]), row["stored_format"], int(row.get("jpeg_quality", Storage.quality)))
 
 
-def sizes(sets: Mapping[str, ImageSet]) -> dict[str, tuple[int, float]]:
-    """Images and stored bytes per class of training sets, by name.
+def without_history(content: bytes) -> bytes:
+    """A condensed image's file without the history that `fill` wrote into it; other files as they are."""
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        if image.format == "PNG" and CHUNK_KEY in image.text:
+            chunk = b"tEXt" + CHUNK_KEY.encode() + b"\0" + image.text[CHUNK_KEY].encode()
+            start = content.index(chunk) - 4  # after its length; its checksum follows
+            return content[:start] + content[start + len(chunk) + 8 :]
+        if image.format == "JPEG" and image.info.get("comment", b"").startswith(HISTORY_START):
+            comment = image.info["comment"]
+            return content.replace(b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment, b"", 1)
+    return content
 
-    The bytes are those of PNG files of the pixels, without histories, also for sets in memory.
+
+class Size(NamedTuple):
+    """What a condensed set holds of each class: images, their pixels, and the bytes of their files."""
+
+    ipc: int
+    pixels: float
+    stored_bytes: float
+
+
+def sizes(sets: Mapping[str, ImageSet]) -> dict[str, Size]:
+    """The sizes per class of condensed sets (of `load` or `Storage.in_memory`), by name.
+
+    Bytes are those of the files as they are stored, without the histories in them.
     """
     found = {}
-    with ThreadPoolExecutor() as pool:
-        for name, images in sets.items():
-            stored = sum(pool.map(lambda k, of=images: _png_bytes(of.images([k])[0]), range(len(images))))
-            found[name] = len(images) // len(images.classes), stored / len(images.classes)
+    for name, images in sets.items():
+        classes, pixels = len(images.classes), images.own_sizes().prod(axis=1).sum()
+        stored = np.asarray(images.stored_bytes).sum()
+        found[name] = Size(len(images) // classes, float(pixels) / classes, float(stored) / classes)
     return found
 
 
-def storage(ipc: int, stored_bytes: float, train: ImageSet, epochs: int) -> dict[str, int]:
-    """Bytes of a condensed set's images, of its soft labels over `epochs`, and of the full training set's pixels.
+def storage_table(found: Mapping[str, Size], classes: int, epochs: int) -> pd.DataFrame:
+    """One row per set of `sizes`: method, images, pixels, bytes and bits of a class, bytes of all soft labels.
 
-    ipc, stored_bytes: per class, of `sizes`. Soft labels take two bytes per class for each image and epoch.
+    Soft labels, if they are kept, take two bytes per class for each image and epoch.
     """
-    classes = len(train.classes)
-    return {
-        "images": round(stored_bytes * classes),
-        "soft labels, if kept": 2 * ipc * classes * epochs * classes,
-        "full training set, uncompressed": 3 * len(train) * train.image_size**2,
-    }
-
-
-def _png_bytes(image: np.ndarray) -> int:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    return file.tell()
+    return pd.DataFrame(
+        {
+            "method": name,
+            "images per class": size.ipc,
+            "pixels per class": size.pixels,
+            "bytes per class": size.stored_bytes,
+            "bits per class": 8 * size.stored_bytes,
+            "soft labels per class, if kept (bytes)": 2 * size.ipc * classes * epochs,
+        }
+        for name, size in found.items()
+    )
 
 
 def publish(folder: Path, target: Place) -> int:
@@ -263,7 +345,8 @@ def publish(folder: Path, target: Place) -> int:
     Every file arrives complete or not at all; provenance.parquet, with the SHA-256 of each image, comes last: with it
     the set is complete. ValueError as `check_room_for`, OSError if the target cannot be written.
     """
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*.png"))]
+    files = (path for path in sorted(folder.glob("*/*")) if path.suffix in SUFFIXES.values())
+    names = [path.relative_to(folder).as_posix() for path in files]
     check_room_for(names, target)
     with reaching(target):
         (target / PROVENANCE).unlink(missing_ok=True)
@@ -272,9 +355,9 @@ def publish(folder: Path, target: Place) -> int:
     return len(names)
 
 
-def image_names(classes: int, ipc: int) -> Iterable[str]:
+def image_names(classes: int, ipc: int, suffix: str) -> Iterable[str]:
     """The files of a condensed set, as `fill` names them."""
-    return (f"{label:05d}/{rank:05d}.png" for label in range(classes) for rank in range(ipc))
+    return (f"{label:05d}/{rank:05d}{suffix}" for label in range(classes) for rank in range(ipc))
 
 
 def check_room_for(names: Iterable[str], target: Place) -> None:

@@ -51,7 +51,8 @@ def locate(
 ) -> Places:
     """The places of the condensed images in `provenance`, among `per_class` training images of each class.
 
-    bins (n,) of all training images; embed: `fidelity.embed` of uint8 images (k, S, S, 3) by some network.
+    Both sets have a frame. bins (n,) of all training images; embed: `fidelity.embed` of uint8 images (k, S, S, 3) by
+    some network.
     """
     rows = compared_with(train.labels, provenance["index"].to_numpy(), per_class)
     real, made = (embed(images).features for images in (train.images(rows), condensed.images(provenance.index)))

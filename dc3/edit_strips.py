@@ -42,9 +42,10 @@ class Steps(NamedTuple):
 def picks_and_edits(compensator: Compensator, train: ImageSet, condensed: ImageSet, provenance: pd.DataFrame) -> Strips:
     """Source, warm edit, cold edit and condensed image of the picks in `provenance`, one column per pick."""
     edits = _pairs(compensator, train, provenance)
-    rows = {"source": train.images(provenance["index"]), "warm": edits[:, 0], "cold": edits[:, 1]}
+    side = compensator.editor.settings.size
+    rows = {"source": train.images(provenance["index"], side), "warm": edits[:, 0], "cold": edits[:, 1]}
     headings = [", ".join(drawn.prompts) for drawn in recorded_pairs(provenance, compensator.coloring)]
-    return Strips(rows | {"blended": condensed.images(provenance.index)}, headings)
+    return Strips(rows | {"blended": condensed.images(provenance.index, side)}, headings)
 
 
 def blends(compensator: Compensator, name: str, source: np.ndarray, index: int) -> Strips:
@@ -98,15 +99,15 @@ def class_steps(
 ) -> Steps:
     """The steps of the method for one class, its provenance `of_class`; shows the first `count` picks."""
     some, label = of_class.head(count), int(of_class["label"].iloc[0])
-    edits = _pairs(compensator, train, some)
+    edits, side = _pairs(compensator, train, some), compensator.editor.settings.size
     return Steps(
-        crowd=train.images(train.class_indices(label)[:CROWD]),
+        crowd=train.images(train.class_indices(label)[:CROWD], side),
         bin_map=bin_map[bin_map["label"] == label],
         picked=of_class["index"],
-        picks=train.images(some["index"]),
+        picks=train.images(some["index"], side),
         warm=edits[:, 0],
         cold=edits[:, 1],
-        condensed=condensed.images(some.index),
+        condensed=condensed.images(some.index, side),
     )
 
 
@@ -114,7 +115,8 @@ def _pairs(compensator: Compensator, train: ImageSet, provenance: pd.DataFrame) 
     """The first warm and cold edit in each row of the provenance, uint8 (n, 2, S, S, 3)."""
     draws = recorded_pairs(provenance, compensator.coloring)
     pair = Compensator(compensator.coloring.as_pair(), _small_batches(compensator))
-    return to_uint8(pair.edits_of(train.images(provenance["index"]), draws))
+    sources = train.images(provenance["index"], compensator.editor.settings.size)
+    return to_uint8(pair.edits_of(sources, draws))
 
 
 def _small_batches(compensator: Compensator) -> Editor:

@@ -1,22 +1,26 @@
 """Latents: the posterior means of a latent diffusion model's VAE, streamed to disk."""
 
+import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from dc3.images.image_set import ImageSet
+from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.arrays import RowFile
 from dc3.machine.devices import autocast
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks
 from dc3.machine.files import replacing
+
+log = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 VAE_EXPECTED = (
@@ -61,11 +65,13 @@ def encode(
     device: torch.device | str | None = None,
     engine: Engine = LOCAL,
     amp: bool | None = None,
+    resampling: str | None = None,
 ) -> np.ndarray:
     """Posterior means (not scaled, flattened) of all images, in index order, as a .npy of shape (n, d) at `out_path`.
 
-    images: an ImageSet or uint8 (n, H, W, 3), resized to `size` × `size` by nearest neighbour. The last batch is
-    padded, so that a row depends on its image only.
+    images: a set or uint8 (n, H, W, 3), made square at `size` from the originals: by the set's framing, and by
+    `resampling` (`framing.FILTERS`; None: the set's; published: "nearest"). The last batch is padded, so that a row
+    depends on its image only. A warning says how many images are enlarged.
     amp: float16 autocast on cuda and float32 elsewhere (None), float32 everywhere (False), bfloat16 autocast (True).
     dtype: float16 keeps 11 bits, enough for K-means, at half the disk and reading time; float32 is for VAEs whose
     latents exceed 65,504.
@@ -76,62 +82,76 @@ def encode(
     for parameter, value in (("images", len(images)), ("size", size), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{parameter} = {value}: at least 1")
+    check_size("size", size, downscaling(vae.config))
     device = torch.device(device or next(vae.parameters()).device)
     vae = vae.to(device)
-    work = LatentWork(vae, images, size, batch_size, amp)
+    if not isinstance(images, ImageSet):
+        images = in_memory("images", "", ("",), np.zeros(len(images), int), images)
+    work = LatentWork(vae, images.at(size, resampling), batch_size, amp)
     batches = engine.map(work, chunks(len(images), batch_size), "latents")
     first = next(batches)
-    shape = len(images), first["latents"].shape[1]
+    shape, enlarged = (len(images), first["latents"].shape[1]), 0
     with replacing(out_path) as partial, RowFile(partial, shape, dtype, "latents") as file:
         for batch in chain([first], batches):
             file.put(batch["row"], _finite(batch["latents"], file.dtype, batch["row"]))
+            enlarged += int(batch["enlarged"].sum())
+    if enlarged:
+        log.warning("%d of %d images are smaller than %d px and were enlarged for the VAE", enlarged, len(images), size)
     return np.load(out_path, mmap_mode="r")
+
+
+def downscaling(config: Mapping[str, Any]) -> int:
+    """Pixels a side of the image for each of a latent: 8 in Stable Diffusion's VAE. `config`: the VAE's own."""
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
+def check_size(name: str, size: int, factor: int) -> None:
+    """ValueError unless a VAE with this `downscaling` takes images of `size` px."""
+    if size % factor:
+        raise ValueError(f"{name} = {size}: a multiple of {factor}, by which the VAE scales images down")
 
 
 @dataclass(frozen=True, eq=False)
 class LatentWork:
-    """`engine.Work`: the latents of the images at some positions, columns "row" (b,) and "latents" (b, d) float32."""
+    """`engine.Work`: the latents of the images at some positions.
+
+    Columns "row" (b,), "latents" (b, d) float32 and "enlarged" (b,) bool: whether the original is smaller.
+    """
 
     vae: AutoencoderKL
-    images: ImageSet | np.ndarray
-    size: int
+    images: ImageSet  # with a frame
     batch_size: int  # every batch is padded to it
     amp: bool | None = None
 
     def __call__(self, chunk: np.ndarray) -> Columns:
         """The chunk's latents."""
-        batch = self.images.images(chunk) if isinstance(self.images, ImageSet) else self.images[chunk]
+        batch = self.images.images(chunk)
         padded = np.pad(batch, ((0, self.batch_size - len(batch)), (0, 0), (0, 0), (0, 0)), mode="edge")
         pixels = torch.from_numpy(padded).to(next(self.vae.parameters()).device)
-        latents = posterior_mean(self.vae, pixels, self.size, self.amp)
-        return {"row": chunk, "latents": latents.cpu().numpy()[: len(batch)]}
+        latents = posterior_mean(self.vae, pixels, self.amp)
+        enlarged = self.images.own_sizes(chunk).min(axis=1) < self.images.image_size
+        return {"row": chunk, "latents": latents.cpu().numpy()[: len(batch)], "enlarged": enlarged}
 
 
 @torch.inference_mode()
-def posterior_mean(vae: AutoencoderKL, images: Tensor, size: int, amp: bool | None = None) -> Tensor:
+def posterior_mean(vae: AutoencoderKL, images: Tensor, amp: bool | None = None) -> Tensor:
     """The mean of q(z|x), without the scaling factor: uint8 (b, H, W, 3) → float32 (b, d); `amp` as in `encode`."""
-    pixels = _resized(images, size)
+    pixels = _from_uint8(images)
     with autocast(images.device, amp, on_gpu=torch.float16):  # finer than bfloat16; latents stay within its range
         posterior = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist
     return posterior.mode().float().flatten(1)
 
 
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (n, H, W, 3) → uint8 (n, size, size, 3) by nearest neighbour: what the VAE sees."""
-    return _to_uint8(_resized(torch.from_numpy(images), size))
-
-
 @torch.inference_mode()
-def reconstruct(vae: AutoencoderKL, images: np.ndarray, size: int) -> np.ndarray:
-    """Decodes the posterior means of uint8 (n, H, W, 3), to show what the latents keep: uint8 (n, size, size, 3)."""
-    pixels = _resized(torch.from_numpy(images), size).to(next(vae.parameters()).device)
+def reconstruct(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
+    """Decodes the posterior means of uint8 (n, S, S, 3), to show what the latents keep: uint8 (n, S, S, 3)."""
+    pixels = _from_uint8(torch.from_numpy(images)).to(next(vae.parameters()).device)
     return _to_uint8(vae.decode(vae.encode(pixels).latent_dist.mode()).sample)
 
 
-def _resized(images: Tensor, size: int) -> Tensor:
-    """uint8 (n, H, W, 3) → float32 (n, 3, size, size) in −1…1, by nearest neighbour."""
-    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return pixels if pixels.shape[-2:] == (size, size) else interpolate(pixels, size=(size, size), mode="nearest-exact")
+def _from_uint8(images: Tensor) -> Tensor:
+    """uint8 (n, H, W, 3) → float32 (n, 3, H, W) in −1…1."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _to_uint8(pixels: Tensor) -> np.ndarray:

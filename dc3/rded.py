@@ -25,7 +25,7 @@ from dc3.models.networks import check_takes
 NO_BIN = -1  # the bin of images that are picked without bins
 SMALLEST_AREA = 0.08  # share of the image that a crop covers at least: torchvision's default
 SMALLEST_TILE = 4  # pixels a side
-COLUMNS = ["index", "label", "bin", "rank", "gain", "tile", "top", "left", "side"]
+COLUMNS = ["index", "label", "bin", "rank", "gain", "tile", "top", "left", "side", "picture"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class Crops:
 def pick_crops(images: ImageSet, teacher: nn.Module, ipc: int, seed: int, crops: Crops) -> pd.DataFrame:
     """RDED's picks: the best crop of each of `mipc` drawn images of a class; of these the best ipc·factor².
 
+    images: a set with a frame of the size that the teacher sees.
+
     The best crop has the lowest of `crop_losses`. With the picks of a class in order, best first, condensed image r has
     picks r, r + ipc, r + 2·ipc, … in its tiles 0, 1, 2, …: one of each tier of quality. Equal losses keep the order of
     the set.
     Returns COLUMNS, one row per crop, sorted by label, rank, tile: index (position in the set), label, bin (−1), rank
     (of the condensed image in its class), gain (minus the loss), tile (0 … factor²−1, row by row), top, left, side (of
-    the crop, in pixels of its source).
+    the crop, in pixels of its framed source) and picture (the side of the framed source, in pixels).
     Raises ValueError for a number out of range, a class with fewer than ipc·factor² drawn images, and a teacher that
     does not fit the images or has losses that are not finite.
     """
@@ -65,7 +67,7 @@ def pick_crops(images: ImageSet, teacher: nn.Module, ipc: int, seed: int, crops:
         indices, boxes = random_crops(images, label, seed, crops)
         losses = crop_losses(images, indices, boxes, teacher, crops)
         tables.append(_best_crops(indices, boxes, losses, ipc, crops.factor).assign(label=label))
-    return pd.concat(tables, ignore_index=True).assign(bin=NO_BIN)[COLUMNS]
+    return pd.concat(tables, ignore_index=True).assign(bin=NO_BIN, picture=images.image_size)[COLUMNS]
 
 
 def check_crops(images: ImageSet, ipc: int, seed: int, crops: Crops) -> None:
@@ -90,7 +92,7 @@ def random_crops(images: ImageSet, label: int, seed: int, crops: Crops) -> tuple
     """The images of a class to crop, int64 (m,), ascending, m ≤ mipc; top, left, side of the crops, (m, num_crop, 3).
 
     As RandomResizedCrop with ratio (1, 1): a square of 8 to 100 % of the area, uniform, its side √(area·S²)
-    rounded, anywhere in the S × S image of the set (the authors crop the original files).
+    rounded, anywhere in the framed S × S image (the authors crop the original files).
     Crops are a pure function of (seed, label, position in the class). A larger mipc includes the images of a smaller.
     """
     members, size = images.class_indices(label), images.image_size
@@ -155,21 +157,25 @@ def _best_crops(indices: np.ndarray, boxes: np.ndarray, losses: np.ndarray, ipc:
     return pd.DataFrame({**columns, "top": top, "left": left, "side": side})
 
 
-def mosaic(images: ImageSet, rows: pd.DataFrame) -> np.ndarray:
-    """One condensed image, uint8 (S, S, 3), of factor × factor crops: the scored pixels if factor divides S.
+def mosaic(images: ImageSet, rows: pd.DataFrame, size: int) -> np.ndarray:
+    """One condensed image, uint8 (size, size, 3), of factor × factor crops of the original images.
 
-    rows: the factor² rows of one condensed image in the table of `pick_crops`. If factor does not divide S, the first
-    S mod factor rows and columns of tiles are one pixel larger. Raises ValueError unless the rows are one per tile.
+    rows: the factor² rows of one condensed image in the table of `pick_crops`. The crops are cut from the sources
+    framed at `size`, or at the size at which they were scored if that is larger. At that size, and if factor divides
+    it, the tiles are the pixels that the teacher scored. If factor does not divide size, the first size mod factor rows
+    and columns of tiles are one pixel larger. Raises ValueError unless the rows are one per tile.
     """
     factor = isqrt(len(rows))
     if sorted(rows["tile"]) != list(range(factor**2)):
         raise ValueError(
             f"rows = tiles {sorted(rows['tile'])}: expected tiles 0 to {factor**2 - 1} for factor {factor}, each once"
         )
-    sources, size = images.images(rows["index"].to_numpy()), images.image_size
+    picture = int(rows["picture"].iloc[0])
+    sources = images.images(rows["index"].to_numpy(), max(size, picture))
     edges = [k * (size // factor) + min(k, size % factor) for k in range(factor + 1)]
-    canvas = np.empty_like(sources[0])
+    canvas = np.empty((size, size, 3), np.uint8)
     for source, row in zip(sources, rows.itertuples(), strict=True):
         (top, bottom), (left, right) = (edges[k : k + 2] for k in divmod(row.tile, factor))
-        canvas[top:bottom, left:right] = _cut(source, row.top, row.left, row.side, bottom - top, right - left)
+        y, x, side = (round(value * len(source) / picture) for value in (row.top, row.left, row.side))
+        canvas[top:bottom, left:right] = _cut(source, y, x, side, bottom - top, right - left)
     return canvas

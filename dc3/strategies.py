@@ -82,7 +82,7 @@ class Pool:
 
     labels, bins (n,) integers; logit_grad (n, C), embedding (n, d) of `gradients.gradient_factors`: arrays or memory
     maps, read to `device` one class at a time. among (n,) bool: the images that may be picked, such as `surest`; None:
-    all. RDED needs images and teacher, and ignores `among`.
+    all. RDED needs the teacher and images framed at its size, and ignores `among`.
     """
 
     labels: Sequence[int] | np.ndarray
@@ -328,9 +328,10 @@ def coverage(picks: pd.DataFrame, pool: Pool) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plain_images(images: ImageSet, picks: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The condensed images of a method without edits, in memory: uint8 (n, S, S, 3) and labels (n,) int64."""
+def plain_images(images: ImageSet, picks: pd.DataFrame, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The condensed images of a method without edits: uint8 (n, size, size, 3) and labels (n,) int64."""
     if "tile" not in picks:
-        return images.images(picks["index"].to_numpy()), picks["label"].to_numpy()
-    parts = [(label, mosaic(images, part.sort_values("tile"))) for (label, _), part in picks.groupby(["label", "rank"])]
+        return images.images(picks["index"].to_numpy(), size), picks["label"].to_numpy()
+    tiles = picks.sort_values("tile").groupby(["label", "rank"])
+    parts = [(label, mosaic(images, part, size)) for (label, _), part in tiles]
     return np.stack([image for _, image in parts]), np.array([label for label, _ in parts])

@@ -1,7 +1,7 @@
 """The student protocol of RDED (arXiv 2312.03526) and DC3: settings, schedule, loss, augmentation, training."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dc3.images.image_set import class_numbers
+from dc3.images.image_set import ImageSet, class_numbers
 from dc3.machine import devices
 from dc3.machine.progress import trange
 from dc3.models import augmentation, networks
-from dc3.models.evaluation import Evaluation, Images, Labelled, batches, evaluate, normalise, on_device
+from dc3.models.evaluation import (
+    Evaluation,
+    Images,
+    Labelled,
+    batches,
+    evaluate,
+    normalise,
+    normalise_floats,
+    on_device,
+)
 
 PARAMETERS = {  # field of Protocol → parameter of 05_validation
     "network": "student_network",
@@ -26,6 +35,8 @@ PARAMETERS = {  # field of Protocol → parameter of 05_validation
     "temperature": "temperature",
     "lr": "student_lr",
     "batch_size": "student_batch_size",
+    "batch_rule": "student_batch_rule",
+    "accumulate": "student_accumulate",
     "width": "student_width",
     "evaluate_every": "evaluate_every",
     "compile": "student_compile",
@@ -46,7 +57,9 @@ class Protocol:
     soft: bool = True  # train on the teacher's outputs for the mixed images; False: on the mixed labels
     temperature: float | None = None  # None: 20 with cutmix, 4 with mixup
     lr: float | None = None  # None: the network's
-    batch_size: int | None = None  # None: by batch_size()
+    batch_size: int | None = None  # None: by the rule
+    batch_rule: str = "rded"  # one of BATCH_RULES
+    accumulate: int = 1  # parts into which a batch is cut, where memory is small; their gradients are added up
     weight_decay: float = 0.01
     width: int = 128  # of conv3 … conv6
     evaluate_every: int | None = None  # epochs; None: ten times in all; 0: only after the last
@@ -58,7 +71,10 @@ class Protocol:
         networks.find(self.network)
         if self.mix not in TEMPERATURE:
             raise ValueError(f"mix = {self.mix!r}: choose one of {', '.join(TEMPERATURE)}")
-        for name, low in {"epochs": 1, "factor": 1, "batch_size": 2, "width": 1, "evaluate_every": 0}.items():
+        if self.batch_rule not in BATCH_RULES:
+            raise ValueError(f"batch_rule = {self.batch_rule!r}: choose one of {', '.join(BATCH_RULES)}")
+        least = {"epochs": 1, "factor": 1, "batch_size": 2, "accumulate": 1, "width": 1, "evaluate_every": 0}
+        for name, low in least.items():
             if (value := getattr(self, name)) is not None and value < low:
                 raise ValueError(f"{name} = {value}: at least {low}")
         for name in ("temperature", "lr"):
@@ -80,7 +96,7 @@ class Protocol:
         values = {
             "temperature": self.temperature or TEMPERATURE[self.mix],
             "lr": self.lr or networks.find(self.network).lr,
-            "batch_size": self.batch_size or batch_size(num_classes, n // num_classes),
+            "batch_size": self.batch_size or BATCH_RULES[self.batch_rule](num_classes, n // num_classes),
             "evaluate_every": max(1, self.epochs // 10) if self.evaluate_every is None else self.evaluate_every,
         }
         return Resolved(**(vars(self) | values))
@@ -101,8 +117,8 @@ def lr_factor(epoch: int, epochs: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * epoch / (2 * epochs)))
 
 
-def batch_size(num_classes: int, ipc: int) -> int:
-    """The published batch sizes: IPC 1 10, IPC 10 50, IPC 50 100; twice that from 100 classes on; at most the set.
+def rded_batch(num_classes: int, ipc: int) -> int:
+    """RDED's batch sizes: IPC 1 10, IPC 10 50, IPC 50 100; twice that from 100 classes on; at most the set.
 
     The Tiny-ImageNet exception: 100 for 200 classes. Other IPCs use the size of the next lower one.
     """
@@ -112,6 +128,24 @@ def batch_size(num_classes: int, ipc: int) -> int:
     elif num_classes >= 100:
         size *= 2
     return min(size, num_classes * ipc)
+
+
+DC3_BATCHES = {  # classes, at least → batch sizes at IPC 1, 10 and 50, as DC3's published code has them
+    1: (50, 250, 1000),  # ten classes: the full set
+    11: (10, 50, 200),
+    100: (50, 200, 1000),  # CIFAR-100
+    200: (100, 500, 2500),  # Tiny-ImageNet
+    1000: (1000, 2000, 2000),  # ImageNet-1K
+}
+
+
+def dc3_batch(num_classes: int, ipc: int) -> int:
+    """DC3's batch sizes (DC3_BATCHES), at most the set. Other IPCs use the size of the next lower one."""
+    sizes = DC3_BATCHES[max(least for least in DC3_BATCHES if least <= num_classes)]
+    return min(sizes[2 if ipc >= 50 else 1 if ipc >= 10 else 0], num_classes * ipc)
+
+
+BATCH_RULES: dict[str, Callable[[int, int], int]] = {"rded": rded_batch, "dc3": dc3_batch}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -134,16 +168,46 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     return F.kl_div(answer, target, reduction="batchmean", log_target=True)
 
 
-def augment(images: Tensor, factor: int, generator: torch.Generator, flip: bool = True) -> Tensor:
-    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)), flip, as RDED does, of float images (n, 3, S, S).
+def augment(images: Tensor, factor: int, size: int, generator: torch.Generator, flip: bool = True) -> Tensor:
+    """ShufflePatches, RandomResizedCrop(scale (1/factor, 1)) to `size`, flip, as RDED does; ImageNet normalisation.
 
-    Normalised images give the same result as pixels: all three only move or average pixels. Factor 1 skips shuffle and
-    crop: torchvision's crop of scale (1, 1) is the whole (square) image.
+    images: uint8 (n, H, W, 3) as they are stored → float32 (n, 3, size, size), channels_last. Squares of `size` px are
+    left as they are at factor 1: torchvision's crop of scale (1, 1) is the whole image.
     """
-    if factor > 1:
-        images = augmentation.shuffle_patches(images, factor, generator)
-        images = augmentation.random_resized_crop(images, generator, (1 / factor, 1.0))
-    return augmentation.random_flip(images, generator) if flip else images
+    if factor == 1 and images.shape[1] == images.shape[2] == size:
+        pixels = normalise(images)
+    else:
+        pixels = normalise_floats(augmentation.shuffled_crops(images, factor, size, generator))
+    return augmentation.random_flip(pixels, generator) if flip else pixels
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A condensed set on a device, with images of any sizes; `whole` holds them if all have one shape."""
+
+    images: ImageSet | Images
+    device: torch.device
+    whole: Tensor | None = None  # uint8 (n, H, W, 3)
+
+    @classmethod
+    def of(cls, images: Labelled, device: torch.device) -> "Stored":
+        """Moves a set in memory to the device; other sets are read batch by batch."""
+        pixels = getattr(images, "held", None)
+        return cls(images, device, None if pixels is None else torch.tensor(pixels, device=device))
+
+    def parts(self, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images at `indices` (b,) by shape: their places in the batch (k,), and uint8 (k, H, W, 3)."""
+        if self.whole is not None:
+            yield torch.arange(len(indices)), self.whole[indices.to(self.whole.device)]
+            return
+        if isinstance(self.images, ImageSet) and self.images.frame is None:
+            found = self.images.originals(indices.numpy())
+        else:
+            found = list(np.asarray(self.images.images(indices)))
+        shapes = [image.shape for image in found]
+        for shape in dict.fromkeys(shapes):
+            places = [place for place, other in enumerate(shapes) if other == shape]
+            yield torch.tensor(places), torch.from_numpy(np.stack([found[k] for k in places])).to(self.device)
 
 
 def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
@@ -192,9 +256,10 @@ def train_student(
 ) -> StudentResult:
     """Trains a student from scratch on `train` by `protocol`, and tests it on `test`.
 
+    Images to train on may have any sizes; the student sees crops of the size of the test images.
     Runs on the teacher's device, without a teacher (soft=False) on `device`. The number of classes is that of the
     teacher, else of `test`. All draws come from (seed, epoch). Raises ValueError, before training, for a class without
-    images, unequal images per class, and image sizes or classes that differ from the test set or the teacher.
+    images, unequal images per class, and a teacher for images of another size or number of classes.
     """
     if protocol.soft and teacher is None:
         raise ValueError("soft = True: needs a teacher; soft = False trains on hard labels")
@@ -203,10 +268,8 @@ def train_student(
     check_classes(labels, classes, allow_unequal=allow_unequal)
     class_numbers(test.labels, count=len(test), classes=classes, name="test labels")
     device = next(teacher.parameters()).device if teacher is not None else devices.device(str(device or "cpu"))
-    source, tested = on_device(train, device), on_device(test, device)
-    size, test_size = (images.images(torch.arange(1)).shape[1] for images in (source, tested))
-    if size != test_size:
-        raise ValueError(f"the condensed images are {size} px, the test images {test_size} px: both need one size")
+    source, tested = Stored.of(train, device), on_device(test, device)
+    size = tested.images(torch.arange(1)).shape[1]
     if teacher is not None:
         networks.check_takes(teacher, size, classes, "teacher")
     student = _Student(protocol.resolved(classes, len(labels)), teacher, classes, size, seed, device)
@@ -219,7 +282,7 @@ class _Student:
     def __init__(
         self, protocol: Resolved, teacher: nn.Module | None, classes: int, size: int, seed: int, device: torch.device
     ):
-        self.protocol, self.teacher, self.seed, self.device = protocol, teacher, seed, device
+        self.protocol, self.teacher, self.size, self.seed, self.device = protocol, teacher, size, seed, device
         # not the teacher's seed: a student with the teacher's start imitates it more easily on any images
         start = augmentation.mix_seed(seed, "student")
         model = networks.create(protocol.network, classes, size, protocol.width, seed=start)
@@ -232,7 +295,7 @@ class _Student:
         groups = parameter_groups(self.model, protocol.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, protocol.lr, betas=(0.9, 0.999))
 
-    def fit(self, source: Images, labels: Tensor, test: Images, test_labels: np.ndarray) -> StudentResult:
+    def fit(self, source: Stored, labels: Tensor, test: Images, test_labels: np.ndarray) -> StudentResult:
         if self.teacher is not None:
             self.teacher.eval()
         epochs, every, history = self.protocol.epochs, self.protocol.evaluate_every, []
@@ -247,7 +310,7 @@ class _Student:
     def _tested(self) -> nn.Module:
         return self.model if self.average is None else self.average.module
 
-    def _epoch(self, epoch: int, source: Images, labels: Tensor) -> dict:
+    def _epoch(self, epoch: int, source: Stored, labels: Tensor) -> dict:
         self.model.train()
         lr = self.protocol.lr * lr_factor(epoch, self.protocol.epochs)
         for group in self.optimizer.param_groups:
@@ -255,26 +318,38 @@ class _Student:
         total = torch.zeros((), device=self.device)
         with augmentation.epoch_generator(self.seed, epoch, self.device) as generator:
             for batch in batches(torch.randperm(len(labels), generator=generator), self.protocol.batch_size):
-                images = normalise(source.images(batch), self.device)
+                images = self._augmented(source, batch, generator)
                 total += len(batch) * self._step(images, labels[batch.to(self.device)], generator)
         return {"epoch": epoch + 1, "loss": total.item() / len(labels), "lr": lr}
 
-    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return augment(images, self.protocol.factor, generator, self.protocol.flip)
+    def _augmented(self, source: Stored, batch: Tensor, generator: torch.Generator) -> Tensor:
+        protocol, found = self.protocol, []
+        for places, images in source.parts(batch):
+            found.append((places, augment(images, protocol.factor, self.size, generator, protocol.flip)))
+        if len(found) == 1:
+            return found[0][1]
+        order = torch.cat([places for places, _ in found]).argsort()
+        return torch.cat([images for _, images in found])[order.to(self.device)]
 
     def _step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        mixed, partner, lam = mix(self._augmented(images, generator), self.protocol.mix, generator)
-        with devices.autocast(self.device, self.protocol.amp):
-            logits = self.forward(mixed).float()
-            with torch.no_grad():
-                target = self.teacher(mixed).float() if self.teacher is not None and self.protocol.soft else None
-        if target is None:
-            loss = lam * F.cross_entropy(logits, labels) + (1 - lam) * F.cross_entropy(logits, labels[partner])
-        else:
-            loss = distillation_loss(logits, target, self.protocol.temperature)
+        mixed, partner, lam = mix(images, self.protocol.mix, generator)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros((), device=self.device)
+        for part in torch.arange(len(mixed), device=self.device).tensor_split(self.protocol.accumulate):
+            loss = self._loss(mixed[part], labels[part], labels[partner[part]], lam) * len(part) / len(mixed)
+            loss.backward()
+            total += loss.detach()
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return loss.detach()
+        return total
+
+    def _loss(self, images: Tensor, labels: Tensor, partners: Tensor, lam: float) -> Tensor:
+        """The loss of images whose share `lam` has `labels` (n,) and whose rest has the labels `partners` (n,)."""
+        with devices.autocast(self.device, self.protocol.amp):
+            logits = self.forward(images).float()
+            if self.teacher is not None and self.protocol.soft:
+                with torch.no_grad():
+                    target = self.teacher(images).float()
+                return distillation_loss(logits, target, self.protocol.temperature)
+        return lam * F.cross_entropy(logits, labels) + (1 - lam) * F.cross_entropy(logits, partners)

@@ -75,7 +75,7 @@ def _write(make: Callable[[], pd.DataFrame], path: Path) -> None:
 
 def _digest(images: ImageSet, teacher: nn.Module | None, protocol: Protocol, seed: int, tested: str) -> str:
     """A digest of everything that decides a student except the set's name: equal sets share their students."""
-    digest = hashlib.sha256(images_digest(images.images()).encode())
+    digest = hashlib.sha256(images.pixels_digest().encode())
     digest.update(np.ascontiguousarray(images.labels, np.int64).data)
     digest.update(weights_digest(teacher).encode() if teacher else b"")
     digest.update(repr((tested, seed, protocol)).encode())

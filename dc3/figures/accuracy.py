@@ -74,6 +74,25 @@ def methods_by_ipc(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def accuracy_by_bytes(table: pd.DataFrame) -> Figure:
+    """Test accuracy over the bytes that a set takes per class, one point per row; an image of 256 px counts as many.
+
+    Columns method, ipc, stored_bytes (per class), top1_mean, top1_std (NaN for one seed). A number beside a point is
+    its IPC.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 3.2))
+    palette = colors_of(table["method"])
+    for name, part in table.groupby("method", sort=False):
+        kilobytes, spread = part["stored_bytes"] / 1000, 100 * part["top1_std"].fillna(0)
+        style = {"label": name, "color": palette[name], "markersize": 4, "capsize": 2}
+        ax.errorbar(kilobytes, 100 * part["top1_mean"], spread, fmt="o", **style)
+        for x, y, ipc in zip(kilobytes, 100 * part["top1_mean"], part["ipc"], strict=True):
+            ax.annotate(f"{ipc}", (x, y), textcoords="offset points", xytext=(5, -2), fontsize=6, color="grey")
+    ax.set(xscale="log", xlabel="stored kB per class (beside a point: its images per class)", ylabel="test accuracy (%)")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def _logarithmic(ax: Axes, values: pd.Series, xlabel: str) -> None:
     """A logarithmic x axis with ticks at `values`, and the legend at the right."""
     ticks = np.unique(values)

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor, nn
 
+from dc3.features import downscaling
 from dc3.generators.finetuning import seeded
 from dc3.generators.recipes import PUBLISHED_CLASSES, DiTShape, dit_rows
 from dc3.machine import paths
@@ -31,7 +32,7 @@ class DiT:
         self.rows = torch.tensor([*rows, NULL_CLASS], device=device)  # NO_CLASS = −1 picks the last
         self.classes = len(rows)
         self.vae, self.scheduler, self.transformer = pipeline.vae, pipeline.scheduler, pipeline.transformer
-        self.size = self.transformer.config.sample_size * _downscaling(self.vae)
+        self.size = self.transformer.config.sample_size * downscaling(self.vae.config)
         for module in self.transformer.modules():
             if isinstance(module, LabelEmbedding):
                 module.dropout_prob = 0.0  # each block would drop other labels, by the global generator
@@ -73,7 +74,7 @@ def new_dit(
 
     Raises ValueError when tokens do not tile the latents, and for more than 1000 classes.
     """
-    shape.check_size(size, _downscaling(vae))
+    shape.check_size(size, downscaling(vae.config))
     rows = dit_rows([], classes)
     transformer = seeded(
         lambda: _initialised(
@@ -83,7 +84,7 @@ def new_dit(
                 in_channels=vae.config.latent_channels,
                 out_channels=vae.config.latent_channels,
                 num_layers=shape.depth,
-                sample_size=size // _downscaling(vae),
+                sample_size=size // downscaling(vae.config),
                 patch_size=shape.patch,
                 num_embeds_ada_norm=NULL_CLASS,
             )
@@ -114,10 +115,6 @@ def load_dit(
     if not isinstance(pipeline.transformer, DiTTransformer2DModel):
         raise ValueError(f"dit_base = {base!r} has a {type(pipeline.transformer).__name__}: give a pipeline with a DiT")
     return DiT(pipeline, dit_rows(rows, classes), device, checkpointing)
-
-
-def _downscaling(vae: AutoencoderKL) -> int:
-    return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def _initialised(model: DiTTransformer2DModel) -> DiTTransformer2DModel:

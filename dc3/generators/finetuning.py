@@ -5,7 +5,7 @@ AutoencoderKL. All draws depend on (seed, step) in training and (seed, class, nu
 see the same noise at each step, a killed run resumes to the same weights, and an image does not depend on its batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -23,10 +23,12 @@ from dc3 import features
 from dc3.generators.recipes import FinetuneRecipe, Sampling
 from dc3.generators.training_loop import fit
 from dc3.images.decoding import resized
+from dc3.images.framing import Frame
 from dc3.images.image_set import ImageSet
 from dc3.machine import progress
 from dc3.machine.devices import autocast
 from dc3.machine.keeping import kept, kept_folder, key_digest
+from dc3.models.evaluation import weights_digest
 
 NO_CLASS = -1  # a dropped class, from which classifier-free guidance guides away
 LOSSES, CHECKPOINT = "losses.npy", "checkpoint.pt"
@@ -85,15 +87,18 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Drawn(ImageSet):
-    """The images of a set by `keys`, mirrored or not, at `image_size` (antialiased bilinear)."""
+    """The images of a set by `keys`, mirrored or not."""
 
     original: ImageSet
     keys: np.ndarray
 
-    def images(self, indices: ArrayLike | None = None) -> np.ndarray:
-        keys = self.keys[self._positions(indices)]
-        pixels = np.stack([resized(image, self.image_size) for image in self.original.images(keys // 2)])
-        return np.where((keys % 2).astype(bool)[:, None, None, None], pixels[:, :, ::-1], pixels)
+    def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[np.ndarray]:
+        keys = self.keys[chosen]
+        for key, image in zip(keys, self.original._read(keys // 2, frame), strict=True):
+            yield image[:, ::-1] if key % 2 else image
+
+    def own_sizes(self, indices: ArrayLike | None = None) -> np.ndarray:
+        return self.original.own_sizes(self.keys[self._positions(indices)] // 2)
 
 
 def encode(generator: Generator, images: ImageSet, recipe: FinetuneRecipe, folder: Path) -> Latents:
@@ -111,14 +116,15 @@ def encode(generator: Generator, images: ImageSet, recipe: FinetuneRecipe, folde
     parts = range(recipe.steps * recipe.accumulate)
     keys = np.unique([draw_batch(recipe, part, len(images)).keys for part in parts])
     fingerprint, size, vae = images.fingerprint(), generator.size, generator.vae
-    side = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    side = size // features.downscaling(vae.config)
     shape = (len(keys), vae.config.latent_channels, side, side)
     if not len(keys):
         return Latents(np.empty(shape, np.float16), keys, images.labels, fingerprint)
     labels = images.labels[keys // 2]
-    own = _Drawn(images.name, images.split, images.classes, labels, size, (), original=images, keys=keys)
+    about = {name: getattr(images, name) for name in ("name", "split", "classes", "framing", "resampling")}
+    own = _Drawn(**about, labels=labels, sources=(), original=images, keys=keys)
     drawn = sha256(keys.tobytes()).hexdigest()
-    key = {"generator": generator.name, "set": fingerprint, "drawn": drawn, "size": size, "amp": recipe.amp}
+    key = {"vae": weights_digest(vae), "set": fingerprint, "drawn": drawn, "size": size, "amp": recipe.amp}
     means = kept(
         folder / f"{key_digest(key)}.npy",
         lambda path: features.encode(vae, own, path, size=size, batch_size=ENCODE_BATCH, amp=recipe.amp),

@@ -39,7 +39,7 @@ class Plan:
 
 def plans_of(
     params: Mapping[str, Any],
-    train: ImageSet,
+    classes: Sequence[str],
     image_size: int,
     *,
     seed: int,
@@ -50,7 +50,8 @@ def plans_of(
 
     params: 07_finetuning's; `amp` follows its finetune_precision. Only a plan's `make` loads anything.
     """
-    makers = {"dit": dit_maker(params, train, device), "lora": lora_maker(params, train.classes, device, amp)}
+    dit_of_data = dit_maker(params, len(classes), image_size, device)
+    makers = {"dit": dit_of_data, "lora": lora_maker(params, classes, device, amp)}
     return {
         NAMES[kind]: Plan(make, FinetuneRecipe.of(kind, params, seed, amp), Sampling.of(kind, params, image_size))
         for kind, make in makers.items()
@@ -64,9 +65,12 @@ def models_of(params: Mapping[str, Any]) -> list[str]:
     return [models[kind] for kind in models if kind in params["generators"]]
 
 
-def dit_maker(params: Mapping[str, Any], train: ImageSet, device: torch.device) -> Maker:
-    """Makes the DiT of `dit_base` with the data's classes, or a small new one over `vae`'s latents when it is empty."""
-    classes, checkpointing = len(train.classes), params["gradient_checkpointing"]
+def dit_maker(params: Mapping[str, Any], classes: int, image_size: int, device: torch.device) -> Maker:
+    """Makes the DiT of `dit_base` with the data's classes, or a small new one over `vae`'s latents when it is empty.
+
+    The new one is for `generate_size`, or `image_size` px.
+    """
+    checkpointing = params["gradient_checkpointing"]
 
     def load(seed: int) -> Generator:
         rows, revision = params["dit_rows"], params["dit_revision"]
@@ -76,7 +80,7 @@ def dit_maker(params: Mapping[str, Any], train: ImageSet, device: torch.device) 
 
     def new(seed: int) -> Generator:
         vae = features.load_vae(paths.model_location(params["vae"]), params["vae_revision"] or None)
-        size = params["generate_size"] or train.image_size
+        size = params["generate_size"] or image_size
         return dit.new_dit(vae, classes, size, DiTShape.of(params), device, seed=seed, checkpointing=checkpointing)
 
     return load if params["dit_base"] else new
@@ -161,7 +165,7 @@ def samples(outcomes: Sequence[Outcome], generator: str, test: ImageSet) -> dict
 
 
 def real_outcome(train_set: ImageSet, per_class: int, seed: int) -> Outcome:
-    """Training images instead of generated ones, at most `per_class` of each class, drawn at random."""
+    """Images of a set with a frame instead of generated ones, at most `per_class` of each class, drawn at random."""
     rng = np.random.default_rng(seed)
     rows = [train_set.class_indices(c) for c in range(len(train_set.classes))]
     picked = np.concatenate([rng.permutation(row)[:per_class] for row in rows])

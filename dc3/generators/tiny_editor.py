@@ -139,9 +139,8 @@ class PairStream:
                 source.dataset,
                 "train",
                 data_dir=source.data_dir and str(paths.resolve(source.data_dir)),
-                image_size=source.image_size,
                 images_per_class=source.images_per_class,
-            ).images()
+            ).images(size=source.image_size)
             pool = self.pools.get(source.image_size)
             self.pools[source.image_size] = images if pool is None else np.concatenate([pool, images])
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dc3.images import scenes
-from dc3.images.decoding import square
+from dc3.images.framing import Frame
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.files import is_utf8, printable
 from dc3.machine.paths import Place, files_below, place, reaching
@@ -23,7 +22,6 @@ class _Request:
     dataset: str
     split: str
     data_dir: Place | None
-    image_size: int
     images_per_class: int
     seed: int
     download: bool
@@ -34,13 +32,15 @@ def load(
     split: str,
     *,
     data_dir: str | Path | None = None,
-    image_size: int = 32,
     images_per_class: int = 0,
     seed: int = 0,
     download: bool = True,
+    framing: str = "crop",
+    resampling: str = "bilinear",
 ) -> ImageSet:
-    """Load `split` ("train" or "test") of a data set in DATASETS, at `image_size` × `image_size` pixels.
+    """Load `split` ("train" or "test") of a data set in DATASETS: its original images, of any size.
 
+    framing and resampling: how they become squares (`framing.Frame`).
     data_dir: a folder, or for "imagefolder" also a URL that fsspec opens (s3://…, memory://…).
     images_per_class=k keeps the first k of each class (0: all; scenes10: 250 for training, 100 for testing).
     seed changes the crops of scenes10 (the other sets draw nothing): keep it at 0 to compare runs on one set.
@@ -50,12 +50,13 @@ def load(
         raise ValueError(f"dataset = {dataset!r}: expected one of {', '.join(DATASETS)}")
     if split not in SPLIT_FOLDERS:
         raise ValueError(f"split = {split!r}: expected 'train' or 'test'")
-    for parameter, value, least in (("image_size", image_size, 1), ("images_per_class", images_per_class, 0)):
-        if value < least:
-            raise ValueError(f"{parameter} = {value}: expected a whole number of at least {least}")
+    if images_per_class < 0:
+        raise ValueError(f"images_per_class = {images_per_class}: expected a whole number of at least 0")
+    Frame(1, framing, resampling)
     folder = None if data_dir in (None, "") else place(data_dir)
     with reaching(folder):
-        return DATASETS[dataset](_Request(dataset, split, folder, image_size, images_per_class, seed, download))
+        images = DATASETS[dataset](_Request(dataset, split, folder, images_per_class, seed, download))
+    return replace(images, framing=framing, resampling=resampling)
 
 
 def check_ipc(image_set: ImageSet, ipc: int) -> None:
@@ -69,7 +70,7 @@ def check_ipc(image_set: ImageSet, ipc: int) -> None:
         )
 
 
-def image_folder(folder: Place, *, name: str, split: str, image_size: int, parameter: str = "data_dir") -> ImageSet:
+def image_folder(folder: Place, *, name: str, split: str, parameter: str = "data_dir") -> ImageSet:
     """A folder of class folders in the order of torchvision's ImageFolder; `parameter` names it in errors.
 
     ValueError for fewer than two classes, a class without images, and class names that are not UTF-8.
@@ -84,7 +85,7 @@ def image_folder(folder: Place, *, name: str, split: str, image_size: int, param
             f"add images ({' '.join(IMG_EXTENSIONS)}) or remove the folders"
         )
     sources = [source for of_class in files for source in of_class]
-    return ImageSet(name, split, tuple(classes), labels, image_size, sources, root=folder.parent)
+    return ImageSet(name, split, tuple(classes), labels, sources, root=folder.parent)
 
 
 def _images(folder: Place, classes: list[str]) -> list[list[str]]:
@@ -139,13 +140,13 @@ def _load_imagefolder(request: _Request) -> ImageSet:
             raise ValueError(
                 f"data_dir = {str(request.data_dir)!r}: the class folders of train and test differ ({only})"
             )
-    image_set = image_folder(folder, name="imagefolder", split=request.split, image_size=request.image_size)
+    image_set = image_folder(folder, name="imagefolder", split=request.split)
     return image_set.first_per_class(request.images_per_class)
 
 
 def _load_scenes(request: _Request) -> ImageSet:
     count = request.images_per_class or scenes.DEFAULT_COUNTS[request.split]
-    pixels, labels = scenes.crops(request.split, count, request.image_size, request.seed)
+    pixels, labels = scenes.crops(request.split, count, request.seed)
     prefix = "scenes10" if request.seed == 0 else f"scenes10-seed{request.seed}"
     sources = [f"{prefix}/{request.split}/{name}/{index:05d}" for name in scenes.CLASSES for index in range(count)]
     return in_memory("scenes10", request.split, scenes.CLASSES, labels, pixels, sources)
@@ -171,14 +172,7 @@ def _load_cifar(request: _Request) -> ImageSet:
             f"put {make.filename} there, or connect to the network"
         ) from error
     image_set = in_memory(request.dataset, request.split, cifar.classes, cifar.targets, cifar.data)
-    return _resized(image_set.first_per_class(request.images_per_class), request.image_size)
-
-
-def _resized(image_set: ImageSet, size: int) -> ImageSet:
-    if image_set.image_size == size:
-        return image_set
-    fitted = [square(Image.fromarray(p), size) for batch in image_set.batches() for p in batch]
-    return replace(image_set, image_size=size, pixels=np.stack(fitted))
+    return image_set.first_per_class(request.images_per_class)
 
 
 DATASETS: dict[str, Callable[[_Request], ImageSet]] = {

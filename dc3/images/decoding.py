@@ -1,4 +1,4 @@
-"""Image files of any format as square RGB arrays."""
+"""Image files of any format as RGB arrays."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from dc3.images.framing import DRAFT_MARGIN, Frame, tested_side
 from dc3.machine.files import printable
 from dc3.machine.paths import Place
 
@@ -20,16 +21,20 @@ class UnreadableImage(ValueError):
     """An image file that cannot be decoded; the message names the file and what to do."""
 
 
-def read_image(path: str | Place, size: int) -> np.ndarray:
-    """Decode a file to uint8 (size, size, 3) RGB: centre crop, shorter side to `size`, antialiased bilinear.
+def read_image(path: str | Place, frame: Frame | None = None) -> np.ndarray:
+    """Decode a file to RGB: uint8 (size, size, 3) in a frame, or (H, W, 3) at its own size.
 
     Grey is replicated, palette and CMYK are converted, alpha is composited over white, 16-bit grey is scaled by 1/257
     (not clipped), an animation gives its first frame. EXIF orientation is not applied, as in torchvision's ImageFolder.
-    An image of the right size is not resampled.
+    A JPEG with more than DRAFT_MARGIN · size pixels a side is decoded at a half, a quarter or an eighth of its size.
     Raises UnreadableImage for a missing, truncated or undecodable file, or more than PIL.Image.MAX_IMAGE_PIXELS pixels.
     """
     with _naming(path), _opened(path) as image:
-        return np.asarray(square(_to_rgb(image), size))
+        if frame is None:
+            return np.asarray(_to_rgb(image))
+        if frame.resampling != "nearest":
+            image.draft(None, (DRAFT_MARGIN * tested_side(frame.size),) * 2)
+        return np.asarray(frame.of(_to_rgb(image)))
 
 
 class Header(NamedTuple):
@@ -93,11 +98,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def square(image: Image.Image, size: int) -> Image.Image:
-    """Centre crop with the shorter side scaled to `size`; uses no memory for what is cropped away."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 
 def resized(image: np.ndarray, height: int, width: int | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Image sets in memory or on disk, uint8 (n, S, S, 3)."""
+"""Image sets in memory or on disk, without a size of their own."""
 
 import hashlib
 import os
@@ -10,40 +10,110 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dc3.images.decoding import read_image
+from dc3.images.decoding import read_image, size_of
+from dc3.images.framing import TEST, Frame
 from dc3.machine.paths import Place, marks
 
 CACHE_BYTES = 2e9  # image sets up to this size are decoded once and kept in memory
+DIGEST_BATCH = 256  # images decoded at a time
 DECODERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A labelled image set: `pixels` in memory, or local or remote files under `root`, decoded on access."""
+    """A labelled image set: originals of any size, in memory or in local or remote files under `root`.
+
+    A set has no size: `images(indices, size)` makes squares of the originals, read at the size asked for, by the set's
+    `framing` and `resampling` (`framing.Frame`). `at` and `as_tested` give the same set with a `frame`, whose images
+    are always that square; `frames` holds them in memory once `cached`.
+    """
 
     name: str
     split: str
     classes: tuple[str, ...]
     labels: np.ndarray  # (n,) int64
-    image_size: int
     sources: Sequence[str]  # relative to root, or an identifier such as scenes10/train/astronaut/00012
-    pixels: np.ndarray | None = None  # (n, S, S, 3) uint8
+    pixels: np.ndarray | Sequence[np.ndarray] | None = None  # originals: (n, H, W, 3), or n of (H, W, 3), uint8
     root: Place | None = None
+    framing: str = "crop"
+    resampling: str = "bilinear"
+    frame: Frame | None = None
+    frames: np.ndarray | None = None  # (n, S, S, 3) uint8
+    stored_bytes: np.ndarray | None = None  # (n,) int64, of the files of a condensed set
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: ArrayLike | None = None) -> np.ndarray:
-        """The images at `indices` (None: all), in that order: uint8 (b, S, S, 3)."""
+    def at(self, size: int, resampling: str | None = None) -> "ImageSet":
+        """The set as squares of `size` pixels, by its framing and its own or another resampling."""
+        return self._framed(Frame(size, self.framing, resampling or self.resampling))
+
+    def as_tested(self, size: int) -> "ImageSet":
+        """The set as networks for `size` pixels are tested on it: framing "test", bilinear."""
+        return self._framed(Frame(size, TEST))
+
+    def _framed(self, frame: Frame) -> "ImageSet":
+        return self if frame == self.frame else replace(self, frame=frame, frames=None)
+
+    def images(self, indices: ArrayLike | None = None, size: int | None = None) -> np.ndarray:
+        """The images at `indices` (None: all), in that order: uint8 (b, size, size, 3).
+
+        Without a size: those of the set's frame, or the originals themselves if these are squares of one size.
+        ValueError if they are not.
+        """
+        if size is not None:
+            return self.at(size).images(indices)
+        chosen = self._positions(indices)
+        if self.frames is not None:
+            return self.frames[chosen]
+        if self.frame is None:
+            if self.side is None:
+                raise ValueError(f"{self.name}/{self.split}: its images differ in size; ask for images of one size")
+            return np.asarray(self.pixels)[chosen]
+        if isinstance(self.pixels, np.ndarray) and self.frame.keeps(*self.pixels.shape[1:3]):
+            return self.pixels[chosen]
+        out = np.empty((len(chosen), self.frame.size, self.frame.size, 3), np.uint8)
+        for row, image in enumerate(self._read(chosen, self.frame)):
+            out[row] = image
+        return out
+
+    def originals(self, indices: ArrayLike | None = None) -> list[np.ndarray]:
+        """The images at `indices` (None: all) at their own sizes, each uint8 (H, W, 3), unframed."""
+        return list(self._read(self._positions(indices), None))
+
+    def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[np.ndarray]:
+        if self.pixels is not None:
+            yield from (self.pixels[i] if frame is None else frame.pixels(self.pixels[i]) for i in chosen)
+            return
+        with ThreadPoolExecutor(DECODERS) as pool:
+            yield from pool.map(lambda i: read_image(self.file(i), frame), chosen)
+
+    def own_sizes(self, indices: ArrayLike | None = None) -> np.ndarray:
+        """Height and width of the originals at `indices` (None: all), from the files' headers: int64 (b, 2)."""
         chosen = self._positions(indices)
         if self.pixels is not None:
-            return self.pixels[chosen]
-        out = np.empty((len(chosen), self.image_size, self.image_size, 3), np.uint8)
+            return np.array([self.pixels[i].shape[:2] for i in chosen], np.int64).reshape(-1, 2)
         with ThreadPoolExecutor(DECODERS) as pool:
-            decoded = pool.map(lambda i: read_image(self.file(i), self.image_size), chosen)
-            for row, image in enumerate(decoded):
-                out[row] = image
-        return out
+            sizes = list(pool.map(lambda i: size_of(self.file(i))[::-1], chosen))
+        return np.array(sizes, np.int64).reshape(-1, 2)
+
+    @property
+    def side(self) -> int | None:
+        """The side of the images: the frame's size, or that of originals in memory if all are squares of one size."""
+        if self.frame is not None:
+            return self.frame.size
+        if self.pixels is None or not len(self.pixels):
+            return None
+        shapes = {self.pixels.shape[1:]} if isinstance(self.pixels, np.ndarray) else {p.shape for p in self.pixels}
+        height, width = next(iter(shapes))[:2]
+        return height if len(shapes) == 1 and height == width else None
+
+    @property
+    def image_size(self) -> int:
+        """`side`, for a set whose images have one. ValueError for another."""
+        if self.side is None:
+            raise ValueError(f"{self.name}/{self.split}: its images have no common size; give it one with at(size)")
+        return self.side
 
     def batches(self, batch_size: int = 256) -> Iterator[np.ndarray]:
         """All images in order, uint8 (≤ batch_size, S, S, 3) at a time."""
@@ -71,14 +141,28 @@ class ImageSet:
     def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
         """The subset at `indices`, in that order, with the same classes."""
         chosen = self._positions(indices)
-        pixels = None if self.pixels is None else self.pixels[chosen]
-        return replace(self, labels=self.labels[chosen], sources=[self.sources[i] for i in chosen], pixels=pixels)
+        pixels = self.pixels
+        if pixels is not None:
+            pixels = pixels[chosen] if isinstance(pixels, np.ndarray) else [pixels[i] for i in chosen]
+        frames = None if self.frames is None else self.frames[chosen]
+        stored = None if self.stored_bytes is None else self.stored_bytes[chosen]
+        sources = [self.sources[i] for i in chosen]
+        labels = self.labels[chosen]
+        return replace(self, labels=labels, sources=sources, pixels=pixels, frames=frames, stored_bytes=stored)
 
     def cached(self, limit_bytes: float = CACHE_BYTES) -> "ImageSet":
-        """The same set with its pixels in memory when they take at most `limit_bytes`, else the set itself."""
-        if self.pixels is not None or len(self) * self.image_size**2 * 3 > limit_bytes:
+        """The same set with its images in memory if they take at most `limit_bytes`, else the set itself.
+
+        With a frame these are the framed images, else the originals.
+        """
+        if self.frame is not None:
+            fits = self.frames is None and len(self) * self.frame.size**2 * 3 <= limit_bytes
+            return replace(self, frames=self.images()) if fits else self
+        if self.pixels is not None or 3 * self.own_sizes().prod(axis=1).sum() > limit_bytes:
             return self
-        return replace(self, pixels=self.images())
+        originals = self.originals()
+        same = len({image.shape for image in originals}) == 1
+        return replace(self, pixels=np.stack(originals) if same else originals)
 
     def first_per_class(self, k: int, classes: int | None = None) -> "ImageSet":
         """The first `k` images of each class (at most; 0: all), in the order of the set.
@@ -90,12 +174,31 @@ class ImageSet:
         first = [self.class_indices(c)[:k] for c in range(len(self.classes))[:classes]]
         return self.take(np.sort(np.concatenate(first)))
 
+    def pixels_digest(self) -> str:
+        """SHA-256 over the images, framed or original, and their shapes."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self), DIGEST_BATCH):
+            for image in self._read(np.arange(start, min(start + DIGEST_BATCH, len(self))), self.frame):
+                _add_image(digest, image)
+        return digest.hexdigest()
+
+    @property
+    def held(self) -> np.ndarray | None:
+        """All images as one array in memory, (n, H, W, 3) uint8; None if there is no such array."""
+        pixels = self.pixels if self.frame is None else self.frames
+        return pixels if isinstance(pixels, np.ndarray) else None
+
     def fingerprint(self) -> str:
-        """SHA-256 over the pixels of a set in memory; for files over names, sizes and modification times or ETags."""
-        digest = hashlib.sha256(repr((self.name, self.split, self.classes, self.image_size)).encode())
+        """SHA-256 over the originals in memory; for files over names, sizes and modification times or ETags.
+
+        Includes how the images are framed.
+        """
+        framed = self.frame or (self.framing, self.resampling)
+        digest = hashlib.sha256(repr((self.name, self.split, self.classes, framed)).encode())
         digest.update(np.ascontiguousarray(self.labels).data)
         if self.pixels is not None:
-            digest.update(np.ascontiguousarray(self.pixels).data)
+            for image in self.pixels:
+                _add_image(digest, image)
             return digest.hexdigest()
         for source, mark in zip(self.sources, self._marks(), strict=True):
             digest.update(f"{source}\0{mark}\n".encode("utf-8", "surrogateescape"))
@@ -128,20 +231,32 @@ def image_slice(images: ImageSet | np.ndarray, start: int, stop: int) -> np.ndar
     return images[start:stop]
 
 
+def _add_image(digest: "hashlib._Hash", image: np.ndarray) -> None:
+    digest.update(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+
+
 def in_memory(
     name: str,
     split: str,
     classes: Sequence[str],
     labels: np.ndarray,
-    pixels: np.ndarray,
+    pixels: np.ndarray | Sequence[np.ndarray],
     sources: Sequence[str] | None = None,
 ) -> ImageSet:
-    """An ImageSet around uint8 `pixels` (n, S, S, 3). ValueError for another dtype, shape or number of labels."""
-    check_images(pixels, "pixels", square=True)
+    """An ImageSet around uint8 `pixels`, (n, H, W, 3) or n of (H, W, 3).
+
+    ValueError for another dtype, shape or number of labels.
+    """
+    if isinstance(pixels, np.ndarray):
+        check_images(pixels, "pixels")
+    else:
+        for image in pixels:
+            check_images(image[None], "pixels")
     labels = class_numbers(labels, count=len(pixels), classes=len(classes))
     if sources is None:
         sources = [f"{name}/{split}/{classes[label]}/{index:05d}" for index, label in enumerate(labels)]
-    return ImageSet(name, split, tuple(classes), labels, pixels.shape[1], sources, pixels=pixels)
+    return ImageSet(name, split, tuple(classes), labels, sources, pixels=pixels)
 
 
 def check_images(images: np.ndarray, name: str = "images", *, square: bool = False) -> None:

@@ -64,15 +64,13 @@ def crop_box(width: int, height: int, class_number: int, split: str, index: int,
     return left, top, left + side, top + side
 
 
-def crops(split: str, per_class: int, image_size: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The first `per_class` examples of every class: uint8 (10·per_class, S, S, 3), class by class, and labels."""
-    pixels = np.empty((len(CLASSES) * per_class, image_size, image_size, 3), np.uint8)
+def crops(split: str, per_class: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+    """The first `per_class` examples of every class, class by class: squares uint8 (S, S, 3) of 32 to 96 px; labels."""
+    pixels = []
     for class_number, name in enumerate(CLASSES):
-        photo = photograph(name)
-        width, height = photo.size
+        photo = np.asarray(photograph(name))
+        height, width = photo.shape[:2]
         for index in range(per_class):
-            box = crop_box(width, height, class_number, split, index, seed)
-            crop = photo.crop(box)  # resize(box=…) would also read pixels next to the box: the other split's
-            crop = crop.resize((image_size, image_size), Image.Resampling.BILINEAR)
-            pixels[class_number * per_class + index] = crop
+            left, top, right, bottom = crop_box(width, height, class_number, split, index, seed)
+            pixels.append(photo[top:bottom, left:right].copy())
     return pixels, np.repeat(np.arange(len(CLASSES)), per_class)

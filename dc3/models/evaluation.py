@@ -26,7 +26,11 @@ def normalise(images: np.ndarray | Tensor, device: torch.device | str | None = N
         images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images = {images.dtype} {tuple(images.shape)}: expected uint8 (n, H, W, 3)")
-    pixels = images.to(device or images.device).permute(0, 3, 1, 2).to(torch.float32)
+    return normalise_floats(images.to(device or images.device).permute(0, 3, 1, 2).to(torch.float32))
+
+
+def normalise_floats(pixels: Tensor) -> Tensor:
+    """The same, in place, for float32 (n, 3, H, W) of the range 0 … 255."""
     mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return pixels.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
@@ -71,11 +75,9 @@ def on_device(images: np.ndarray | Images, device: torch.device) -> Images:
 
     ValueError for pixels that are not uint8 (n, S, S, 3).
     """
-    pixels = getattr(images, "pixels", None)
-    if isinstance(images, np.ndarray):
-        pixels = images
-    elif not isinstance(pixels, np.ndarray):
-        return images
+    pixels = images if isinstance(images, np.ndarray) else getattr(images, "held", None)
+    if not isinstance(pixels, np.ndarray):
+        return images  # type: ignore[return-value]
     check_images(pixels, square=True)
     return InMemory(torch.tensor(pixels, device=device))
 

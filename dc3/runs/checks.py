@@ -23,6 +23,7 @@ Values = Mapping[str, Any]
 DIFFUSION_MODELS = {"vae": "vae_revision", "editor": "editor_revision"}  # parameter → the one with its revision
 CROPS = {"factor": "crops_per_side", "num_crop": "crop_tries", "mipc": "crop_images"}  # argument of rded → parameter
 HUB_SECONDS = 10
+STABLE_DIFFUSION_DOWNSCALING = 8  # pixels a side for each of a latent
 
 
 def check_inputs(params: Values) -> None:
@@ -84,6 +85,28 @@ def _check_factor(params: Values) -> None:
         check_factor(params["factor"], params["image_size"])
 
 
+def _check_storage(params: Values) -> None:
+    if "image_size" in params:
+        from dc3.condensed import Storage
+        from dc3.strategies import METHODS
+
+        Storage.of(params, params["image_size"], METHODS[params["method"]].edits)
+
+
+def _check_vae_size(name: str, model: str, params: Values) -> None:
+    """ValueError for a size that the VAE of the model, a parameter, does not take; on a hub: of Stable Diffusion's."""
+    from dc3.features import check_size, downscaling
+
+    config = _vae_config(params[model])
+    check_size(name, params[name], downscaling(config) if config else STABLE_DIFFUSION_DOWNSCALING)
+
+
+def _vae_config(model: str) -> Values:
+    """The configuration of a local model's VAE; {} for a model on a hub."""
+    folder = Path(paths.model_location(model))
+    return read_json(folder / "vae/config.json") or read_json(folder / "config.json") or {}
+
+
 def _check_students(params: Values) -> None:
     for parameter in ("student_network", "cross_networks"):
         _check_networks(parameter, params, params["student_width"])
@@ -136,16 +159,19 @@ def _check_generators(params: Values) -> None:
 
 def _check_new_dit(shape: recipes.DiTShape, params: Values) -> None:
     """ValueError when tokens do not tile the latents of `vae`; a VAE on the hub is not checked."""
-    folder, size = Path(paths.model_location(params.get("vae", ""))), params["generate_size"] or params["image_size"]
-    config = read_json(folder / "vae/config.json") or read_json(folder / "config.json") or {}
-    if channels := config.get("block_out_channels"):
-        shape.check_size(size, 2 ** (len(channels) - 1))
+    from dc3.features import downscaling
+
+    if config := _vae_config(params.get("vae", "")):
+        shape.check_size(params["generate_size"] or params["image_size"], downscaling(config))
 
 
 CHECKS: dict[str, Callable[[Values], None]] = {  # a parameter of the stage → the check of its parameters
     "teacher_network": _check_teacher,
     "instruction": lambda params: prompts.check_instruction(params["instruction"]),
     "student_ema": _check_protocol,
+    "encode_size": lambda params: _check_vae_size("encode_size", "vae", params),
+    "edit_size": lambda params: _check_vae_size("edit_size", "editor", params),
+    "stored_size": _check_storage,
     "factor": _check_factor,
     "student_network": _check_students,
     "published_as": _check_published,
@@ -228,7 +254,6 @@ def _check_image_set(params: Values) -> None:
                 params["dataset"],
                 split,
                 data_dir=params["data_dir"] and str(paths.located(params["data_dir"])),
-                image_size=params["image_size"],
                 images_per_class=params["images_per_class"] if split == "train" else 0,
             )
         datasets.check_ipc(images, params["ipc"])
@@ -236,7 +261,7 @@ def _check_image_set(params: Values) -> None:
         if "rded" in params.get("compared", []):
             _check_crops(params, images)
         if out := params.get("condensed_out"):
-            _check_room(params["ipc"], images.classes, out)
+            _check_room(params, images.classes, out)
         if "dit" in params.get("generators", []):
             recipes.dit_rows(params["dit_rows"] if params["dit_base"] else [], len(images.classes))
         recipes.prompt_names(params.get("class_names", []), images.classes)
@@ -259,12 +284,13 @@ def _check_crops(params: Values, images: "ImageSet") -> None:
     from dc3 import rded  # brings torch
 
     try:
-        rded.check_crops(images, params["ipc"], 0, rded.Crops.of(params))
+        rded.check_crops(images.at(params["image_size"]), params["ipc"], 0, rded.Crops.of(params))
     except ValueError as error:
         raise ValueError(f"{_renamed(error, CROPS)}; or remove rded from compared") from None
 
 
-def _check_room(ipc: int, classes: tuple[str, ...], out: str) -> None:
+def _check_room(params: Values, classes: tuple[str, ...], out: str) -> None:
     from dc3 import condensed  # brings torch
 
-    condensed.check_room_for(condensed.image_names(len(classes), ipc), paths.located(out))
+    names = condensed.image_names(len(classes), params["ipc"], condensed.SUFFIXES[params["stored_format"]])
+    condensed.check_room_for(names, paths.located(out))

@@ -20,6 +20,7 @@ import pandas as pd
 from dc3.condensed import PROVENANCE
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage, header_of, read_image
+from dc3.images.framing import Frame
 from dc3.images.image_set import DECODERS, ImageSet
 from dc3.machine.files import printable, walk
 from dc3.machine.progress import tqdm
@@ -27,7 +28,7 @@ from dc3.runs.parameters import declared
 
 DATA_SET, CONDENSED = "data set", "condensed set"
 DECODED_BY_DEFAULT = 20_000  # images: a minute or two for photographs
-ANY_SIZE = 8  # pixels: decoding fails alike at any size
+ANY_FRAME = Frame(8)  # decoding fails alike at any size
 IMAGE_SIZES = (32, 64, 128, 224)  # the published ones
 EVEN = 4  # other sizes must be multiples of this: networks and editor halve it twice
 EDITOR_SIZES = (64, 128)  # at which the shipped editor was measured, beside the default 32
@@ -131,19 +132,19 @@ def _data_set(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
     splits, refused = {}, []
     for split in datasets.SPLIT_FOLDERS:
         try:
-            splits[split] = datasets.load("imagefolder", split, data_dir=folder, image_size=ANY_SIZE)
+            splits[split] = datasets.load("imagefolder", split, data_dir=folder)
         except (ValueError, OSError) as error:
             refused.append(str(error))
             with suppress(ValueError, OSError):  # perhaps only the classes of the splits differ
                 own = datasets.split_folder(folder, split)
-                splits[split] = datasets.image_folder(own, name="imagefolder", split=split, image_size=ANY_SIZE)
+                splits[split] = datasets.image_folder(own, name="imagefolder", split=split)
     return splits, list(dict.fromkeys(refused))
 
 
 def _condensed(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
     name = "condensed"
     try:
-        found = datasets.image_folder(folder, name=name, split=name, image_size=ANY_SIZE, parameter="condensed_dir")
+        found = datasets.image_folder(folder, name=name, split=name, parameter="condensed_dir")
     except (ValueError, OSError) as error:
         return {}, [str(error)]
     return {name: found}, []
@@ -159,7 +160,7 @@ def _inspect(images: ImageSet, decode: bool) -> Iterator[dict[str, Any]]:
             header = header_of(images.file(index))
             row |= header._asdict()
             if decode or header.in_doubt:
-                read_image(images.file(index), ANY_SIZE)
+                read_image(images.file(index), ANY_FRAME)
         except UnreadableImage as error:
             row["problem"] = str(error.__cause__)
         return row

@@ -4,7 +4,6 @@ Each format gets its own folder with README.md (the dataset card) and provenance
 """
 
 import importlib.metadata
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
-from PIL import Image
 
 from dc3 import condensed, students
 from dc3.images import scenes
@@ -44,7 +42,7 @@ class Exported:
     """What is exported: images, one row of provenance per image, facts about the whole set, soft labels.
 
     `logits`: float32 (n, C), the run's teacher on the unaugmented images, before softmax; or None.
-    `as_written`: whether the run's PNGs are copied byte by byte, with their history; False when that names a folder of
+    `as_written`: whether the run's files are copied byte by byte, with their history; False when that names a folder of
     this machine (the editor's): then only their pixels are.
     """
 
@@ -65,13 +63,10 @@ class Exported:
                 rows[-1][LOGITS] = [float(str(value)) for value in self.logits[number]]  # the shortest exact decimals
         return rows
 
-    def png(self, number: int) -> bytes:
-        """The PNG of an image."""
-        if self.as_written and self.images.root is not None:
-            return (self.images.root / self.images.sources[number]).read_bytes()
-        stream = io.BytesIO()
-        Image.fromarray(self.images.images([number])[0]).save(stream, format="PNG")
-        return stream.getvalue()
+    def file(self, number: int) -> bytes:
+        """The file of an image."""
+        content = self.images.file(number).read_bytes()
+        return content if self.as_written else condensed.without_history(content)
 
 
 def export(run: str, to: str, out: Path | None = None, soft_labels: bool = False) -> Path:
@@ -98,18 +93,20 @@ def gather(run: str, soft_labels: bool = False) -> Exported:
         raise StageMissing(f"RUN = {run!r} has no finished {STAGE}: dc3 run it first")
     settings, folder = results.settings(run), paths.RUNS / run / STAGE / "condensed"
     classes = settings["classes"]
-    images = condensed.load(folder, tuple(classes), settings["load"]["image_size"], parameter="RUN")
+    images = condensed.load(folder, tuple(classes), parameter="RUN")
     table = pd.read_parquet(folder / condensed.PROVENANCE)
     _check_files(folder, images, table)
     logits = None
     if soft_labels:
-        logits = predict(checkpoints.load(paths.RUNS / run / TEACHER).model, images, amp=False).numpy()
+        teacher = checkpoints.load(paths.RUNS / run / TEACHER).model
+        logits = predict(teacher, images.as_tested(settings["image_size"]), amp=False).numpy()
     as_written = True
     if "editor" in table:
         editors = table["editor"].map(results.without_machine_paths)
         as_written = editors.equals(table["editor"])
         table = table.assign(editor=editors).drop(columns=[] if as_written else ["sha256"])
-    return Exported(images, classes, table, _facts(run, found, settings, table, soft_labels), logits, as_written)
+    facts = _facts(run, found, settings, images, table, soft_labels)
+    return Exported(images, classes, table, facts, logits, as_written)
 
 
 def _check_files(folder: Path, images: ImageSet, table: pd.DataFrame) -> None:
@@ -123,7 +120,9 @@ def _check_files(folder: Path, images: ImageSet, table: pd.DataFrame) -> None:
         )
 
 
-def _facts(run: str, found: dict, settings: dict, table: pd.DataFrame, soft_labels: bool) -> dict[str, Any]:
+def _facts(
+    run: str, found: dict, settings: dict, images: ImageSet, table: pd.DataFrame, soft_labels: bool
+) -> dict[str, Any]:
     """Facts about the whole set as JSON values, without paths of this machine."""
     manifest = found[STAGE]
     params = results.parameters({name: found[name] for name in found if name <= STAGE})
@@ -136,7 +135,8 @@ def _facts(run: str, found: dict, settings: dict, table: pd.DataFrame, soft_labe
         "classes": settings["classes"],
         "images": len(table),
         "images_per_class": len(table) // len(settings["classes"]),
-        "image_size": load["image_size"],
+        "image_size": settings["image_size"],
+        "stored_size": images.side,
         "seed": settings["seed"],
         "source_data_set": load | {"sha256_of_training_set": settings["fingerprints"]["train"]},
         "editor": table["editor"].iloc[0] if "editor" in table else None,
@@ -178,12 +178,12 @@ def plain(value: Any) -> Any:
 
 
 def _write_hf(exported: Exported, folder: Path) -> dict[str, Any]:
-    """Writes train/<class>/<rank>.png and train/metadata.jsonl; returns the card's `configs`."""
+    """Writes train/<class>/<rank>.png, or .jpg, and train/metadata.jsonl; returns the card's `configs`."""
     lines, rows = [], exported.rows()
     for number, row in enumerate(rows):
-        name = f"{row['class']}/{row['rank']:05d}.png"
+        name = f"{row['class']}/{row['rank']:05d}{Path(exported.images.source(number)).suffix}"
         (folder / "train" / row["class"]).mkdir(parents=True, exist_ok=True)
-        (folder / "train" / name).write_bytes(exported.png(number))
+        (folder / "train" / name).write_bytes(exported.file(number))
         lines.append(json.dumps({"file_name": name} | row))
     (folder / "train" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     names = {str(label): name for label, name in enumerate(exported.classes)}

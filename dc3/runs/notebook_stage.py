@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from dc3.condensed import Storage
     from dc3.fidelity import Embedded
     from dc3.images.image_set import ImageSet
     from dc3.machine.engine import Engine
@@ -26,17 +27,21 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"  # of 00_teacher
 SPLITS = ("train", "test")
-LOAD = ("dataset", "data_dir", "image_size", "images_per_class")  # parameters of 00 that choose the images
+LOAD = ("dataset", "data_dir", "images_per_class", "framing", "resampling")  # parameters of 00 that choose the images
 AMP = {"auto": None, "float32": False, "bfloat16": True}  # precision → the `amp` of training and testing
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The run's seed, device, precision and image set; `load` holds the arguments of `datasets.load`."""
+    """The run's seed, device, precision and image set.
+
+    `image_size`: pixels a side that networks see; `load`: the arguments of `datasets.load`.
+    """
 
     seed: int
     device: torch.device
     precision: str
+    image_size: int
     load: dict[str, Any]
     classes: list[str]
     fingerprints: dict[str, str]
@@ -67,7 +72,7 @@ class Settings:
         return False if self.amp is False else None
 
     def image_set(self, split: str) -> ImageSet:
-        """The run's "train" or "test" images. ValueError when they have changed since the run began."""
+        """The run's "train" or "test" images, of any size. ValueError when they have changed since the run began."""
         images = load_split(split, self.load)
         if list(images.classes) != self.classes:
             changed = [f"{name} is gone" for name in sorted(set(self.classes) - set(images.classes))]
@@ -78,7 +83,7 @@ class Settings:
             )
         if images.fingerprint() != self.fingerprints[split]:
             raise ValueError(f"the {split} images of {self.load} have changed since 00_teacher ran: run it again")
-        return images.cached()
+        return images
 
 
 def load_split(split: str, load: dict[str, Any]) -> ImageSet:
@@ -102,7 +107,7 @@ class NotebookStage(Stage):
         if load["data_dir"]:
             load["data_dir"] = str(self.use(load["data_dir"]))
         opened = {split: load_split(split, load) for split in SPLITS}
-        content = {name: self.params[name] for name in ("seed", "device", "precision")} | {
+        content = {name: self.params[name] for name in ("seed", "device", "precision", "image_size")} | {
             "load": load,
             "classes": list(opened["train"].classes),
             "fingerprints": {split: images.fingerprint() for split, images in opened.items()},
@@ -112,13 +117,18 @@ class NotebookStage(Stage):
 
     @cached_property
     def train(self) -> ImageSet:
-        """The training images."""
+        """The training images, of any size: each reader asks for the size it needs."""
         return self.settings.image_set("train")
 
     @cached_property
+    def seen(self) -> ImageSet:
+        """The training images as networks see images that they are tested on, at image_size."""
+        return self.train.as_tested(self.settings.image_size).cached()
+
+    @cached_property
     def test(self) -> ImageSet:
-        """The test images."""
-        return self.settings.image_set("test")
+        """The test images as networks see them, at image_size."""
+        return self.settings.image_set("test").as_tested(self.settings.image_size).cached()
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -173,37 +183,68 @@ class NotebookStage(Stage):
     def own_set(self) -> dict[str, ImageSet]:
         """The condensed set that the stage studies, by name: `condensed_dir`, or the run's own by `method`."""
         from dc3 import condensed
-
-        folder, name = self._own_folder()
-        return {name: condensed.load(folder, self.train.classes, self.settings.load["image_size"])}
-
-    def _own_folder(self) -> tuple[Any, str]:
-        from dc3.condensed import PROVENANCE
         from dc3.strategies import METHODS
 
-        if self.params["condensed_dir"]:
-            folder = self.use(self.params["condensed_dir"])
-            return folder, f"condensed_dir {folder.name}"
-        provenance = self.input(f"04_compensation/condensed/{PROVENANCE}")
-        return provenance.parent, METHODS[self.params["method"]].name
+        elsewhere = self.params["condensed_dir"]
+        folder = self.use(elsewhere) if elsewhere else self._own_provenance.parent
+        name = f"condensed_dir {folder.name}" if elsewhere else METHODS[self.params["method"]].name
+        return {name: condensed.load(folder, self.train.classes)}
+
+    @cached_property
+    def _own_provenance(self) -> Path:
+        from dc3.condensed import PROVENANCE
+
+        return self.input(f"04_compensation/condensed/{PROVENANCE}")
+
+    @cached_property
+    def storage(self) -> Storage:
+        """How sets beside the stage's own are kept: as that one."""
+        import pandas as pd
+
+        from dc3 import condensed
+
+        size = self.settings.image_size
+        if elsewhere := self.params["condensed_dir"]:
+            return condensed.storage_of(condensed.load(self.use(elsewhere), self.train.classes), None, size)
+        return condensed.storage_of(self.train, pd.read_parquet(self._own_provenance), size)
 
     def sets_beside(self, methods: list[str]) -> dict[str, ImageSet]:
-        """The sets of methods without edits, made from their picks in memory, by the methods' names."""
-        from dc3.images.image_set import in_memory
+        """The sets of methods without edits, made from their picks in memory, by the methods' names.
+
+        They are read from the originals and kept as the stage's own set is: at its stored size, in its format.
+        """
         from dc3.strategies import METHODS, plain_images
 
         found = {}
         for method in methods:
-            pixels, labels = plain_images(self.train, self.picks(method))
-            found[METHODS[method].name] = in_memory(method, "train", self.train.classes, labels, pixels)
+            images, labels = plain_images(self.train, self.picks(method), self.storage.size)
+            found[METHODS[method].name] = self.storage.in_memory(method, self.train.classes, images, labels)
         return found
+
+    def of_equal_bytes(self, own: ImageSet) -> dict[str, ImageSet]:
+        """Random images kept at image_size, about as many of each class as take the bytes of `own`, by a name."""
+        from dataclasses import replace
+
+        from dc3.strategies import PickOptions, Pool, pick, plain_images
+
+        storage = replace(self.storage, size=self.settings.image_size)
+
+        def kept(ipc: int) -> ImageSet:
+            picks = pick("random", Pool(self.train.labels), PickOptions(ipc, self.settings.seed))
+            images, labels = plain_images(self.train, picks, storage.size)
+            return storage.in_memory("random", self.train.classes, images, labels)
+
+        some = kept(len(own) // len(own.classes))
+        times = own.stored_bytes.sum() / some.stored_bytes.sum()
+        count = min(round(times * len(some) / len(some.classes)), int(self.train.counts().min()))
+        return {"random, equal bytes": kept(max(count, 1))}
 
     def sets_elsewhere(self, folders: list[str], parameter: str) -> dict[str, ImageSet]:
         """Condensed sets in other folders, by the folders' names; `parameter` names them in messages."""
         from dc3 import condensed
 
         used = [str(self.use(folder)) for folder in folders]
-        found = condensed.load_beside(used, self.train.classes, self.settings.load["image_size"], parameter)
+        found = condensed.load_beside(used, self.train.classes, parameter)
         return {f"beside: {name}": images for name, images in found.items()}
 
     @cached_property
@@ -218,7 +259,7 @@ class NotebookStage(Stage):
         )
 
     def embed(self, images: ImageSet | np.ndarray) -> Embedded:
-        """Features and logits of images by `feature_network`, cached for all runs."""
+        """Features and logits of framed images by `feature_network`, cached for all runs."""
         from dc3.fidelity import cached_embed
 
         return cached_embed(images, self.feature_network, paths.FEATURES)

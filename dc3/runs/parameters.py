@@ -21,6 +21,11 @@ from dc3.machine import paths
 
 Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Framing = Literal["crop", "squash"]
+Resampling = Literal["bilinear", "bicubic"]
+EncodeResampling = Literal["nearest", "bilinear", "bicubic"]
+StoredFormat = Literal["png", "jpeg"]
+BatchRule = Literal["rded", "dc3"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["local", "ray"]
 EditPrecision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -54,6 +59,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 GuidanceScale = Annotated[float, Field(gt=1)]  # diffusers does not guide at 1, or with an image scale below 1
 ImageGuidanceScale = Annotated[float, Field(ge=1)]
 ImageSize = Annotated[int, Field(ge=8)]
+JpegQuality = Annotated[int, Field(ge=1, le=95)]
 RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # not "..", which is another folder
 Seed = NonNegativeInt
 PromptList = Annotated[list[str], Field(min_length=1)]
@@ -63,12 +69,50 @@ IpcList = list[PositiveInt]
 WITHOUT_EFFECT = ("engine", "ray_address", "ray_actors", "ray_gpus")  # how a stage is computed, not its result
 
 __all__ = [  # the types of parameters, which cells import by *
-    "Allocation", "BaselineList", "BlendMode", "Dataset", "Device", "EditPrecision", "EngineName", "FolderList",
-    "Fraction", "Function", "GeneratorList", "GradientLoss", "Greedy", "GuidanceScale", "ImageGuidanceScale",
-    "ImageSize", "IpcList", "KMeansKind",
-    "LatentsDtype", "Method", "Mix", "NameList", "Network", "NetworkList", "NonNegativeFloat", "NonNegativeInt",
-    "NumberList", "PCASolver", "PositiveFloat", "PositiveInt", "Precision", "PromptList", "RivalList", "RunName",
-    "Seed", "SeedList", "Selection", "Share",
+    "Allocation",
+    "BaselineList",
+    "BatchRule",
+    "BlendMode",
+    "Dataset",
+    "Device",
+    "EditPrecision",
+    "EncodeResampling",
+    "EngineName",
+    "FolderList",
+    "Fraction",
+    "Framing",
+    "Function",
+    "GeneratorList",
+    "GradientLoss",
+    "Greedy",
+    "GuidanceScale",
+    "ImageGuidanceScale",
+    "ImageSize",
+    "IpcList",
+    "JpegQuality",
+    "KMeansKind",
+    "LatentsDtype",
+    "Method",
+    "Mix",
+    "NameList",
+    "Network",
+    "NetworkList",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "NumberList",
+    "PCASolver",
+    "PositiveFloat",
+    "PositiveInt",
+    "Precision",
+    "PromptList",
+    "Resampling",
+    "RivalList",
+    "RunName",
+    "Seed",
+    "SeedList",
+    "Selection",
+    "Share",
+    "StoredFormat",
 ]  # fmt: skip
 
 TYPES = {name: globals()[name] for name in __all__} | {kind.__name__: kind for kind in (int, float, str, bool, list)}

@@ -48,8 +48,8 @@ def reproduce(run: str, index: int) -> Reproduction:
     picks = picks[(picks["label"] == row["label"]) & (picks["rank"] == row["rank"])]
     compensator = Compensator.of(params, settings.seed, settings.device)
     with tempfile.TemporaryDirectory() as again:
-        images = settings.image_set("train")
-        table = condense(images, picks, Path(again), compensator)
+        storage = condensed.Storage.of(params, settings.image_size, method.edits)
+        table = condense(settings.image_set("train"), picks, Path(again), storage, compensator)
         difference = _largest_difference(folder / row["file"], Path(again) / row["file"])
     return Reproduction(folder / row["file"], row["sha256"], table["sha256"].iloc[0], difference)
 

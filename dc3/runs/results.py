@@ -78,8 +78,11 @@ def versions(found: Manifests) -> dict[str, str]:
 
 
 def settings(run: str) -> dict[str, Any]:
-    """00_teacher's settings: seed, load (arguments of `datasets.load`), classes, fingerprints; {} before it is done."""
-    return read_json(paths.RUNS / run / "00_teacher" / "settings.json") or {}
+    """00_teacher's settings: seed, image_size, load (arguments of `datasets.load`), classes …; {} before it is done."""
+    content = read_json(paths.RUNS / run / "00_teacher" / "settings.json") or {}
+    if "image_size" in content.get("load", {}):  # where earlier versions kept it
+        content["image_size"] = content["load"].pop("image_size")
+    return content
 
 
 def shown(value: Any) -> str:
@@ -96,20 +99,20 @@ def without_machine_paths(text: str) -> str:
 
 
 SCORES = ["top1", "top5", "best_top1"]
-Sizes = Mapping[str, tuple[int, float]]  # method → images per class, bytes per class
+Sizes = Mapping[str, tuple[int, float, float]]  # method → `condensed.Size`: images, pixels and bytes per class
 
 
 def students(history: pd.DataFrame, sizes: Sizes) -> pd.DataFrame:
     """One row per student, from `validation.validate`'s row per epoch; `sizes` by `condensed.sizes`.
 
-    Columns method, ipc, stored_bytes (per class), network, seed, epochs, top1 and top5 after the last epoch, best_top1
-    over the tested epochs; accuracies are fractions.
+    Columns method, ipc, stored_bytes (per class; of what is stored), network, seed, epochs, top1 and top5 after the
+    last epoch, best_top1 over the tested epochs; accuracies are fractions.
     """
     tested = history.dropna(subset="top1").sort_values("epoch", kind="stable")
     groups = tested.groupby(["method", "network", "seed"], sort=False)
     table = groups[["epoch", "top1", "top5"]].last().assign(best_top1=groups["top1"].max())
     table = table.rename(columns={"epoch": "epochs"}).reset_index()
-    ipc, stored = zip(*(sizes[name] for name in table["method"]), strict=True)
+    ipc, _, stored = zip(*(sizes[name] for name in table["method"]), strict=True)
     table.insert(1, "ipc", ipc)
     table.insert(2, "stored_bytes", stored)
     return table
@@ -129,7 +132,7 @@ def of_run(run: str) -> pd.DataFrame | None:
     files = [path for name in ("history.parquet", "networks.parquet") if (path := folder / name).exists()]
     history = pd.concat(map(pd.read_parquet, files)).drop_duplicates(["method", "network", "seed", "epoch"])
     ipc = (read_manifest(run, "03_sampling") or {"params": {}})["params"].get("ipc", np.nan)
-    return students(history, dict.fromkeys(history["method"], (ipc, np.nan)))
+    return students(history, dict.fromkeys(history["method"], (ipc, np.nan, np.nan)))
 
 
 def whole_sets(results: pd.DataFrame) -> pd.DataFrame:
