@@ -20,6 +20,7 @@ import pandas as pd
 from PIL import Image, PngImagePlugin
 
 from dc3.images.datasets import IMG_EXTENSIONS, image_folder
+from dc3.images.decoding import read_image
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Columns, Engine
 from dc3.machine.files import printable, replacing, sha256
@@ -242,9 +243,16 @@ def load(
             f"{where}: {counts.min()} images of {few} and {counts.max()} of {many}; "
             "expected the same number (IPC) of each class"
         )
-    contents = (found.file(index).read_bytes() for index in range(len(found)))
-    stored = np.array([len(without_history(content)) for content in contents], np.int64)
+    stored = np.array([_stored_bytes(found.file(index)) for index in range(len(found))], np.int64)
     return replace(found.cached(), stored_bytes=stored)
+
+
+def _stored_bytes(path: Place) -> int:
+    try:
+        return len(without_history(path.read_bytes()))
+    except Exception:
+        read_image(path)  # names the file
+        raise
 
 
 def load_beside(folders: list[str], classes: tuple[str, ...], parameter: str) -> dict[str, ImageSet]:

@@ -9,6 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from nbformat.v4 import writes as notebook_text
 
 from dc3.compensation import copy
+from dc3.condensed import Storage
 from dc3.images.image_set import in_memory
 from dc3.machine import paths
 from dc3.models import checkpoints, networks
@@ -82,7 +83,7 @@ def _sampling(made):
 
 def _compensation(made):
     picks = pd.read_parquet(made.stage.input("03_sampling/selection.parquet"))
-    copy(made.images, picks, made.stage.output("condensed"))
+    copy(made.images, picks, made.stage.output("condensed"), Storage(SIZE))
     made.stage.finish(images=len(picks), device="cpu")
 
 
@@ -95,7 +96,7 @@ def _validation(made):
         for seed in (0, 1)
     ]  # fmt: skip
     rows.append(rows[-2] | {"network": "conv4", "top1": made.top1 - 0.1})
-    sizes = {"DC3 picks, plain": (IPC, 1500.0), "random": (IPC, 1600.0)}
+    sizes = {"DC3 picks, plain": (IPC, 9.0, 1500.0), "random": (IPC, 9.0, 1600.0)}
     results.students(pd.DataFrame(rows), sizes).to_parquet(made.stage.output("results.parquet"))
     made.stage.finish(teacher=0.9, device="cpu")
 

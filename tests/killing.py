@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from dc3.compensation import Coloring, Compensator, compensate
+from dc3.condensed import Storage
 from dc3.images.image_set import in_memory
 from dc3.machine.files import sha256
 from dc3.models.editor import Editor, EditorSettings, load_editor
@@ -32,7 +33,7 @@ PICKS = pd.DataFrame({"index": np.arange(14), "label": np.arange(14) // 7, "bin"
 def compensation(editor: Editor, folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
     images = in_memory("noise", "train", ["a", "b"], np.repeat([0, 1], 7), pixels)
-    compensate(images, PICKS, folder, Compensator(COLORING, editor))
+    compensate(images, PICKS, folder, Storage(2 * images.image_size), Compensator(COLORING, editor))
 
 
 def child(editor: Editor, folder: Path) -> int:

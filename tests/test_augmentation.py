@@ -15,8 +15,8 @@ from dc3.models.augmentation import (
     mixup,
     pad_crop_flip,
     random_flip,
-    random_resized_crop,
-    shuffle_patches,
+    shuffled_crops,
+    shuffled_pixels,
 )
 
 
@@ -33,11 +33,29 @@ def numbered(n, side):
     return torch.arange(n * side * side, dtype=torch.float32).view(n, 1, side, side)
 
 
-def test_crop_is_torchvisions_resized_crop_of_the_same_boxes():
-    x, scale = images(64, 32), (0.2, 1.0)
-    boxes = crop_boxes(64, 32, 32, generator(3), scale)
-    expected = [tv.resized_crop(image, *box, [32, 32]) for image, box in zip(x, boxes.tolist(), strict=True)]
-    torch.testing.assert_close(random_resized_crop(x, generator(3), scale), torch.stack(expected), atol=2e-5, rtol=0)
+def stored(n=8, height=16, width=None, seed=1):
+    return torch.randint(0, 256, (n, height, width or height, 3), dtype=torch.uint8, generator=generator(seed))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(32, 32, 32), (64, 64, 32), (256, 256, 32), (256, 256, 224), (90, 140, 64)]
+)
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_crops_are_torchvisions_antialiased_ones_of_the_shuffled_images(height, width, size, factor):
+    x = stored(6, height, width)
+    ours = shuffled_crops(x, factor, size, generator(3)) / 255
+    again = generator(3)
+    shuffled = shuffled_patches(x, factor, again).permute(0, 3, 1, 2).float() / 255
+    boxes = crop_boxes(6, height, width, again, (1 / factor, 1.0)).tolist()
+    pairs = zip(shuffled, boxes, strict=True)
+    loop = [tv.resized_crop(image, *box, [size, size], antialias=True) for image, box in pairs]
+    torch.testing.assert_close(ours, torch.stack(loop), atol=2e-5, rtol=0)
+
+
+def shuffled_patches(x, factor, draws):
+    """Rows and columns of patches in the drawn orders, image by image."""
+    rows, columns = (shuffled_pixels(len(x), side, factor, draws) for side in x.shape[1:3])
+    return torch.stack([image[r][:, c] for image, r, c in zip(x, rows, columns, strict=True)])
 
 
 class RefusesFloat64(TorchDispatchMode):
@@ -53,29 +71,8 @@ class RefusesFloat64(TorchDispatchMode):
 
 def test_crops_need_no_float64_on_the_device():
     with RefusesFloat64():
-        cropped = random_resized_crop(images().to("meta"), generator(), (0.2, 1.0))
-    assert cropped.shape == images().shape and cropped.dtype == torch.float32
-
-
-def test_crops_have_the_bytes_that_they_had():
-    cropped = random_resized_crop(images(4, 16), generator(3), (0.2, 1.0))
-    boxes = crop_boxes(4, 16, 16, generator(3), (0.2, 1.0)).double()
-    pixel = torch.arange(16) + 0.5
-    ends = [(boxes[:, k, None], boxes[:, k, None] + boxes[:, k + 2, None] - 1) for k in (0, 1)]
-    inside = [(first + pixel * (last - first + 1) / 16 - 0.5).clamp(min=first).clamp(max=last) for first, last in ends]
-    rows, columns = ((2 * position + 1) / 16 - 1 for position in inside)
-    grid = torch.stack([columns[:, None, :].expand(4, 16, 16), rows[:, :, None].expand(4, 16, 16)], dim=-1).float()
-    expected = torch.nn.functional.grid_sample(images(4, 16), grid, padding_mode="border", align_corners=False)
-    assert torch.equal(cropped, expected)
-
-
-def test_crop_is_exact_on_images_that_are_not_square():
-    x = torch.randn(16, 3, 20, 40, generator=generator())
-    boxes = crop_boxes(16, 20, 40, generator(3), (0.3, 1.0))
-    expected = [tv.resized_crop(image, *box, [20, 40]) for image, box in zip(x, boxes.tolist(), strict=True)]
-    torch.testing.assert_close(
-        random_resized_crop(x, generator(3), (0.3, 1.0)), torch.stack(expected), atol=2e-5, rtol=0
-    )
+        cropped = shuffled_crops(stored().to("meta"), 2, 8, generator())
+    assert cropped.shape == (8, 3, 8, 8) and cropped.dtype == torch.float32
 
 
 @settings(deadline=None, max_examples=50)
@@ -109,15 +106,10 @@ def test_without_a_fitting_try_the_central_box_is_taken():
     assert boxes.tolist() == [[(1000 - 13) // 2, 0, 13, 10]] * 50  # ratio 3/4 at full width
 
 
-def test_factor_1_takes_the_whole_image():
-    x = images(32, 32)
-    torch.testing.assert_close(random_resized_crop(x, generator(), (1.0, 1.0)), x, atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("scale", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5)])
 def test_impossible_scales_are_refused(scale):
     with pytest.raises(ValueError, match="scale"):
-        random_resized_crop(images(), generator(), scale)
+        crop_boxes(8, 16, 16, generator(), scale)
 
 
 def test_flip_mirrors_about_half_of_the_images():
@@ -131,25 +123,31 @@ def test_flip_mirrors_about_half_of_the_images():
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(5, 17))
-def test_shuffling_permutes_pixels_and_keeps_patch_rows_and_columns(seed, factor, side):
-    x = numbered(3, side)
-    y = shuffle_patches(x, factor, generator(seed))
-    assert torch.equal(y.flatten(1).sort().values, x.flatten(1))
-    columns, rows = y[:, 0, 0] % side, y[:, 0, :, 0] // side % side
-    grid = torch.arange(3)[:, None, None] * side * side + rows[:, :, None] * side + columns[:, None, :]
-    assert torch.equal(y[:, 0], grid), "rows and columns of patches were not permuted as wholes"
+def test_shuffling_permutes_whole_patches_and_the_last_has_the_rest(seed, factor, side):
+    for order in shuffled_pixels(3, side, factor, generator(seed)).tolist():
+        assert sorted(order) == list(range(side))
+        starts = [k * (side // factor) for k in range(factor)] + [side]
+        patches = [list(range(*ends)) for ends in itertools.pairwise(starts)]
+        while order:
+            (patch,) = [patch for patch in patches if order[: len(patch)] == patch]
+            order = order[len(patch) :]
 
 
 def test_shuffling_gives_the_published_arrangements_equally_often():
-    x = numbered(1, 4).expand(2000, -1, -1, -1)
-    corners = shuffle_patches(x, 2, generator())[:, 0, ::2, ::2].flatten(1).int().tolist()
+    x = numbered(1, 4).permute(0, 2, 3, 1).expand(2000, -1, -1, -1)
+    corners = shuffled_patches(x, 2, generator())[:, ::2, ::2, 0].flatten(1).int().tolist()
     expected = {(0, 2, 8, 10), (2, 0, 10, 8), (8, 10, 0, 2), (10, 8, 2, 0)}
     counts = {arrangement: corners.count(list(arrangement)) for arrangement in expected}
     assert sum(counts.values()) == 2000
     assert min(counts.values()) > 400
-    assert torch.equal(shuffle_patches(x[:2], 1, generator()), x[:2])
     with pytest.raises(ValueError, match="factor = 5"):
-        shuffle_patches(x, 5, generator())
+        shuffled_crops(x, 5, 4, generator())
+
+
+def test_factor_1_resizes_the_whole_image():
+    x = stored(3, 40)
+    small = tv.resize(x.permute(0, 3, 1, 2).float(), [16, 16], antialias=True)
+    torch.testing.assert_close(shuffled_crops(x, 1, 16, generator()), small, atol=5e-3, rtol=0)
 
 
 def test_pad_crop_flip_is_a_window_of_the_reflected_image():
@@ -205,9 +203,8 @@ def test_all_draws_come_from_the_generator():
     x = images(8, 16)
     state = torch.get_rng_state()
     for augment in (
-        lambda g: random_resized_crop(x, g, (0.3, 1.0)),
+        lambda g: shuffled_crops(stored(), 4, 8, g),
         lambda g: random_flip(x, g),
-        lambda g: shuffle_patches(x, 4, g),
         lambda g: pad_crop_flip(x, g),
         lambda g: cutmix(x, g)[0],
         lambda g: mixup(x, g)[0],

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dc3 import features
 from dc3.compensation import copy
+from dc3.condensed import Storage
 from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
@@ -38,7 +39,7 @@ def test_a_corrupt_image_in_the_middle_of_many(many, count, tmp_path):
     vae = build_autoencoder().eval()
 
     def encode(name):
-        images = datasets.load("imagefolder", "train", data_dir=many, image_size=SIZE)
+        images = datasets.load("imagefolder", "train", data_dir=many)
         return features.encode(vae, images, out / name, size=SIZE, batch_size=250, dtype=np.float32)
 
     broken = many / f"train/a/{count // 2 - 2:05d}.png"
@@ -64,6 +65,7 @@ def settled(home):
                 Image.new("RGB", (SIZE, SIZE), (shade, k, 0)).save(images / split / name / f"{k}.png")
     params = {"seed": 0, "device": "cpu", "precision": "auto"}
     params |= {"dataset": "imagefolder", "data_dir": str(images), "image_size": SIZE, "images_per_class": 0}
+    params |= {"framing": "crop", "resampling": "bilinear"}
     stage = NotebookStage("00_teacher", "tiny", params, "code")
     stage.settle()
     return stage.settings, images
@@ -73,9 +75,9 @@ def settled(home):
 def test_a_file_name_that_is_not_utf8_comes_through_to_the_provenance(settled, tmp_path):
     settings, images = settled
     os.rename(images / "train/dog/1.png", os.fsencode(images / "train/dog") + b"/1\xe9.png")
-    train = datasets.load("imagefolder", "train", data_dir=images, image_size=SIZE)
+    train = datasets.load("imagefolder", "train", data_dir=images)
     picks = pd.DataFrame({"index": [3, 0], "label": [1, 0], "bin": 0, "rank": 0})
-    copy(train, picks, tmp_path / "condensed")
+    copy(train, picks, tmp_path / "condensed", Storage(SIZE))
     table = pd.read_parquet(tmp_path / "condensed/provenance.parquet")
     assert table["source"].tolist() == ["train/cat/0.png", r"train/dog/1\xe9.png"]
     assert len(settings.classes) == 3 and len(train.fingerprint()) == 64
@@ -89,7 +91,7 @@ def test_a_class_folder_that_vanishes_between_stages_is_named_and_put_back_all_i
         settings.image_set("train")
     (tmp_path / "dog").rename(images / "train/dog")
     after = settings.image_set("train")
-    assert after.fingerprint() == before.fingerprint() and (after.images() == before.images()).all()
+    assert after.fingerprint() == before.fingerprint() and (after.images(size=SIZE) == before.images(size=SIZE)).all()
 
 
 def test_an_image_that_vanishes_between_stages_is_noticed(settled):

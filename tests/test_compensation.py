@@ -21,6 +21,7 @@ from dc3.compensation import (
     draw_for,
     recorded_pairs,
 )
+from dc3.condensed import Storage
 from dc3.images.datasets import image_folder
 from dc3.images.image_set import in_memory
 from dc3.machine.files import replacing, sha256
@@ -28,6 +29,7 @@ from dc3.machine.paths import SHIPPED_EDITOR
 from dc3.models.editor import EditorSettings, load_editor
 from dc3.runs.parameters import declared
 
+STORAGE = Storage(32)
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 
 
@@ -45,7 +47,7 @@ def picks():
 @pytest.fixture(scope="module")
 def undisturbed(images, picks, random_editor, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return compensate(images, picks, folder, Compensator(COLORING, random_editor)), folder
+    return compensate(images, picks, folder, STORAGE, Compensator(COLORING, random_editor)), folder
 
 
 def digests(folder):
@@ -60,7 +62,7 @@ def test_a_set_has_one_file_per_pick_in_class_folders_and_a_provenance(undisturb
     assert dict(zip(provenance["file"], provenance["sha256"], strict=True)) == digests(folder)
     assert provenance["source"].tolist() == [images.source(k) for k in (4, 1, 7, 10, 6)]
     assert all(warm in COLORING.warm_prompts and cold in COLORING.cold_prompts for warm, cold in provenance["prompts"])
-    made = image_folder(folder, name="c", split="condensed", image_size=32)
+    made = image_folder(folder, name="c", split="condensed")
     assert made.labels.tolist() == [0, 0, 1, 1, 1]
     filed = pd.read_parquet(folder / "provenance.parquet")
     assert filed.drop(columns=["prompts", "edit_seeds"]).equals(provenance.drop(columns=["prompts", "edit_seeds"]))
@@ -80,9 +82,9 @@ def test_an_image_from_a_file_is_known_by_the_files_hash(random_editor, tmp_path
     for label in "ab":
         (tmp_path / "in" / label).mkdir(parents=True)
         Image.new("RGB", (32, 32), "teal").save(tmp_path / "in" / label / "x.png")
-    images = image_folder(tmp_path / "in", name="files", split="train", image_size=32)
+    images = image_folder(tmp_path / "in", name="files", split="train")
     picks = pd.DataFrame({"index": [0, 1], "label": [0, 1], "bin": 0, "rank": 0})
-    provenance = copy(images, picks, tmp_path / "out")
+    provenance = copy(images, picks, tmp_path / "out", STORAGE)
     assert provenance["source"].tolist() == ["in/a/x.png", "in/b/x.png"]
     assert provenance["source_sha256"].tolist() == [sha256(tmp_path / "in" / label / "x.png") for label in "ab"]
 
@@ -90,7 +92,7 @@ def test_an_image_from_a_file_is_known_by_the_files_hash(random_editor, tmp_path
 def test_an_image_has_the_same_bytes_alone_and_in_a_batch(undisturbed, images, picks, random_editor, tmp_path):
     _, folder = undisturbed
     alone = picks[picks["index"] == 10]
-    compensate(images, alone, tmp_path, Compensator(COLORING, random_editor))
+    compensate(images, alone, tmp_path, STORAGE, Compensator(COLORING, random_editor))
     assert digests(tmp_path) == {"00001/00001.png": digests(folder)["00001/00001.png"]}
 
 
@@ -105,9 +107,9 @@ def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(condensed, "replacing", write_three)
         with pytest.raises(KeyboardInterrupt):
-            compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
+            compensate(images, picks, tmp_path, STORAGE, Compensator(COLORING, random_editor))
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.png")}
-    provenance = compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
+    provenance = compensate(images, picks, tmp_path, STORAGE, Compensator(COLORING, random_editor))
     assert digests(tmp_path) == digests(undisturbed[1])
     assert provenance.equals(undisturbed[0])
     assert len(kept) == 3 and all(path.stat().st_mtime_ns == time for path, time in kept.items())
@@ -128,10 +130,10 @@ def test_killed_at_random_moments_the_set_ends_in_the_bytes_of_an_undisturbed_ru
 
 
 def test_a_damaged_image_is_made_again(undisturbed, images, picks, random_editor, tmp_path):
-    compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
+    compensate(images, picks, tmp_path, STORAGE, Compensator(COLORING, random_editor))
     damaged = tmp_path / "00001/00002.png"
     damaged.write_bytes(damaged.read_bytes()[:-60])
-    compensate(images, picks, tmp_path, Compensator(COLORING, random_editor))
+    compensate(images, picks, tmp_path, STORAGE, Compensator(COLORING, random_editor))
     assert digests(tmp_path) == digests(undisturbed[1])
 
 
@@ -155,9 +157,9 @@ def test_images_of_other_settings_are_made_again_and_other_files_removed(
     undisturbed, images, picks, random_editor, tmp_path
 ):
     warm = replace(COLORING, blend_mode="warm")
-    compensate(images, picks, tmp_path, Compensator(warm, random_editor))
+    compensate(images, picks, tmp_path, STORAGE, Compensator(warm, random_editor))
     assert not set(digests(tmp_path).values()) & set(digests(undisturbed[1]).values())
-    compensate(images, picks[picks["label"] == 0], tmp_path, Compensator(COLORING, random_editor))
+    compensate(images, picks[picks["label"] == 0], tmp_path, STORAGE, Compensator(COLORING, random_editor))
     expected = {file: digest for file, digest in digests(undisturbed[1]).items() if file.startswith("00000")}
     assert digests(tmp_path) == expected
 
@@ -181,7 +183,7 @@ class BreaksOn:
 def test_a_failed_edit_is_retried_with_another_draw_and_the_retry_is_recorded(
     undisturbed, images, picks, random_editor, tmp_path
 ):
-    provenance = compensate(images, picks, tmp_path, Compensator(COLORING, BreaksOn(random_editor, [7], 1)))
+    provenance = compensate(images, picks, tmp_path, STORAGE, Compensator(COLORING, BreaksOn(random_editor, [7], 1)))
     assert provenance.set_index("index")["attempt"].to_dict() == {4: 0, 1: 0, 7: 1, 10: 0, 6: 0}
     differing = [file for file, digest in digests(undisturbed[1]).items() if digests(tmp_path)[file] != digest]
     assert differing == ["00001/00000.png"]
@@ -191,7 +193,7 @@ def test_an_image_that_fails_twice_stops_the_run_with_its_name_and_keeps_the_oth
     images, picks, random_editor, tmp_path
 ):
     with pytest.raises(EditFailed, match=images.source(7)):
-        compensate(images, picks, tmp_path, Compensator(COLORING, BreaksOn(random_editor, [7], 2)))
+        compensate(images, picks, tmp_path, STORAGE, Compensator(COLORING, BreaksOn(random_editor, [7], 2)))
     assert "00000/00000.png" in digests(tmp_path) and "00001/00000.png" not in digests(tmp_path)
 
 
@@ -202,7 +204,7 @@ def test_fourfold_view_draws_two_warm_and_two_cold_prompts():
 
 
 def test_mode_none_files_the_picks_themselves(images, picks, random_editor, tmp_path):
-    compensate(images, picks, tmp_path, Compensator(replace(COLORING, blend_mode="none"), random_editor))
+    compensate(images, picks, tmp_path, STORAGE, Compensator(replace(COLORING, blend_mode="none"), random_editor))
     saved = np.asarray(Image.open(tmp_path / "00001/00000.png"))
     assert (saved == images.images([7])[0]).all()
 
@@ -230,13 +232,13 @@ def test_a_mild_edit_lies_between_the_pick_and_its_edit():
 
 
 def test_the_shown_edits_are_those_of_the_condensed_image(images, picks, random_editor, tmp_path):
-    kept = compensate(images, picks, tmp_path / "kept", Compensator(COLORING, BreaksOn(random_editor, [7], 1)))
+    kept = compensate(images, picks, tmp_path / "kept", STORAGE, Compensator(COLORING, BreaksOn(random_editor, [7], 1)))
     sources, draws = images.images(kept["index"]), recorded_pairs(kept, COLORING)
     edits = Compensator(COLORING, random_editor).edits_of(sources, draws)
     again = [compensated(*parts, COLORING) for parts in zip(sources, edits, draws, strict=True)]
     filed = np.stack([np.asarray(Image.open(tmp_path / "kept" / name)) for name in kept["file"]])
     assert np.abs(np.stack(again).astype(int) - filed).max() <= 1
-    plain = copy(images, picks, tmp_path / "plain")
+    plain = copy(images, picks, tmp_path / "plain", STORAGE)
     assert [len(drawn.prompts) for drawn in recorded_pairs(plain, COLORING)] == [2] * len(plain)
 
 

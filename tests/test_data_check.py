@@ -69,9 +69,7 @@ def test_the_lines_it_suggests_are_ones_that_a_run_takes(tmp_path, size, chosen)
         values = {key: parse_value(value) for key, value in zip(words[4::3], words[5::3], strict=True)}
         checked = check(read_file(REPOSITORY / words[2]) | values, all_declared())
         assert checked["run"] == "my_pets" and checked["ipc"] == 1 and checked["image_size"] == image_size
-        train = datasets.load(
-            checked["dataset"], "train", data_dir=checked["data_dir"], image_size=checked["image_size"]
-        )
+        train = datasets.load(checked["dataset"], "train", data_dir=checked["data_dir"])
         datasets.check_ipc(train, checked["ipc"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from dc3 import edit_strips
 from dc3.blending import blend
 from dc3.compensation import Coloring, Compensator, compensate, draw_for, to_uint8
-from dc3.condensed import load
+from dc3.condensed import Storage, load
 from dc3.images.image_set import in_memory
 
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy"], "Adjust the color hue to be {p}", "gradient")
@@ -31,7 +31,7 @@ def filed(images, compensator, tmp_path_factory):
     """The provenance and the images of a condensed set of two picks a class."""
     folder = tmp_path_factory.mktemp("condensed")
     picks = pd.DataFrame({"index": [2, 0, 5, 7], "label": [0, 0, 1, 1], "bin": 0, "rank": [0, 1, 0, 1]})
-    return compensate(images, picks, folder, compensator), load(folder, images.classes, 32)
+    return compensate(images, picks, folder, Storage(32), compensator), load(folder, images.classes)
 
 
 def edit(compensator, source, prompt, seed=0, **settings):

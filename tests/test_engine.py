@@ -14,6 +14,7 @@ from squares import Squares
 
 from dc3 import condensed, features, gradients, strategies
 from dc3.compensation import Coloring, Compensator, compensate
+from dc3.condensed import Storage
 from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
@@ -176,7 +177,7 @@ def test_a_condensed_set_and_its_provenance_have_the_same_bytes(on_ray, images, 
     made = {}
     for name, where in (("local", LOCAL), ("ray", replace(on_ray, actors=1))):
         folder = tmp_path / name
-        compensate(images, PICKS, folder, Compensator(COLORING, random_editor), where)
+        compensate(images, PICKS, folder, Storage(48, "jpeg"), Compensator(COLORING, random_editor), where)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         made[name] = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     assert len(made["local"]) == len(PICKS) + 1 and condensed.PROVENANCE in made["local"]

@@ -28,7 +28,7 @@ def run(home):
 
 @pytest.fixture
 def pixels(run):
-    return condensed.load(run / "04_compensation/condensed", CLASSES, SIZE).images()
+    return condensed.load(run / "04_compensation/condensed", CLASSES).images()
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_mosaics_of_many_sources_say_which_they_are(run, home, monkeypatch):
 
     images, model = image_set(), checkpoints.load(run / "00_teacher/teacher.safetensors").model
     picks = pick_crops(images, model, IPC, 0, Crops(factor=2, num_crop=2, mipc=9))
-    compensation.tile(images, picks, run / "04_compensation/condensed")
+    compensation.tile(images, picks, run / "04_compensation/condensed", condensed.Storage(SIZE))
     exported("toy", "--to", "hf")
     data = imagefolder(run / "export-hf", home, monkeypatch)
     named = datasets.load_dataset(str(run / "export-hf"), split="train", cache_dir=str(home / "cache"))

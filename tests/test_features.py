@@ -41,10 +41,10 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
 
 
-def naive(vae, images, size):
+def naive(vae, images, size, resampling=Image.Resampling.BILINEAR):
     rows = []
     for image in images:
-        resized = np.array(Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST))
+        resized = np.array(Image.fromarray(image).resize((size, size), resampling))
         x = torch.from_numpy(resized).permute(2, 0, 1)[None].float() / 127.5 - 1
         rows.append(vae.encode(x).latent_dist.mean.flatten().numpy())
     return np.stack(rows)
@@ -74,10 +74,11 @@ def test_amp_sets_the_precision_of_the_latents(vae, images, tmp_path):
     assert 0 < np.abs(exact - half).max() < 0.1 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("size", [16, 32, 8])
-def test_encode_is_the_posterior_mean_of_each_image(vae, images, tmp_path, size):
-    out = features.encode(vae, images, tmp_path / "latents.npy", size=size, batch_size=3, dtype=np.float32)
-    expected = naive(vae, images, size)
+@pytest.mark.parametrize(("size", "resampling"), [(16, "nearest"), (32, "nearest"), (8, "bilinear"), (32, "bicubic")])
+def test_encode_is_the_posterior_mean_of_each_image(vae, images, tmp_path, size, resampling):
+    options = {"size": size, "batch_size": 3, "dtype": np.float32, "resampling": resampling}
+    out = features.encode(vae, images, tmp_path / "latents.npy", **options)
+    expected = naive(vae, images, size, Image.Resampling[resampling.upper()])
     assert out.shape == (7, 4 * (size // 2) ** 2)
     assert np.abs(out - expected).max() < 1e-5
 
@@ -112,7 +113,7 @@ def test_image_sets_are_decoded_as_they_are_encoded(vae, images, tmp_path):
         (tmp_path / "train" / c).mkdir(parents=True)
         for i, image in enumerate(members):
             Image.fromarray(image).save(tmp_path / "train" / c / f"{i}.png")
-    image_set = datasets.load("imagefolder", "train", data_dir=tmp_path, image_size=16)
+    image_set = datasets.load("imagefolder", "train", data_dir=tmp_path)
     from_files = features.encode(vae, image_set, tmp_path / "files.npy", size=16, batch_size=2)
     np.testing.assert_array_equal(from_files, features.encode(vae, images, tmp_path / "x.npy", size=16, batch_size=2))
 
@@ -128,7 +129,7 @@ def test_latents_that_are_not_finite_are_refused_and_leave_no_file(images, vae_f
 def test_an_unreadable_image_leaves_the_older_file_alone(vae, images, tmp_path):
     out = tmp_path / "latents.npy"
     before = features.encode(vae, images, out, size=16, batch_size=4).copy()
-    image_set = ImageSet("x", "train", ("a",), np.zeros(1, int), 16, ["missing.png"], root=tmp_path)
+    image_set = ImageSet("x", "train", ("a",), np.zeros(1, int), ["missing.png"], root=tmp_path)
     with pytest.raises(UnreadableImage):
         features.encode(vae, image_set, out, size=16, batch_size=4)
     np.testing.assert_array_equal(np.load(out), before)
@@ -148,8 +149,18 @@ def test_a_full_disk_raises_before_the_work(vae, images, tmp_path, monkeypatch):
 
 
 def test_bad_arguments_are_refused(vae, images, tmp_path):
-    for options, named in (({"size": 0}, "size"), ({"batch_size": 0}, "batch_size")):
+    faults = {"size": (0, "size"), "batch_size": (0, "batch_size")}.items()
+    wrong = [({name: value}, named) for name, (value, named) in faults] + [({"size": 15}, "size = 15: a multiple of 2")]
+    for options, named in wrong:
         with pytest.raises(ValueError, match=named):
             features.encode(vae, images, tmp_path / "x.npy", **({"size": 16, "batch_size": 2} | options))
     with pytest.raises(ValueError, match="images"):
         features.encode(vae, images[:0], tmp_path / "x.npy", size=16)
+
+
+def test_how_many_images_are_enlarged_is_said(vae, tmp_path, caplog):
+    wide = np.zeros((3, 20, 40, 3), np.uint8)
+    features.encode(vae, wide, tmp_path / "x.npy", size=16, batch_size=2)
+    assert not caplog.messages
+    features.encode(vae, wide, tmp_path / "x.npy", size=32, batch_size=2)
+    assert "3 of 3 images are smaller than 32 px" in caplog.text

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage, read_image
+from dc3.images.framing import Frame
 from dc3.machine import files
 from dc3.machine.fingerprints import is_unchanged, path_fingerprint
 
@@ -22,7 +23,7 @@ def images(tmp_path):
 
 
 def load(images):
-    return datasets.load("imagefolder", "train", data_dir=images, image_size=8)
+    return datasets.load("imagefolder", "train", data_dir=images).at(8)
 
 
 def test_files_come_in_the_order_of_sorted_paths(tmp_path):
@@ -111,4 +112,4 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
     (bomb := tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
     with pytest.raises(UnreadableImage, match=r"bomb\.png \(12000×12000 pixels, at most .*: replace or"):
-        read_image(bomb, 8)
+        read_image(bomb, Frame(8))

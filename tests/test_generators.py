@@ -17,7 +17,7 @@ def train():
 
 def plans(train, amp=None, **values):
     defaults = {name: parameter.default for name, parameter in declared("07_finetuning").items()}
-    return plans_of(defaults | values, train, 32, seed=5, device=torch.device("cpu"), amp=amp)
+    return plans_of(defaults | values, train.classes, 32, seed=5, device=torch.device("cpu"), amp=amp)
 
 
 def test_each_kind_has_its_own_steps_and_all_else_in_common(train):

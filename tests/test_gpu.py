@@ -66,7 +66,7 @@ def test_latents(device, images, amp, tmp_path):
     expected = features.encode(vae, images, tmp_path / "cpu.npy", size=32, dtype=np.float32)
     found = features.encode(vae.to(device), images, tmp_path / "x.npy", size=32, dtype=np.float32, amp=amp)
     assert np.abs(found - expected).max() <= (1e-2 if amp is False else 0.02) * np.abs(expected).max()
-    assert features.reconstruct(vae, images.images([0, 1]), 32).shape == (2, 32, 32, 3)
+    assert features.reconstruct(vae, images.images([0, 1], 32)).shape == (2, 32, 32, 3)
 
 
 def test_a_batch_of_edits(device, random_editor_folder, images):

@@ -42,10 +42,10 @@ def test_the_parameter_names_the_table():
 @pytest.mark.parametrize("method", [name for name, m in strategies.METHODS.items() if not m.edits])
 def test_every_baseline_writes_the_same_layout_with_provenance(method, images, teacher, tmp_path):
     picks = pick(strategies.METHODS[method].picked_by or "dc3", images, teacher)
-    provenance = condense(images, picks, tmp_path)
-    made = condensed.load(tmp_path, images.classes, 16)
+    provenance = condense(images, picks, tmp_path, condensed.Storage(16))
+    made = condensed.load(tmp_path, images.classes)
     assert made.counts().tolist() == [3, 3]
-    expected, labels = strategies.plain_images(images, picks)
+    expected, labels = strategies.plain_images(images, picks, 16)
     assert (made.images() == expected).all() and (made.labels == labels).all()
     assert {"index", "source", "source_sha256", "label", "bin", "rank", "file", "sha256"} <= set(provenance.columns)
     assert (images.labels[provenance["index"]] == provenance["label"]).all()
@@ -53,7 +53,7 @@ def test_every_baseline_writes_the_same_layout_with_provenance(method, images, t
 
 def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
-    provenance = condense(images, picks, tmp_path)
+    provenance = condense(images, picks, tmp_path, condensed.Storage(16))
     assert len(provenance) == 6 and all(len(tiles["index"]) == 4 for tiles in provenance["tiles"])
     assert sorted(np.concatenate([tiles["index"] for tiles in provenance["tiles"]])) == sorted(picks["index"])
 
@@ -61,17 +61,17 @@ def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
 def test_mosaics_of_other_crops_are_made_again(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
     other = picks.assign(side=picks["side"].clip(upper=5))
-    condense(images, other, tmp_path)
-    condense(images, picks, tmp_path)
-    assert (condensed.load(tmp_path, images.classes, 16).images() == strategies.plain_images(images, picks)[0]).all()
+    condense(images, other, tmp_path, condensed.Storage(16))
+    condense(images, picks, tmp_path, condensed.Storage(16))
+    assert (condensed.load(tmp_path, images.classes).images() == strategies.plain_images(images, picks, 16)[0]).all()
 
 
 def test_a_source_that_changed_is_condensed_again(images, teacher, tmp_path):
     picks = pick("random", images, teacher)
-    condense(images, picks, tmp_path)
+    condense(images, picks, tmp_path, condensed.Storage(16))
     inverted = in_memory("noise", "train", ["a", "b"], images.labels, 255 - images.pixels)
-    condense(inverted, picks, tmp_path)
-    assert (condensed.load(tmp_path, images.classes, 16).images() == inverted.images(picks["index"])).all()
+    condense(inverted, picks, tmp_path, condensed.Storage(16))
+    assert (condensed.load(tmp_path, images.classes).images() == inverted.images(picks["index"])).all()
 
 
 def test_each_method_has_its_picks_file():
@@ -98,4 +98,4 @@ def test_selection_tables_survive_parquet(images, teacher, tmp_path):
     picks = pick("rded", images, teacher)
     picks.to_parquet(tmp_path / "rded.parquet")
     again = pd.read_parquet(tmp_path / "rded.parquet")
-    assert (strategies.plain_images(images, again)[0] == strategies.plain_images(images, picks)[0]).all()
+    assert (strategies.plain_images(images, again, 16)[0] == strategies.plain_images(images, picks, 16)[0]).all()

@@ -125,7 +125,9 @@ def test_it_is_the_naive_rded(size, model, ipc, factor, num_crop, mipc):
 def test_the_table_has_the_documented_columns_and_order(ipc, factor):
     images = image_set(sizes=(16, 17, 18))
     table = choose(images, teacher(), ipc=ipc, factor=factor, num_crop=2, mipc=16, seed=0)
-    assert list(table.columns) == ["index", "label", "bin", "rank", "gain", "tile", "top", "left", "side"]
+    assert list(table.columns) == [
+        "index", "label", "bin", "rank", "gain", "tile", "top", "left", "side", "picture",
+    ]  # fmt: skip
     assert (table.drop(columns="gain").dtypes == "int64").all() and table["gain"].dtype == "float64"
     assert table["label"].tolist() == np.repeat(range(3), ipc * factor**2).tolist()
     assert table["rank"].tolist() == np.repeat(range(ipc), factor**2).tolist() * 3
@@ -171,13 +173,13 @@ def test_a_batch_of_pixels_is_read_at_a_time_and_changes_no_pick(batch_size):
     asked = []
 
     class Counted(ImageSet):
-        def images(self, indices=None):
+        def images(self, indices=None, size=None):
             asked.append(len(indices))
             return images.images(indices)
 
     images, model, options = image_set(), teacher(), {"ipc": 3, "factor": 2, "num_crop": 3, "mipc": 14, "seed": 5}
     expected = choose(images, model, **options)
-    counted = Counted(**{**vars(images), "pixels": None, "root": Path("not there")})
+    counted = Counted(**{**vars(images), "pixels": None, "root": Path("not there")}).at(images.image_size)
     table = choose(counted, model, batch_size=batch_size, **options)
     assert max(asked) == min(max(batch_size // 3, 1), 14) and sum(asked) == 3 * 14
     pd.testing.assert_frame_equal(table.drop(columns="gain"), expected.drop(columns="gain"))
@@ -210,9 +212,9 @@ def test_a_mosaic_holds_the_very_pixels_that_were_scored(size, factor, tiles):
     images, model = image_set(size), teacher(size)
     table, ends = choose(images, model, ipc=1, factor=factor, num_crop=3, seed=2), np.cumsum(tiles)
     for _, rows in table.groupby(["label", "rank"]):
-        made = mosaic(images, rows)
+        made = mosaic(images, rows, images.image_size)
         assert made.shape == (size, size, 3) and made.dtype == np.uint8
-        assert (mosaic(images, rows.iloc[::-1]) == made).all()
+        assert (mosaic(images, rows.iloc[::-1], images.image_size) == made).all()
         for row in rows.itertuples():
             y, x = divmod(row.tile, factor)
             tile = made[ends[y] - tiles[y] : ends[y], ends[x] - tiles[x] : ends[x]]
@@ -230,7 +232,7 @@ def test_a_mosaic_of_other_rows_is_refused():
     rows = choose(images, teacher(), ipc=2, factor=2, num_crop=1, seed=0).query("label == 0")
     for broken in (rows, rows[:3], rows.iloc[[0, 1, 2, 2]]):
         with pytest.raises(ValueError, match=r"rows = tiles .*: expected tiles 0 to"):
-            mosaic(images, broken)
+            mosaic(images, broken, images.image_size)
 
 
 @pytest.mark.parametrize(

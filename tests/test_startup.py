@@ -51,7 +51,7 @@ def test_commands_that_compute_nothing_import_nothing_heavy(request):
 
 def test_image_sets_are_read_without_torch():
     modules = "dc3.images.image_set, dc3.images.datasets, dc3.images.decoding"
-    load = "images = dc3.images.datasets.load('scenes10', 'test', images_per_class=1).images([0])"
+    load = "images = dc3.images.datasets.load('scenes10', 'test', images_per_class=1).images([0], 32)"
     run(f"import sys, {modules}\n{load}\nassert 'torch' not in sys.modules")
 
 

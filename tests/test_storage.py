@@ -22,7 +22,7 @@ from dc3.runs.checks import check_inputs
 from dc3.runs.notebook_stage import NotebookStage
 from dc3.runs.parameters import ParameterError, all_declared, check
 
-LOAD = {"dataset": "imagefolder", "image_size": 8, "images_per_class": 0}
+LOAD = {"dataset": "imagefolder", "images_per_class": 0}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def memory(folder):
 
 
 def load(data_dir, split="train"):
-    return datasets.load(split=split, data_dir=data_dir, **LOAD)
+    return datasets.load(split=split, data_dir=data_dir, **LOAD).at(8)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -85,7 +85,8 @@ def test_the_fingerprint_of_a_remote_set_tells_a_changed_and_a_vanished_file(mem
 
 def test_a_stage_knows_when_what_it_read_by_url_has_changed(memory, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    params = {"seed": 0, "device": "cpu", "precision": "auto", "data_dir": memory} | LOAD
+    params = {"seed": 0, "device": "cpu", "precision": "auto", "data_dir": memory, "image_size": 8}
+    params |= {"framing": "crop", "resampling": "bilinear"} | LOAD
     stage = NotebookStage("00_teacher", "tiny", params, "code")
     stage.settle()
     settings = stage.settings
@@ -153,7 +154,7 @@ def test_a_url_that_can_be_read_goes_through(memory):
 @pytest.fixture
 def condensed_set(folder, tmp_path):
     picks = pd.DataFrame({"index": [0, 1, 3, 4], "label": [0, 0, 1, 1], "bin": 0, "rank": [0, 1, 0, 1]})
-    copy(load(folder), picks, tmp_path / "condensed")
+    copy(load(folder), picks, tmp_path / "condensed", condensed.Storage(8))
     return tmp_path / "condensed"
 
 

@@ -26,7 +26,7 @@ VALIDATION = [
     '     "top1": None if epoch == 2 < student_epochs else 1 / epoch, "top5": seed + 0.5}\n'
     '    for method in ("DC3", "random") for seed in student_seeds for epoch in range(1, student_epochs + 1)\n'
     "]\n"
-    'sizes = {"DC3": (1, 900.0), "random": (1, 800.0)}\n'
+    'sizes = {"DC3": (1, 9.0, 900.0), "random": (1, 9.0, 800.0)}\n'
     'results.students(pd.DataFrame(rows), sizes).to_parquet(stage.output("results.parquet"))\n'
     "stage.finish(teacher=0.9)",
 ]

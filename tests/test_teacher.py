@@ -298,7 +298,7 @@ def test_bfloat16_on_request_stays_close(trained):
 
 def test_a_teacher_below_the_minimum_accuracy_is_refused_with_advice(trained, tmp_path):
     images, labels = colours(n=30, seed=5)
-    test = ImageSet("colours", "test", tuple(CLASSES), labels, 16, [f"{i}" for i in range(30)], images)
+    test = ImageSet("colours", "test", tuple(CLASSES), labels, [f"{i}" for i in range(30)], images)
     recipe, common = replace(SMALL, epochs=1), {"device": CPU, "checkpoint_path": tmp_path / "checkpoint.pt"}
     with pytest.raises(ValueError, match=r"less than teacher_min_accuracy = 100.0%.*teacher_epochs = 1.*or lower"):
         teacher.obtain("train", test, replace(test, labels=(labels + 1) % 3), recipe, min_accuracy=1.0, **common)

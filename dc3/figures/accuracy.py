@@ -88,7 +88,8 @@ def accuracy_by_bytes(table: pd.DataFrame) -> Figure:
         ax.errorbar(kilobytes, 100 * part["top1_mean"], spread, fmt="o", **style)
         for x, y, ipc in zip(kilobytes, 100 * part["top1_mean"], part["ipc"], strict=True):
             ax.annotate(f"{ipc}", (x, y), textcoords="offset points", xytext=(5, -2), fontsize=6, color="grey")
-    ax.set(xscale="log", xlabel="stored kB per class (beside a point: its images per class)", ylabel="test accuracy (%)")
+    xlabel = "stored kB per class (beside a point: its images per class)"
+    ax.set(xscale="log", xlabel=xlabel, ylabel="test accuracy (%)")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

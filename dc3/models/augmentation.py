@@ -46,7 +46,7 @@ def shuffled_crops(images: Tensor, factor: int, size: int, generator: torch.Gene
     """
     n, height, width = images.shape[:3]
     check_factor(factor, min(height, width))
-    orders = [_shuffled_pixels(n, side, factor, generator) for side in (height, width)]
+    orders = [shuffled_pixels(n, side, factor, generator) for side in (height, width)]
     top, left, h, w = crop_boxes(n, height, width, generator, (1 / factor, 1.0)).cpu().unbind(1)
     weights = (resizing_weights(top, h, size, height), resizing_weights(left, w, size, width))
     rows, columns = (
@@ -134,7 +134,7 @@ def check_factor(factor: int, side: int) -> None:
         raise ValueError(f"factor = {factor}: expected 1 to {side} patches per side at {side} px")
 
 
-def _shuffled_pixels(n: int, side: int, factor: int, generator: torch.Generator) -> Tensor:
+def shuffled_pixels(n: int, side: int, factor: int, generator: torch.Generator) -> Tensor:
     """(n, side) pixel numbers: each row lists the pixels of `factor` runs, the runs in random order."""
     rank = torch.rand((n, factor), generator=generator, device=generator.device)
     patch_of_pixel = (torch.arange(side, device=rank.device) // (side // factor)).clamp(max=factor - 1)

@@ -86,7 +86,7 @@ def _check_factor(params: Values) -> None:
 
 
 def _check_storage(params: Values) -> None:
-    if "image_size" in params:
+    if {"image_size", "edit_size"} <= params.keys():
         from dc3.condensed import Storage
         from dc3.strategies import METHODS
 
@@ -95,6 +95,8 @@ def _check_storage(params: Values) -> None:
 
 def _check_vae_size(name: str, model: str, params: Values) -> None:
     """ValueError for a size that the VAE of the model, a parameter, does not take; on a hub: of Stable Diffusion's."""
+    if model not in params:
+        return
     from dc3.features import check_size, downscaling
 
     config = _vae_config(params[model])

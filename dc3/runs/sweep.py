@@ -37,8 +37,8 @@ SLOW_TO_CHECK = [  # the parameter that triggers a check in check_inputs, then t
         *("dataset", "data_dir", "image_size", "images_per_class", "ipc", "sure_share", "compared", "crops_per_side"),
         *("crop_tries", "crop_images", "generators", "dit_base", "dit_rows", "class_names"),
     ),
-    ("vae", "vae_revision"),
-    ("editor", "editor_revision"),
+    ("vae", "vae_revision", "encode_size"),
+    ("editor", "editor_revision", "edit_size"),
 ]
 
 
