@@ -6,9 +6,8 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from torchvision.transforms import v2
 
-from dc3.images import scenes
+from dc3.images import framing, scenes
 from dc3.images.decoding import read_image
-from dc3.images import framing
 from dc3.images.framing import Frame
 from dc3.images.image_set import in_memory
 
@@ -38,8 +37,8 @@ def test_a_test_image_is_resized_and_centre_cropped_as_torchvision_does(shape, s
 
 def test_an_image_of_the_right_size_is_left_as_it_is():
     pixels = np.asarray(noise(32, 32))
-    for framing in ("crop", "squash", "test"):
-        assert (Frame(32, framing).pixels(pixels) == pixels).all()
+    for name in ("crop", "squash", "test"):
+        assert (Frame(32, name).pixels(pixels) == pixels).all()
 
 
 def test_the_bytes_and_the_pixels_of_a_set_are_framed_alike(tmp_path):
