@@ -56,7 +56,7 @@ class Settings:
         """Reads settings.json; the device is chosen by its name on this machine."""
         from dc3.machine import devices
 
-        content = read_json(path)
+        content = read_settings(path)
         if content is None:
             raise StageMissing(f"{paths.shown(path)} is missing or damaged: run notebooks/00_teacher.ipynb again")
         return cls(**content | {"device": devices.device(content["device"])})
@@ -84,6 +84,14 @@ class Settings:
         if images.fingerprint() != self.fingerprints[split]:
             raise ValueError(f"the {split} images of {self.load} have changed since 00_teacher ran: run it again")
         return images
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """The content of a settings.json, also of an earlier version; None when it is absent or damaged."""
+    content = read_json(path)
+    if content and "image_size" in content.get("load", {}):  # where earlier versions kept it
+        content["image_size"] = content["load"].pop("image_size")
+    return content
 
 
 def load_split(split: str, load: dict[str, Any]) -> ImageSet:

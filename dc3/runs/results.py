@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from dc3.machine import paths
+from dc3.runs.notebook_stage import SETTINGS, read_settings
 from dc3.runs.parameters import all_declared, notebook_names
-from dc3.runs.stage import read_json, read_manifest
+from dc3.runs.stage import read_manifest
 
 VALIDATION = "05_validation"
 RESULTS = "results.parquet"
@@ -79,10 +80,7 @@ def versions(found: Manifests) -> dict[str, str]:
 
 def settings(run: str) -> dict[str, Any]:
     """00_teacher's settings: seed, image_size, load (arguments of `datasets.load`), classes …; {} before it is done."""
-    content = read_json(paths.RUNS / run / "00_teacher" / "settings.json") or {}
-    if "image_size" in content.get("load", {}):  # where earlier versions kept it
-        content["image_size"] = content["load"].pop("image_size")
-    return content
+    return read_settings(paths.RUNS / run / "00_teacher" / SETTINGS) or {}
 
 
 def shown(value: Any) -> str:
