@@ -44,7 +44,7 @@ def samples(ipc: int, run: str) -> Figure:
     """Test images, then images by the DiT of the first seed on each training set."""
     test = Settings.of_run(run).image_set("test")
     first = test.first_per_class(3)
-    rows = {"test images": (first.images(), first.labels)}
+    rows = {"test images": (first.images(size=32), first.labels)}
     for name, folder in GENERATED.items():
         images = np.load(paths.RUNS / run / "07_finetuning" / folder / "generated" / IMAGES, mmap_mode="r")
         rows[name] = images, np.repeat(np.arange(len(test.classes)), len(images) // len(test.classes))

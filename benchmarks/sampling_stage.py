@@ -103,9 +103,7 @@ def main(
     print(f"torch {torch.__version__}, threads: {threads}, load average {os.getloadavg()[0]:.1f} at the start")
     watch = Stopwatch()
     folder = str(paths.resolve(data_dir))
-    files = datasets.load(
-        "imagefolder", "train", data_dir=folder, image_size=IMAGE_SIZE, images_per_class=images_per_class
-    )
+    files = datasets.load("imagefolder", "train", data_dir=folder, images_per_class=images_per_class).at(IMAGE_SIZE)
     images = watch.timed("decode", files.cached)()
     model = obtain_teacher(teacher, len(images.classes))
     logit_grad, embedding = watch.timed("forward", gradients.gradient_factors)(model, images.batches(), images.labels)

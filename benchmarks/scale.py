@@ -26,6 +26,7 @@ import torch
 import typer
 
 from dc3 import binning, features, gradients, strategies
+from dc3.images.framing import Frame
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
 from dc3.models import networks
@@ -42,10 +43,14 @@ RESULTS = paths.REPOSITORY / "figures" / "benchmarks"
 class Generated(ImageSet):
     """Images of 4 × 4 blocks of colour, each drawn from its index."""
 
-    def images(self, indices: np.ndarray | None = None) -> np.ndarray:
-        chosen = self._positions(indices)
-        blocks = [np.random.default_rng([SEED, i]).integers(0, 256, (4, 4, 3), np.uint8) for i in chosen]
-        return np.stack(blocks).repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2)
+    def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[np.ndarray]:
+        for index in chosen:
+            blocks = np.random.default_rng([SEED, index]).integers(0, 256, (4, 4, 3), np.uint8)
+            image = blocks.repeat(SIDE // 4, axis=0).repeat(SIDE // 4, axis=1)
+            yield image if frame is None else frame.pixels(image)
+
+    def own_sizes(self, indices: np.ndarray | None = None) -> np.ndarray:
+        return np.full((len(self._positions(indices)), 2), SIDE)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def select(labels: np.ndarray, bins: np.ndarray, logit_grad: object, embedding: 
 def of_images(count: int, folder: Path) -> dict[str, float]:
     """Features → bins → selection on `count` generated images."""
     labels = np.arange(count) // CLASS_SIZE
-    images = Generated("generated", "train", tuple(map(str, range(OUTPUTS))), labels, SIDE, sources=range(count))
+    images = Generated("generated", "train", tuple(map(str, range(OUTPUTS))), labels, sources=range(count))
     vae = features.load_vae(paths.SHIPPED_EDITOR)
     teacher = networks.create("conv3", OUTPUTS, SIDE, WIDTH, seed=SEED).eval()
     watch = Stopwatch()
@@ -102,7 +107,7 @@ def of_images(count: int, folder: Path) -> dict[str, float]:
         bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
     with watch.step("gradients"):
         files = folder / "logit_grad.npy", folder / "embedding.npy"
-        written = gradients.to_disk(*files, teacher, images, labels)
+        written = gradients.to_disk(*files, teacher, images.at(SIDE), labels)
     with watch.step("selection"):
         picks = select(labels, bins, *written)
     return row(count, watch, picks, sum(path.stat().st_size for path in folder.iterdir()))

@@ -36,7 +36,7 @@ from dc3 import teacher as teachers
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.models import augmentation, networks
-from dc3.models.evaluation import IMAGENET_MEAN, IMAGENET_STD, on_device
+from dc3.models.evaluation import IMAGENET_MEAN, IMAGENET_STD
 from dc3.students import Protocol, lr_factor, parameter_groups
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
@@ -141,7 +141,7 @@ class Ours:
     """The loop of dc3.students."""
 
     def __init__(self, images: ImageSet, teacher: nn.Module, protocol: Protocol):
-        self.source = on_device(images.cached(), CPU)
+        self.source = students.Stored.of(images, CPU)
         self.labels = torch.from_numpy(images.labels)
         self.student = students._Student(protocol, teacher, len(images.classes), IMAGE_SIZE, SEED, CPU)
 
@@ -150,8 +150,8 @@ class Ours:
         return self.student._epoch(number, self.source, self.labels)["loss"]
 
 
-def scenes(ipc: int) -> ImageSet:
-    return datasets.load("scenes10", "train", image_size=IMAGE_SIZE, images_per_class=ipc)
+def scenes(ipc: int, side: int = IMAGE_SIZE) -> ImageSet:
+    return datasets.load("scenes10", "train", images_per_class=ipc).at(side).cached()
 
 
 def brief_teacher(network: str, width: int) -> nn.Module:
@@ -194,9 +194,9 @@ def not_convolution(loop: Ours) -> float:
     return 1 - convolution / wall
 
 
-def row(teacher: nn.Module, protocol: Protocol, ipc: int, epochs: int, workers: int) -> dict:
-    """One line of the table."""
-    images = scenes(ipc)
+def row(teacher: nn.Module, protocol: Protocol, ipc: int, stored: int, epochs: int, workers: int) -> dict:
+    """One line of the table, for images stored at `stored` px."""
+    images = scenes(ipc, stored)
     protocol = protocol.resolved(len(images.classes), len(images))
     loops = sides(images, teacher, protocol, workers)
     seconds, losses = seconds_and_losses(loops, epochs)
@@ -204,6 +204,7 @@ def row(teacher: nn.Module, protocol: Protocol, ipc: int, epochs: int, workers: 
         "network": protocol.network,
         "width": protocol.width,
         "ipc": ipc,
+        "stored_size": stored,
         "factor": protocol.factor,
         "batch_size": protocol.batch_size,
         "threads": torch.get_num_threads(),
@@ -218,12 +219,13 @@ def row(teacher: nn.Module, protocol: Protocol, ipc: int, epochs: int, workers: 
 
 def table(rows: pd.DataFrame) -> str:
     lines = [
-        "| IPC | factor | batch | ours, s/epoch | published | ratio | ours, not convolution | loss, ours | published |",
-        "| --- " * 9 + "|",
+        "| IPC | stored, px | factor | batch | ours, s/epoch | published | ratio | ours, not convolution "
+        "| loss, ours | published |",
+        "| --- " * 10 + "|",
     ]
     for line in rows.itertuples():
         lines.append(
-            f"| {line.ipc} | {line.factor} | {line.batch_size} | {line.ours_s:.3g} | {line.published_s:.3g} "
+            f"| {line.ipc} | {line.stored_size} | {line.factor} | {line.batch_size} | {line.ours_s:.3g} | {line.published_s:.3g} "
             f"| {line.ratio:.2f}× | {line.not_convolution:.0%} | {line.ours_loss:.2e} | {line.published_loss:.2e} |"
         )
     return "\n".join(lines)
@@ -236,6 +238,7 @@ def main(
     width: Annotated[int, typer.Option(help="of conv3 … conv6")] = 128,
     ipc: Annotated[list[int], typer.Option(help="images per class; may be repeated")] = [10, 50],  # noqa: B006
     factor: Annotated[list[int], typer.Option(help="patches per side; may be repeated")] = [1, 2],  # noqa: B006
+    stored: Annotated[list[int], typer.Option(help="pixels a side of the stored images; may be repeated")] = [32, 256],  # noqa: B006
     epochs: Annotated[int, typer.Option(min=1, help="timed epochs of each side, after one to warm up")] = 5,
     workers: Annotated[int, typer.Option(help="processes of the published DataLoader")] = 0,
     threads: Annotated[int, typer.Option(help="torch threads")] = os.cpu_count() or 1,
@@ -251,7 +254,14 @@ def main(
         seed(SEED)
     teacher = brief_teacher(network, width)
     protocols = [Protocol(network, SCHEDULE_EPOCHS, factor=side, width=width) for side in factor]
-    rows = pd.DataFrame([row(teacher, protocol, count, epochs, workers) for count in ipc for protocol in protocols])
+    rows = pd.DataFrame(
+        [
+            row(teacher, protocol, count, side, epochs, workers)
+            for side in stored
+            for count in ipc
+            for protocol in protocols
+        ]
+    )
     print(table(rows))
     output.mkdir(parents=True, exist_ok=True)
     rows.to_csv(output / "validation.csv", index=False)

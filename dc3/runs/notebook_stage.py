@@ -243,7 +243,7 @@ class NotebookStage(Stage):
             return storage.in_memory("random", self.train.classes, images, labels)
 
         some = kept(len(own) // len(own.classes))
-        times = own.stored_bytes.sum() / some.stored_bytes.sum()
+        times = sum(own.stored_bytes) / sum(some.stored_bytes)
         count = min(round(times * len(some) / len(some.classes)), int(self.train.counts().min()))
         return {"random, equal bytes": kept(max(count, 1))}
 
