@@ -83,6 +83,7 @@ def drawn_with(names):
         "students": accuracy.student_curves(students, 0.1),
         "networks": accuracy.network_heatmap(students),
         "by ipc": accuracy.methods_by_ipc(students),
+        "by bytes": accuracy.accuracy_by_bytes(students.assign(stored_bytes=2e3 * (1 + np.arange(count)))),
         "settings": accuracy.settings_dots(students),
         "by epochs": accuracy.accuracy_by_epochs(students),
         "losses": generation.loss_curves(losses),
@@ -102,6 +103,7 @@ def test_every_figure_shows_awkward_names_literally_and_without_a_warning():
             shown = " ".join(texts(figure))
             expected = ["$1_vs_$5"] if kind == "similarity" else ["$1_vs_$5", "$5_bill$^", "a|b", r"two\nlines"]
             assert all(name in shown for name in expected), kind
+            assert "mathdefault" not in shown, f"{kind}: a formula of matplotlib's own, which is not read"
             assert not any(text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text()), kind
             plt.close(figure)
 
