@@ -14,6 +14,7 @@ from dc3.machine import paths
 from dc3.models import checkpoints, networks
 from dc3.runs import results
 from dc3.runs import stage as runs
+from dc3.runs.manifests import read_json, write_json
 from dc3.runs.notebook_stage import NotebookStage
 from dc3.runs.parameters import declared
 
@@ -60,9 +61,9 @@ def _teacher(made):
         made.stage.params, data_dir=""
     ):  # settling opens the images; those of `data_dir` are not there
         made.stage.settle()
-    content = runs.read_json(made.stage.output("settings.json"))
+    content = read_json(made.stage.output("settings.json"))
     fingerprints = {"train": made.images.fingerprint(), "test": "of the test images"}
-    runs.write_json(made.stage.output("settings.json"), content | {"classes": CLASSES, "fingerprints": fingerprints})
+    write_json(made.stage.output("settings.json"), content | {"classes": CLASSES, "fingerprints": fingerprints})
     model = networks.create("conv3", len(CLASSES), SIZE, width=8, seed=0)
     checkpoints.save(model, made.stage.output("teacher.safetensors"), network="conv3", classes=CLASSES, image_size=SIZE)
     made.stage.finish(accuracy=0.9, device="cpu")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from dc3.generators import recipes
 from dc3.machine import paths
 from dc3.models import prompts
+from dc3.runs.manifests import read_json
 from dc3.runs.parameters import ParameterError
-from dc3.runs.stage import read_json
 
 if TYPE_CHECKING:
     from dc3.images.image_set import ImageSet

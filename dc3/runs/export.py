@@ -24,8 +24,8 @@ from dc3.machine.files import new_folder, sha256
 from dc3.models import checkpoints
 from dc3.models.evaluation import predict
 from dc3.runs import results
+from dc3.runs.manifests import StageMissing
 from dc3.runs.parameters import declared
-from dc3.runs.stage import StageMissing
 from dc3.strategies import METHODS
 
 STAGE, VALIDATION = "04_compensation", "05_validation"
