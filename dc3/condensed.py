@@ -188,8 +188,7 @@ def _remove_others(folder: Path, targets: set[Path]) -> None:
         remove(folder)
     classes = {target.parent for target in targets}
     for path in list(folder.glob("*")):
-        is_folder = path.is_dir() and not path.is_symlink()
-        if is_folder != (path in classes):
+        if path.is_symlink() or path.is_dir() != (path in classes):
             remove(path)
     for path in list(folder.glob("*/*")):
         if path not in targets or path.is_symlink():

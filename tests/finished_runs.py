@@ -9,8 +9,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from nbformat.v4 import writes as notebook_text
 
 from dc3.compensation import copy
+from dc3.condensed import Storage
 from dc3.images.image_set import in_memory
 from dc3.machine import paths
+from dc3.machine.files import sha256
 from dc3.models import checkpoints, networks
 from dc3.runs import results
 from dc3.runs import stage as runs
@@ -39,6 +41,14 @@ def make_run(name, picks_from=0, until="06", top1=0.5, **changed):
             MAKERS[stage_name](SimpleNamespace(stage=stage, images=images, first=picks_from, top1=top1))
             write_notebook(stage)
     return paths.RUNS / name
+
+
+def record(stage):
+    """The manifest in this folder of a stage lists what lies in it now, as if the stage had written it."""
+    manifest = read_json(stage / "manifest.json")
+    files = (path for path in stage.rglob("*") if path.is_file() and path.name not in ("manifest.json", "begun.json"))
+    outputs = {path.relative_to(stage).as_posix(): sha256(path) for path in files}
+    write_json(stage / "manifest.json", manifest | {"outputs": outputs})
 
 
 def image_set():
@@ -83,7 +93,7 @@ def _sampling(made):
 
 def _compensation(made):
     picks = pd.read_parquet(made.stage.input("03_sampling/selection.parquet"))
-    copy(made.images, picks, made.stage.output("condensed"))
+    copy(made.images, picks, made.stage.output("condensed"), Storage(SIZE))
     made.stage.finish(images=len(picks), device="cpu")
 
 
@@ -96,7 +106,7 @@ def _validation(made):
         for seed in (0, 1)
     ]  # fmt: skip
     rows.append(rows[-2] | {"network": "conv4", "top1": made.top1 - 0.1})
-    sizes = {"DC3 picks, plain": (IPC, 1500.0), "random": (IPC, 1600.0)}
+    sizes = {"DC3 picks, plain": (IPC, 9.0, 1500.0), "random": (IPC, 9.0, 1600.0)}
     results.students(pd.DataFrame(rows), sizes).to_parquet(made.stage.output("results.parquet"))
     made.stage.finish(teacher=0.9, device="cpu")
 
