@@ -36,6 +36,7 @@ SLOW_TO_CHECK = [  # the parameter that triggers a check in check_inputs, then t
     (
         *("dataset", "data_dir", "image_size", "images_per_class", "ipc", "sure_share", "compared", "crops_per_side"),
         *("crop_tries", "crop_images", "generators", "dit_base", "dit_rows", "class_names"),
+        *("teacher", "teacher_network", "teacher_width", "allow_pickle"),
     ),
     ("vae", "vae_revision"),
     ("editor", "editor_revision"),
