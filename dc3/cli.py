@@ -56,8 +56,8 @@ def reproduce(
     index: Annotated[int, typer.Argument(help="the source in the training set: column index of provenance.parquet")],
 ) -> None:
     """Make one condensed image of a run again, and compare the bytes."""
+    from dc3.runs.manifests import StageMissing
     from dc3.runs.reproduction import reproduce as make_again
-    from dc3.runs.stage import StageMissing
 
     try:
         found = make_again(run_name, index)
@@ -162,7 +162,7 @@ def export_set(
 ) -> None:
     """Export a run's condensed set with its dataset card and provenance."""
     from dc3.runs.export import export
-    from dc3.runs.stage import StageMissing
+    from dc3.runs.manifests import StageMissing
 
     try:
         folder = export(run_name, to, out, soft_labels)

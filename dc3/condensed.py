@@ -23,7 +23,7 @@ from dc3.images.datasets import IMG_EXTENSIONS, image_folder
 from dc3.images.decoding import read_image
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Columns, Engine
-from dc3.machine.files import printable, replacing, sha256
+from dc3.machine.files import printable, remove, replacing, sha256
 from dc3.machine.keeping import read_undamaged
 from dc3.machine.paths import Place, files_below, reaching
 from dc3.machine.progress import tqdm
@@ -184,9 +184,16 @@ def _is_made(path: Path, origin: dict[str, Any]) -> bool:
 
 
 def _remove_others(folder: Path, targets: set[Path]) -> None:
-    for path in folder.glob("*/*"):
-        if path not in targets:
-            path.unlink()
+    """Removes other folders, and other files in class folders; of links only the link."""
+    if folder.is_symlink():
+        remove(folder)
+    classes = {target.parent for target in targets}
+    for path in list(folder.glob("*")):
+        if path.is_symlink() or path.is_dir() != (path in classes):
+            remove(path)
+    for path in list(folder.glob("*/*")):
+        if path not in targets or path.is_symlink():
+            remove(path)
 
 
 def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], folder: Path) -> pd.DataFrame:

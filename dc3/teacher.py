@@ -210,7 +210,7 @@ def obtain(
             replace_checkpoint=True,
         )
     elif path.is_file():
-        model = _from_file(path, recipe, classes, train_set.image_size, allow_pickle)
+        model = from_file(path, recipe, classes, train_set.image_size, allow_pickle)
     else:
         model = networks.create(recipe.network, len(classes), train_set.image_size, recipe.width, weights=teacher)
     top1 = accuracy(model.to(device), test_set, test_set.labels, amp=recipe.amp)
@@ -227,10 +227,10 @@ def obtain(
     return model.eval(), history
 
 
-def _from_file(path: Path, recipe: TeacherRecipe, classes: list[str], image_size: int, allow_pickle: bool) -> nn.Module:
-    try:
-        ours = checkpoints.load(path)
-    except ValueError:
+def from_file(path: Path, recipe: TeacherRecipe, classes: list[str], image_size: int, allow_pickle: bool) -> nn.Module:
+    """The teacher in a file, dc3's or another's. ValueError, naming it, for one that does not fit or is damaged."""
+    if not checkpoints.is_ours(path):
         return checkpoints.load_foreign(path, recipe.network, len(classes), image_size, recipe.width, allow_pickle)
+    ours = checkpoints.load(path)
     checkpoints.check_classes(ours.classes, classes)
     return ours.model

@@ -12,9 +12,11 @@ from dc3.compensation import copy
 from dc3.condensed import Storage
 from dc3.images.image_set import in_memory
 from dc3.machine import paths
+from dc3.machine.files import sha256
 from dc3.models import checkpoints, networks
 from dc3.runs import results
 from dc3.runs import stage as runs
+from dc3.runs.manifests import read_json, write_json
 from dc3.runs.notebook_stage import NotebookStage
 from dc3.runs.parameters import declared
 
@@ -41,6 +43,14 @@ def make_run(name, picks_from=0, until="06", top1=0.5, **changed):
     return paths.RUNS / name
 
 
+def record(stage):
+    """The manifest in this folder of a stage lists what lies in it now, as if the stage had written it."""
+    manifest = read_json(stage / "manifest.json")
+    files = (path for path in stage.rglob("*") if path.is_file() and path.name not in ("manifest.json", "begun.json"))
+    outputs = {path.relative_to(stage).as_posix(): sha256(path) for path in files}
+    write_json(stage / "manifest.json", manifest | {"outputs": outputs})
+
+
 def image_set():
     labels = np.repeat(np.arange(len(CLASSES)), PER_CLASS)
     pixels = np.random.default_rng(0).integers(0, 256, (len(labels), SIZE, SIZE, 3), dtype=np.uint8)
@@ -61,9 +71,9 @@ def _teacher(made):
         made.stage.params, data_dir=""
     ):  # settling opens the images; those of `data_dir` are not there
         made.stage.settle()
-    content = runs.read_json(made.stage.output("settings.json"))
+    content = read_json(made.stage.output("settings.json"))
     fingerprints = {"train": made.images.fingerprint(), "test": "of the test images"}
-    runs.write_json(made.stage.output("settings.json"), content | {"classes": CLASSES, "fingerprints": fingerprints})
+    write_json(made.stage.output("settings.json"), content | {"classes": CLASSES, "fingerprints": fingerprints})
     model = networks.create("conv3", len(CLASSES), SIZE, width=8, seed=0)
     checkpoints.save(model, made.stage.output("teacher.safetensors"), network="conv3", classes=CLASSES, image_size=SIZE)
     made.stage.finish(accuracy=0.9, device="cpu")

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from finished_runs import make_run
+from finished_runs import make_run, record
 from typer.testing import CliRunner
 
 from dc3 import cli
@@ -84,6 +84,7 @@ def test_runs_of_different_methods_have_their_own_sets_in_one_row(home):
     students = pd.read_parquet(folder / "05_validation/results.parquet")
     students["method"] = students["method"].replace("DC3 picks, plain", "herding")
     students.to_parquet(folder / "05_validation/results.parquet")
+    record(folder / "05_validation")
     table = compare("a", "b").tables["accuracy"].set_index(["training set", "student"])
     assert table.loc[("own set (DC3 picks, plain | herding)", "conv3"), "difference"] == pytest.approx(0)
     assert np.isnan(table.loc[("herding", "conv3"), "a"]) and np.isnan(table.loc[("herding", "conv3"), "difference"])
@@ -94,6 +95,7 @@ def test_a_run_that_lacks_stages_is_compared_as_far_as_it_goes(home):
     folder = make_run("b", until="03")
     settings = folder / "00_teacher/settings.json"
     settings.write_text(settings.read_text().replace('"train": "', '"train": "other'))
+    record(folder / "00_teacher")
     result = command("a", "b")
     assert result.exit_code == 0
     assert "b has no finished 01_features, 02_binning, 04_compensation, 05_validation" in result.output

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from finished_runs import CLASSES, FOLDER_OF_THE_MACHINE, IPC, SIZE, image_set, make_run
+from finished_runs import CLASSES, FOLDER_OF_THE_MACHINE, IPC, SIZE, image_set, make_run, record
 from huggingface_hub import DatasetCard
+from mistune import create_markdown
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -15,7 +16,7 @@ from dc3.condensed import history
 from dc3.machine import files
 from dc3.models import checkpoints, evaluation
 from dc3.rded import Crops, pick_crops
-from dc3.runs.export import FILL_IN, card
+from dc3.runs.export import FILL_IN, card, class_folders
 
 N = len(CLASSES) * IPC
 LABELS = np.repeat(np.arange(len(CLASSES)), IPC)
@@ -110,6 +111,7 @@ def test_no_folder_of_the_machine_is_passed_on_and_licences_are_asked_for(home):
     content = json.loads(settings.read_text())
     content["load"] |= {"dataset": "imagefolder", "data_dir": FOLDER_OF_THE_MACHINE}
     settings.write_text(json.dumps(content))
+    record(folder / "00_teacher")
     exported("toy", "--to", "hf")
     texts = [
         path.read_text() for path in (folder / "export-hf").rglob("*") if path.suffix in (".md", ".json", ".jsonl")
@@ -122,6 +124,7 @@ def test_no_folder_of_the_machine_is_passed_on_and_licences_are_asked_for(home):
 def test_an_editor_from_a_folder_of_the_machine_is_named_without_it_in_the_pngs_too(run, pixels, home, monkeypatch):
     table_path = run / "04_compensation/condensed/provenance.parquet"
     pd.read_parquet(table_path).assign(editor="/home/somebody/models/pix2pix", editor_sha256="0").to_parquet(table_path)
+    record(run / "04_compensation")
     exported("toy", "--to", "hf")
     data = imagefolder(run / "export-hf", home, monkeypatch)
     assert set(data["editor"]) == {"…/pix2pix"} and "sha256" not in data.features
@@ -137,6 +140,7 @@ def test_mosaics_of_many_sources_say_which_they_are(run, home, monkeypatch):
     images, model = image_set(), checkpoints.load(run / "00_teacher/teacher.safetensors").model
     picks = pick_crops(images, model, IPC, 0, Crops(factor=2, num_crop=2, mipc=9))
     compensation.tile(images, picks, run / "04_compensation/condensed", condensed.Storage(SIZE))
+    record(run / "04_compensation")
     exported("toy", "--to", "hf")
     data = imagefolder(run / "export-hf", home, monkeypatch)
     named = datasets.load_dataset(str(run / "export-hf"), split="train", cache_dir=str(home / "cache"))
@@ -191,3 +195,52 @@ def test_what_cannot_be_exported_is_refused_by_name(run, home):
     ]:
         result = export(*arguments)
         assert result.exit_code == 2 and said in result.output
+
+
+def with_classes(run, classes):
+    """The run, whose classes have other names."""
+    settings = run / "00_teacher/settings.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"classes": classes}))
+    record(run / "00_teacher")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/tmp/x", "..", r"back\slash", ".hidden", "a:b", "con", "x" * 200, "cafe\u0301", "dog", "[ab]*"]
+)
+def test_no_class_name_leads_out_of_the_exported_folder_and_the_real_one_is_the_label(run, pixels, home, name):
+    import datasets
+
+    with_classes(run, [name, "Dog" if name == "dog" else "dog", "owl"])
+    before = {path for path in home.rglob("*") if "export-hf" not in path.parts}
+    exported("toy", "--to", "hf", "--out", home / "out/export-hf")
+    assert {path for path in home.rglob("*") if "export-hf" not in path.parts} == before | {home / "out"}
+    data = datasets.load_dataset(str(home / "out/export-hf"), split="train", cache_dir=str(home.parent / "cache"))
+    assert data.features["label"].names[0] == name == data["class"][0]
+    assert (np.stack([np.asarray(image) for image in data["image"]]) == pixels).all()
+    text = (home / "out/export-hf/README.md").read_text(encoding="utf-8")
+    assert repr(name) in text and "The folders are the labels' numbers" in text
+
+
+def test_ordinary_names_are_the_folders():
+    assert class_folders(["cat", "golden retriever", "Žluťoučký kůň", "n01440764", "猫"])[1:3] == [
+        "golden retriever", "Žluťoučký kůň"]  # fmt: skip
+    assert class_folders(["cat", "CAT"]) == ["00000", "00001"]
+
+
+def test_settings_that_00_did_not_write_are_refused(run, home):
+    settings = run / "00_teacher/settings.json"
+    settings.write_text(settings.read_text().replace('"cat"', '"../../x"'))
+    result = export("toy", "--to", "hf")
+    assert result.exit_code == 2 and "settings.json is not what 00_teacher wrote" in result.output
+    assert not (run / "export-hf").exists()
+
+
+def test_a_card_shows_names_and_parameters_literally(run):
+    exported("toy", "--to", "npz")
+    facts = json.loads((run / "export-npz/provenance.json").read_text())
+    facts["source_data_set"] |= {"dataset": "imagefolder", "data_dir": "…/$1|<b>"}
+    facts["parameters"]["instruction"] = "a\n\n  ```\n# not a heading\n"
+    text = str(card(facts | {"classes": ["```", "$x$", "a|b"]}, "hf"))
+    assert r"| imagefolder …/\$1\|\<b\> |" in text and "# not a heading" in text
+    html = create_markdown(plugins=["table"])(text.split("---", 2)[2])
+    assert "<h1>not a heading" not in html and html.count("<h1>") == 1

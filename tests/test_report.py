@@ -59,6 +59,19 @@ def test_a_run_that_is_not_finished_names_what_is_missing_and_shows_how_far_it_g
     assert page.count("This stage is not finished") == 1 and "Page of 05_validation" in page
 
 
+@pytest.mark.parametrize(
+    "damaged", ["00_teacher/settings.json", "05_validation/results.parquet", "notebooks/00_teacher.ipynb"]
+)
+def test_of_a_damaged_run_the_page_shows_what_can_be_read(home, damaged):
+    path = make_run("toy") / damaged
+    path.write_bytes(path.read_bytes()[:40])
+    assert report("toy").exit_code == 0
+    page = (home / "runs/toy/report.html").read_text()
+    assert "Page of 06_color_and_fid" in page and "FID" in page.upper()
+    assert "damaged" in page.lower() and path.stem.split(".")[0] in page
+    assert ("65.0 ± 7.1" in page) == (path.name != "results.parquet")
+
+
 def test_runs_that_do_not_exist_are_refused_with_those_that_do(home):
     make_run("toy", until="00")
     result = report("tyo")

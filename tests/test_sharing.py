@@ -7,7 +7,7 @@ import os
 import pytest
 from workshop import Workshop, executed
 
-from dc3.machine import paths
+from dc3.machine import files, paths
 from dc3.runs import runner
 from dc3.runs import stage as runs
 
@@ -55,6 +55,7 @@ def make_total(run, weights):
     for path in (*written, stage.figures / "total_curve.png", runs.executed_copy(run, STAGE)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
+    runs.executed_copy(run, STAGE).write_text('{"cells": []}')
     stage.finish(count=2)
 
 
@@ -68,6 +69,13 @@ def why_not_current():
 
 def cut(path):
     path.write_text(path.read_text()[:100])
+
+
+def climbing(manifest):
+    """A manifest with a file outside the stage's folder, whose bytes are as it says."""
+    content = json.loads(manifest.read_text())
+    content["outputs"]["../../../weights"] = files.sha256(manifest.parents[3] / "weights")
+    manifest.write_text(json.dumps(content))
 
 
 def of_earlier_layout(manifest):
@@ -114,6 +122,10 @@ def test_the_manifest_says_whose_it_is_and_where_it_comes_from(house):
         lambda house: (house / f"runs/twin/{STAGE}/deep/er/table.txt").unlink(),
         lambda house: (house / f"runs/twin/{STAGE}/manifest.json").unlink(),
         lambda house: cut(house / f"runs/twin/{STAGE}/manifest.json"),
+        lambda house: (house / f"runs/twin/{STAGE}/manifest.json").write_text('{"layout": 2, "params": 3}'),
+        lambda house: (house / f"runs/twin/{STAGE}/manifest.json").write_text("[" * 100_000),
+        lambda house: climbing(house / f"runs/twin/{STAGE}/manifest.json"),
+        lambda house: (house / f"runs/twin/notebooks/{STAGE}.ipynb").write_text('{"cells": ['),
         lambda house: of_earlier_layout(house / f"runs/twin/{STAGE}/manifest.json"),
         lambda house: (house / "figures/twin/total_curve.png").write_text("painted over"),
         lambda house: (house / f"runs/twin/notebooks/{STAGE}.ipynb").unlink(),
@@ -126,6 +138,10 @@ def test_the_manifest_says_whose_it_is_and_where_it_comes_from(house):
         "missing output",
         "unfinished",
         "cut manifest",
+        "manifest without its parts",
+        "manifest of brackets",
+        "manifest that leads out of its folder",
+        "cut notebook",
         "earlier layout",
         "figure",
         "no notebook",
@@ -147,6 +163,23 @@ def test_other_parameters_and_other_code_are_not_taken(house, monkeypatch):
     assert take_over(PARAMS | {"new": 1}) is None
     monkeypatch.setattr(runner, "notebook_fingerprint", lambda name: "other code")
     assert take_over() is None
+
+
+def test_a_twin_that_cannot_be_read_is_no_concern_of_this_run(house, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(runner, "sha256", refuse)
+    assert take_over() is None
+
+
+def test_a_full_disk_is_not_the_other_runs_fault(house, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(runner, "link", full)
+    with pytest.raises(OSError, match="No space left"):
+        take_over()
 
 
 def test_a_damaged_twin_does_not_hide_a_sound_one(house):

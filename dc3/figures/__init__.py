@@ -14,4 +14,4 @@ from dc3.figures.images import set_headings as set_headings
 from dc3.figures.images import similarity_matrix as similarity_matrix
 from dc3.figures.images import training_curve as training_curve
 from dc3.figures.style import save as save
-from dc3.figures.style import save_table as save_table
+from dc3.figures.tables import save_table as save_table

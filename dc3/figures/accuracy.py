@@ -9,17 +9,21 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
-from dc3.figures.images import MAX_NAMES, WIDTH
+from dc3.figures.images import LETTER, MAX_NAMES, WIDTH
+from dc3.figures.names import LONGEST, readable, width
 from dc3.figures.style import BLACK, BLUE, colors_of
 
 ROW = 0.2  # inches: the height of a row of a dot plot
+LONG = 60  # columns of a name that says a training set and its settings
+LONG_BESIDE = 36  # the same where two panels stand side by side
 
 
 def student_curves(runs: pd.DataFrame, chance: float) -> Figure:
     """Test accuracy over epochs, one line per method, a band over seeds; columns method, seed, epoch, top1."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 3))
-    percent = runs.dropna(subset=["top1"]).assign(accuracy=lambda table: 100 * table["top1"])
+    percent = _readable(runs.dropna(subset=["top1"]), "method").assign(accuracy=lambda table: 100 * table["top1"])
     sets = {"hue": "method", "style": "method", "palette": colors_of(percent["method"])}
     sns.lineplot(percent, x="epoch", y="accuracy", **sets, errorbar=("pi", 100), ax=ax)
     ax.axhline(100 * chance, color="grey", linestyle=":", linewidth=1)
@@ -31,9 +35,11 @@ def student_curves(runs: pd.DataFrame, chance: float) -> Figure:
 
 def network_heatmap(table: pd.DataFrame) -> Figure:
     """Test accuracy in percent, training sets down, student networks across; columns method, network, top1_mean."""
+    table = _readable(table, "method")
     wide = 100 * table.pivot(index="method", columns="network", values="top1_mean")
     wide = wide.loc[table["method"].drop_duplicates(), table["network"].drop_duplicates()]
-    figure, ax = plt.subplots(figsize=(1.7 + 1.1 * wide.shape[1], 0.7 + 0.45 * wide.shape[0]))
+    names = LETTER * max(map(width, wide.index)) / 72  # inches
+    figure, ax = plt.subplots(figsize=(0.7 + names + 1.1 * wide.shape[1], 0.7 + 0.45 * wide.shape[0]))
     sns.heatmap(wide, annot=True, fmt=".1f", cmap="viridis", ax=ax, cbar_kws={"label": "test accuracy (%)"})
     ax.set(xlabel="student", ylabel="")
     return figure
@@ -44,8 +50,8 @@ def class_accuracy(table: pd.DataFrame) -> Figure:
 
     Above MAX_NAMES classes, names do not fit: then one line per training set, from its worst class up.
     """
-    percent, palette = table.assign(accuracy=100 * table["accuracy"]), colors_of(table["method"])
-    names = percent["class"].nunique()
+    percent = _readable(table, "method").assign(accuracy=100 * table["accuracy"])
+    palette, names = colors_of(percent["method"]), percent["class"].nunique()
     if names > MAX_NAMES:
         figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 2.6))
         for method, part in percent.groupby("method", sort=False):
@@ -55,7 +61,7 @@ def class_accuracy(table: pd.DataFrame) -> Figure:
         return figure
     figure, ax = plt.subplots(figsize=(WIDTH * 0.8, 0.7 + 0.22 * names))
     sets = {"hue": "method", "palette": palette, "dodge": 0.4}
-    sns.stripplot(percent, x="accuracy", y="class", **sets, jitter=False, size=5, ax=ax)
+    sns.stripplot(_readable(percent, "class", LONGEST), x="accuracy", y="class", **sets, jitter=False, size=5, ax=ax)
     ax.set(xlabel="test accuracy (%)", ylabel="", xlim=(0, 102))
     ax.grid(axis="x")
     ax.legend(title="", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
@@ -64,6 +70,7 @@ def class_accuracy(table: pd.DataFrame) -> Figure:
 
 def methods_by_ipc(table: pd.DataFrame) -> Figure:
     """Test accuracy over IPC, one line per method; columns method, ipc, top1_mean, top1_std (NaN for one seed)."""
+    table = _readable(table, "method")
     figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 3.2))
     shift, palette = np.linspace(-0.04, 0.04, table["method"].nunique()), colors_of(table["method"])
     for move, (name, part) in zip(shift, table.groupby("method", sort=False), strict=True):
@@ -80,6 +87,7 @@ def accuracy_by_bytes(table: pd.DataFrame) -> Figure:
     Columns method, ipc, stored_bytes (per class), top1_mean, top1_std (NaN for one seed). A number beside a point is
     its IPC.
     """
+    table = _readable(table, "method")
     figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 3.2))
     palette = colors_of(table["method"])
     for name, part in table.groupby("method", sort=False):
@@ -88,10 +96,16 @@ def accuracy_by_bytes(table: pd.DataFrame) -> Figure:
         ax.errorbar(kilobytes, 100 * part["top1_mean"], spread, fmt="o", **style)
         for x, y, ipc in zip(kilobytes, 100 * part["top1_mean"], part["ipc"], strict=True):
             ax.annotate(f"{ipc}", (x, y), textcoords="offset points", xytext=(5, -2), fontsize=6, color="grey")
-    xlabel = "stored kB per class (beside a point: its images per class)"
-    ax.set(xscale="log", xlabel=xlabel, ylabel="test accuracy (%)")
+    ax.set(xscale="log", xlabel="stored kB per class (beside a point: its IPC)", ylabel="test accuracy (%)")
+    ax.xaxis.set_major_formatter(LogFormatter())  # matplotlib's default writes formulas, which the style does not read
+    ax.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _readable(table: pd.DataFrame, column: str, longest: int = LONG_BESIDE) -> pd.DataFrame:
+    """The table with this column of names as text for figures."""
+    return table.assign(**{column: readable(table[column], longest)})
 
 
 def _logarithmic(ax: Axes, values: pd.Series, xlabel: str) -> None:
@@ -105,7 +119,7 @@ def _logarithmic(ax: Axes, values: pd.Series, xlabel: str) -> None:
 
 def beside_published(table: pd.DataFrame) -> Figure:
     """One panel per IPC, methods down, ours filled, published numbers hollow; table from `published.beside`."""
-    ipcs = sorted(table["ipc"].unique())
+    table, ipcs = _readable(table, "method", LONG), sorted(table["ipc"].unique())
     means = table.groupby("method", sort=False)["top1_mean"].mean()
     order = [*means[means.index.str.endswith("here")].index, *means[means.index.str.endswith("published")].index][::-1]
     rows = {name: row for row, name in enumerate(order)}
@@ -134,6 +148,7 @@ def settings_dots(settings: pd.DataFrame) -> Figure:
 def _dots(table: pd.DataFrame, value: str, deviation: str, label: str) -> Figure:
     """One row per setting, upwards, with bars of one standard deviation."""
     names = [f"{row['name']}, IPC {row['ipc']}, {row['epochs']} epochs" for _, row in table.iterrows()]
+    names = readable(names, LONG)
     figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + ROW * len(table)))
     spread = 100 * table[deviation].fillna(0)
     ax.errorbar(100 * table[value], range(len(table)), xerr=spread, fmt="o", capsize=2, markersize=4)
@@ -146,6 +161,7 @@ def _dots(table: pd.DataFrame, value: str, deviation: str, label: str) -> Figure
 
 def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
     """Test accuracy over the epochs of the students' training, one line per name."""
+    settings = _readable(settings, "name")
     figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 2.8))
     palette = colors_of(settings["name"])
     for name, part in settings.sort_values("epochs").groupby("name", sort=False):
@@ -188,7 +204,8 @@ def differences(tables: Mapping[str, pd.DataFrame], first: str, second: str) -> 
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x", linewidth=0.4)
         ax.set_axisbelow(True)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    marks = axes.flat[len(panels) - 1].containers  # of the last panel, which compares times and has both runs
+    figure.legend(marks, readable((first, second)), loc="outside upper center", ncols=2)
     return figure
 
 
@@ -213,13 +230,13 @@ def _marks(runs: tuple[str, str], names: str, label: str, ax: Axes, table: pd.Da
     places = np.arange(len(table))
     for run, offset, mark in zip(runs, (-OFFSET, OFFSET), "os", strict=True):
         error = table[f"{run}, ±"].fillna(0) if f"{run}, ±" in table else None
-        ax.errorbar(table[run], places + offset, xerr=error, fmt=mark, markersize=4, capsize=2, label=run)
-    ax.set_yticks(places, table[names])
+        ax.errorbar(table[run], places + offset, xerr=error, fmt=mark, markersize=4, capsize=2)
+    ax.set_yticks(places, readable(table[names], LONG_BESIDE))
     ax.set_xlabel(label)
 
 
 def _shares(ax: Axes, table: pd.DataFrame) -> None:
-    bars = ax.barh(table["class"], table["Jaccard"], color="C2", height=0.6)
+    bars = ax.barh(readable(table["class"]), table["Jaccard"], color="C2", height=0.6)
     ax.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
     ax.set(xlabel="in common / picked by either (Jaccard)", xlim=(0, 1.15))
 

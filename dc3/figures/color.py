@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from skimage.color import lab2rgb
 
 from dc3.figures.images import WIDTH, class_panels, scatter_bins
+from dc3.figures.names import LONGEST_TITLE, readable
 
 CHANNELS = {"red": ("#D55E00", "-"), "green": ("#009E73", "--"), "blue": ("#0072B2", "-.")}
 PER_ROW = 4  # sets side by side
@@ -59,7 +60,7 @@ def palettes(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     for row, (colors, share) in enumerate(found.values()):
         starts = 100 * (np.cumsum(share) - share)
         ax.barh(row, 100 * share, left=starts, color=colors / 255, height=0.75, edgecolor="white", linewidth=0.5)
-    ax.set_yticks(range(len(found)), list(found))
+    ax.set_yticks(range(len(found)), readable(found))
     ax.invert_yaxis()
     ax.set(xlim=(0, 100), xlabel="share of the pixels (%)")
     ax.spines["left"].set_visible(False)
@@ -105,6 +106,6 @@ def _panels(titles: list[str], height: float, **axes_style: str) -> tuple[Figure
     )
     for ax in axes.flat[len(titles) :]:
         ax.set_axis_off()
-    for ax, title in zip(axes.flat, titles, strict=False):
+    for ax, title in zip(axes.flat, readable(titles, LONGEST_TITLE), strict=False):
         ax.set_title(title)
     return figure, list(axes.flat[: len(titles)])

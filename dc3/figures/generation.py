@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dc3.figures.images import GAP, MAX_CLASSES, WIDTH, set_headings, show_rows
+from dc3.figures.names import readable
 from dc3.figures.style import colors_of
 
 SMOOTHED = 0.05  # of the steps: window of the running mean of a loss curve
@@ -18,7 +19,7 @@ LEAST_SMOOTHED = 10  # steps in that window, if there are so many: the loss of o
 
 def loss_curves(history: pd.DataFrame) -> Figure:
     """Training loss over steps, one panel per generator, one line per set, seeds as a band; table: `loss_history`."""
-    generators = history["generator"].drop_duplicates()
+    history, generators = history.assign(set=readable(history["set"])), history["generator"].drop_duplicates()
     figure, axes = plt.subplots(1, len(generators), figsize=(WIDTH, 2.6), squeeze=False)
     for ax, generator in zip(axes[0], generators, strict=True):
         part = history[history["generator"] == generator].copy()
@@ -55,6 +56,7 @@ def sample_rows(
 
 def score_points(table: pd.DataFrame, scores: Sequence[str]) -> Figure:
     """One panel per score, sets down, one mark per generator and seed; columns generator, set and the scores."""
+    table = table.assign(set=readable(table["set"]))
     figure, axes = plt.subplots(
         1, len(scores), figsize=(WIDTH, 1.3 + 0.3 * table["set"].nunique()), sharey=True, squeeze=False
     )

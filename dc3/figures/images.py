@@ -7,7 +7,6 @@ those of 06 in dc3.figures.color.
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import radians, sin
-from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
+from dc3.figures.names import LONGEST_TITLE, readable, width, wrapped
 from dc3.figures.style import colors_of
 
 WIDTH = 6.5  # inches: the text column of TMLR, which the style's font sizes fit
@@ -49,7 +49,7 @@ def show_rows(ax: Axes, rows: Sequence[np.ndarray], names: Sequence[str]) -> Non
     filled = [np.concatenate([row, *[blank] * (columns - len(row))]) for row in rows]
     ax.imshow(mosaic(np.concatenate(filled), columns), interpolation="nearest")
     step = rows[0].shape[1] + GAP
-    ax.set_yticks(np.arange(len(rows)) * step + step / 2, names)
+    ax.set_yticks(np.arange(len(rows)) * step + step / 2, readable(names))
     ax.set_xticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -69,32 +69,34 @@ def _row_figure(rows: Sequence[np.ndarray], names: Sequence[str], title: str = "
     return figure
 
 
-def image_rows(rows: Mapping[str, np.ndarray], columns: Sequence[str] = ()) -> Figure:
-    """Named rows of images: {name: uint8 (n, H, W, 3)}; `columns` are headings over the images."""
+def image_rows(rows: Mapping[str, np.ndarray], headings: Sequence[str] = ()) -> Figure:
+    """Named rows of images: {name: uint8 (n, H, W, 3)}, with headings over the images."""
     figure = _row_figure(list(rows.values()), list(rows))
-    if columns:
-        set_headings(figure, columns, next(iter(rows.values())).shape[2] + GAP)
+    if headings:
+        set_headings(figure, headings, next(iter(rows.values())).shape[2] + GAP)
     return figure
 
 
-def set_headings(figure: Figure, columns: Sequence[str], step: int) -> None:
+def set_headings(figure: Figure, names: Sequence[str], step: int) -> None:
     """Headings over images, wrapped to the width of an image; slanted if a word is longer."""
     ax = figure.axes[0]
     figure.draw_without_rendering()  # settles the layout, and so the width of an image
     room = ax.get_window_extent().width / figure.dpi * 72 * step / ax.get_xlim()[1]
     letters = max(1, int(room / LETTER))
-    plain = [column.replace("_", " ") for column in columns]
-    slanted = max(len(word) for column in plain for word in column.split()) > letters
-    headings = [
-        "\n".join(wrap(column, SLANTED_LETTERS if slanted else letters, break_long_words=False)) for column in plain
-    ]
+    headings = [wrapped(name, letters) for name in readable(names)]
+    slanted = _longest_line(headings) > letters
+    if slanted:
+        headings = [wrapped(name, SLANTED_LETTERS) for name in readable(names)]
     style = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
-    lines = [line for heading in headings for line in heading.split("\n")]
-    height = LETTER * (2 * len(lines) / len(headings) + slanted * sin(radians(40)) * max(map(len, lines))) / 72
-    figure.set_figheight(figure.get_figheight() + height)
+    height = 2 * max(map(len, headings)) + slanted * sin(radians(40)) * _longest_line(headings)
+    figure.set_figheight(figure.get_figheight() + LETTER * height / 72)
     ax.xaxis.tick_top()
-    ax.set_xticks(np.arange(len(columns)) * step + step / 2, headings, **style)
+    ax.set_xticks(np.arange(len(names)) * step + step / 2, list(map("\n".join, headings)), **style)
     ax.spines[:].set_visible(False)
+
+
+def _longest_line(headings: Sequence[Sequence[str]]) -> int:
+    return max(width(line) for lines in headings for line in lines)
 
 
 def training_curve(history: pd.DataFrame, chance: float) -> Figure:
@@ -123,8 +125,9 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     sns.heatmap(matrix, **cells, xticklabels=False, yticklabels=False, ax=ax, rasterized=not few)
     ax.set(xlabel="predicted class (cells: images)", ylabel="true class")
     if len(classes) <= MAX_NAMES:
-        ax.set_xticks(np.arange(len(classes)) + 0.5, classes, rotation=45, ha="right", rotation_mode="anchor")
-        ax.set_yticks(np.arange(len(classes)) + 0.5, classes, rotation=0)
+        names = readable(classes, LONGEST_TITLE)
+        ax.set_xticks(np.arange(len(classes)) + 0.5, names, rotation=45, ha="right", rotation_mode="anchor")
+        ax.set_yticks(np.arange(len(classes)) + 0.5, names, rotation=0)
     else:
         ax.set(xlabel="predicted class, in the order of the classes (cells: images)", ylabel="true class")
     return figure
@@ -149,8 +152,8 @@ def class_panels(table: pd.DataFrame, classes: Sequence[str]) -> tuple[Figure, d
     for ax in axes.flat[len(shown) :]:
         ax.set_axis_off()
     panels = dict(zip(shown, axes.flat, strict=False))
-    for label, ax in panels.items():
-        ax.set_title(classes[label], fontsize=7)
+    for name, ax in zip(readable((classes[label] for label in shown), LONGEST_TITLE), panels.values(), strict=True):
+        ax.set_title(name, fontsize=7)
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(True)
     figure.supxlabel("first t-SNE axis (no unit)", fontsize=7)
@@ -175,7 +178,7 @@ def similarity_matrix(kernel: np.ndarray, bins: np.ndarray, name: str) -> Figure
     for edge in edges:
         ax.axhline(edge, color="white", linewidth=0.5)
         ax.axvline(edge, color="white", linewidth=0.5)
-    ax.set(title=name, xlabel="image, ordered by bin", ylabel="image, ordered by bin")
+    ax.set(title=readable([name])[0], xlabel="image, ordered by bin", ylabel="image, ordered by bin")
     figure.colorbar(picture, label="0.5 + 0.5 cos (gradients)")
     return figure
 
@@ -203,9 +206,10 @@ def coverage_bars(table: pd.DataFrame) -> Figure:
 
 def colorfulness_violins(values: Mapping[str, np.ndarray]) -> Figure:
     """Distribution of the Hasler–Süsstrunk colourfulness M over the images of each set."""
-    table = pd.concat([pd.DataFrame({"set": name, "M": array}) for name, array in values.items()])
+    named = dict(zip(readable(values), values.values(), strict=True))
+    table = pd.concat([pd.DataFrame({"set": name, "M": array}) for name, array in named.items()])
     figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 0.7 + 0.42 * len(values)))
-    sets = {"hue": "set", "palette": colors_of(values), "legend": False}
+    sets = {"hue": "set", "palette": colors_of(named), "legend": False}
     sns.violinplot(table, x="M", y="set", **sets, inner="quart", cut=0, ax=ax, linewidth=0.8)
     ax.set(xlabel="colourfulness M (Hasler–Süsstrunk)", ylabel="")
     return figure

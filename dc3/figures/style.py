@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
+from dc3.figures.names import families
 from dc3.machine.files import replacing
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ UNDATED = {  # without dates and versions, the files of one picture are the same
 }
 
 plt.style.use(STYLE)
+rcParams["font.family"] = families()  # a letter that one lacks is taken from the next
+pd.set_option("display.html.use_mathjax", False)  # a class may be called $1_vs_$5, also in tables that notebooks show
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs a hundred lines per PDF
 
 
@@ -114,15 +117,6 @@ def quantised(pixels: np.ndarray, colors: int) -> np.ndarray:
 
 def _reduced(image: Image.Image, colors: int) -> Image.Image:
     return image.quantize(colors, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
-
-
-def save_table(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table as path.csv (full precision) and path.md (to read)."""
-    with replacing(path.with_suffix(".csv")) as partial:
-        table.to_csv(partial, index=False)
-    with replacing(path.with_suffix(".md")) as partial:
-        texts = [k for k, column in enumerate(table) if not pd.api.types.is_numeric_dtype(table[column])]
-        partial.write_text(table.to_markdown(index=False, floatfmt=".3g", disable_numparse=texts) + "\n")
 
 
 CYCLE: list[str] = rcParams["axes.prop_cycle"].by_key()["color"]

@@ -61,6 +61,14 @@ def new_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all in it, if it is there. A link is removed, never what it leads to."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
+
+
 def flush_to_disk(path: Path) -> None:
     """fsync of a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)

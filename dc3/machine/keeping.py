@@ -6,12 +6,11 @@ A file has the digest of its key in its name, a folder its key in key.json.
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dc3.machine.files import replacing
+from dc3.machine.files import remove, replacing
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def kept_folder(folder: Path, key: Key, remedy: str = "") -> None:
         check_same_training(str(folder), found, key, remedy)
     if remedy and folder.exists() and any(folder.iterdir()):
         raise AnotherTraining(f"{folder} is not empty and has no readable {KEY}: {remedy}")
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     with replacing(folder / KEY) as partial:
         partial.write_text(json.dumps(key))
 
@@ -91,6 +90,6 @@ def _key_of(folder: Path) -> dict[str, Any] | None:
     """The key of a folder; None when it is absent or unreadable."""
     try:
         key = json.loads((folder / KEY).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return key if isinstance(key, dict) else None

@@ -1,11 +1,11 @@
 """Teachers on disk, dc3's and others'; and the check that a teacher has the data's classes in their order."""
 
 import json
-import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -16,6 +16,7 @@ from dc3.machine.files import replacing
 from dc3.models import networks
 
 METADATA = "dc3.teacher"
+ABOUT = {"network": str, "classes": list, "image_size": int}  # what `save` writes about every teacher
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 
 
@@ -49,18 +50,46 @@ def save(
 
 
 def load(path: Path | str, device: str | torch.device = "cpu") -> Teacher:
-    """Reads what `save` wrote, in eval mode. ValueError for another kind of file, FileNotFoundError for none."""
+    """Reads what `save` wrote, in eval mode. ValueError for another or a damaged file, FileNotFoundError for none."""
     path = _existing(path)
+    written = _metadata(path).get(METADATA)
+    if written is None:
+        raise ValueError(f"{path} is not a teacher saved by dc3: use load_foreign")
+    about = _about(written, path)
+    width, layout = about.pop("width", None) or 128, about.pop("layout", networks.OURS)  # older files have no layout
+    try:
+        model = networks.create(about["network"], len(about["classes"]), about["image_size"], width, layout=layout)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is a damaged teacher: {_reason(error)}") from error
+    _fill(model, safetensors.torch.load_file(path), path)
+    return Teacher(model.to(device).to(memory_format=torch.channels_last).eval(), **about)
+
+
+def is_ours(path: Path | str) -> bool:
+    """Whether `save` wrote the file, which `load` then reads. ValueError for a .safetensors file that is none."""
+    path = _existing(path)
+    return path.suffix == ".safetensors" and METADATA in _metadata(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[METADATA])
-        weights = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is not a teacher saved by dc3 ({error!r}): use load_foreign") from error
-    width, layout = about.pop("width") or 128, about.pop("layout", networks.OURS)  # older files have no layout
-    model = networks.create(about["network"], len(about["classes"]), about["image_size"], width, layout=layout)
-    _fill(model, weights, path)
-    return Teacher(model.to(device).to(memory_format=torch.channels_last).eval(), **about)
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file ({_reason(error)}): replace it") from error
+
+
+def _about(written: str, path: Path) -> dict[str, Any]:
+    """What `save` wrote about a teacher. ValueError when that is not what it writes."""
+    try:
+        about = json.loads(written)
+        odd = [key for key, kind in ABOUT.items() if not isinstance(about.get(key), kind)]
+        odd += ["classes"] if not odd and not all(isinstance(name, str) for name in about["classes"]) else []
+    except (ValueError, AttributeError, RecursionError):
+        odd = [METADATA]
+    if odd:
+        raise ValueError(f"{path} is a damaged teacher: its metadata has no valid {', '.join(odd)}; replace it")
+    return {key: about[key] for key in (*ABOUT, "accuracy", "width", "layout") if key in about}
 
 
 def load_foreign(
@@ -75,16 +104,10 @@ def load_foreign(
     path = _existing(path)
     model = networks.create(network, num_classes, image_size, width)
     if path.suffix == ".safetensors":
+        _metadata(path)
         state = safetensors.torch.load_file(path)
     else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"{path} cannot be read as weights only ({reason}): save its state_dict alone, or, if you trust its "
-                "source, set allow_pickle: true, which lets it run any code"
-            ) from error
+        state = _unpickled(path, allow_pickle)
     weights = _unwrapped(state)
     if isinstance(model, networks.ConvNet):
         weights = {_from_rded(name, model.depth): tensor for name, tensor in weights.items()}
@@ -92,19 +115,44 @@ def load_foreign(
     return model.to(memory_format=torch.channels_last).eval()
 
 
+def _unpickled(path: Path, allow_pickle: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # torch and pickle raise errors of many kinds for what is not a checkpoint
+        reason = _reason(error)
+        if "global" in str(error).lower() and not allow_pickle:
+            raise ValueError(
+                f"{path} cannot be read as weights only ({reason}): save its state_dict alone, or, if you trust its "
+                "source, set allow_pickle: true, which lets it run any code"
+            ) from error
+        raise ValueError(f"{path} is not a checkpoint ({reason}): give a file with a state_dict") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
 def _existing(path: Path | str) -> Path:
-    if not Path(path).is_file():
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file: give the path of a checkpoint")
+    if not path.exists():
         raise FileNotFoundError(f"no teacher at {path}: train one, or give the path of a checkpoint")
-    return Path(path)
+    return path
 
 
-def _unwrapped(state: dict) -> dict[str, Tensor]:
-    while isinstance(state, dict) and (inner := [state[k] for k in WRAPPERS if isinstance(state.get(k), dict)]):
-        state = inner[0]
+def _unwrapped(state: Any) -> dict[str, Tensor]:
+    """The weights in a checkpoint: below names of WRAPPERS, at most once each, because a pickle can contain itself."""
+    for _ in WRAPPERS:
+        inner = [state[k] for k in WRAPPERS if isinstance(state.get(k), dict)] if isinstance(state, dict) else []
+        state = inner[0] if inner else state
     if not isinstance(state, dict):
         return {}
     prefixes = r"^(module\.|_orig_mod\.)+"
-    return {re.sub(prefixes, "", name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    tensors = {name: tensor for name, tensor in state.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
+    return {re.sub(prefixes, "", name): tensor for name, tensor in tensors.items()}
 
 
 def _from_rded(name: str, depth: int) -> str:
@@ -128,6 +176,8 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     found = [f"{len(names)} {how} ({', '.join(names[:3])})" for how, names in misfits.items() if names]
     if found:
         raise ValueError(f"{path} does not fit the network: {'; '.join(found)}. Check network, num_classes, image_size")
+    if broken := [name for name in own if name in weights and not weights[name].isfinite().all()]:
+        raise ValueError(f"{path} has weights that are not finite ({', '.join(broken[:3])}): train the teacher again")
     model.load_state_dict(weights, strict=False)
 
 

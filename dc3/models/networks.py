@@ -185,7 +185,7 @@ def create(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if weights is not None:
-            layout, model = TORCHVISION, _pretrained(name, network, num_classes, weights)
+            layout, model = TORCHVISION, _pretrained(name, num_classes, weights)
         else:
             with _size_errors(f"network = {name!r}", image_size):
                 model = _builder(name, network, layout)(num_classes, image_size, width)
@@ -218,12 +218,17 @@ def _size_errors(what: str, image_size: int) -> Iterator[None]:
         raise ValueError(f"{what}: does not accept image_size {image_size} ({error})") from error
 
 
-def _pretrained(name: str, network: Network, num_classes: int, weights: str) -> nn.Module:
-    if not network.pretrained:
+def check_weights(name: str, weights: str) -> None:
+    """ValueError unless `weights` names torchvision's weights for the network."""
+    if not find(name).pretrained:
         raise ValueError(f"weights = {weights!r}: torchvision has none for {name}; use weights=None or a checkpoint")
     known = torchvision.models.get_model_weights(name)
     if weights not in known.__members__:
         raise ValueError(f"weights = {weights!r}: choose one of {name}'s, {', '.join(known.__members__)}")
+
+
+def _pretrained(name: str, num_classes: int, weights: str) -> nn.Module:
+    check_weights(name, weights)
     try:
         model = torchvision.models.get_model(name, weights=weights)
     except OSError as error:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from dc3.generators import recipes
 from dc3.machine import paths
 from dc3.models import prompts
+from dc3.runs.manifests import read_json
 from dc3.runs.parameters import ParameterError
-from dc3.runs.stage import read_json
 
 if TYPE_CHECKING:
     from dc3.images.image_set import ImageSet
@@ -223,6 +223,30 @@ def _check_path(name: str, value: str) -> None:
         raise ParameterError(f"{name} = {value!r}: nothing there; relative paths are relative to the repository")
 
 
+def _check_teacher_file(params: Values, classes: tuple[str, ...]) -> None:
+    """ValueError unless `teacher` is "train", a file whose network suits the run, or the name of weights.
+
+    A pickle that may run code is left to the stage.
+    """
+    from dc3 import teacher
+    from dc3.models import networks
+
+    path, network = paths.resolve(params["teacher"]), params["teacher_network"]
+    if params["teacher"] == "train":
+        return
+    if not path.exists():
+        try:
+            networks.check_weights(network, params["teacher"])
+        except ValueError as error:
+            raise _renamed(error, {"weights": "teacher"}) from None
+    elif not path.is_file() or not params["allow_pickle"]:
+        try:
+            recipe = teacher.TeacherRecipe(network, 1, 0, params["teacher_width"])
+            teacher.from_file(path, recipe, list(classes), params["image_size"], allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"teacher = {params['teacher']!r}: {error}") from None
+
+
 def check_diffusion_model(name: str, value: str, revision: str = "") -> None:
     """ParameterError unless `value` is the shipped editor, a folder, or a hub id that is cached or reachable."""
     if Path(paths.model_location(value)).exists():
@@ -259,6 +283,8 @@ def _check_image_set(params: Values) -> None:
                 images_per_class=params["images_per_class"] if split == "train" else 0,
             )
         datasets.check_ipc(images, params["ipc"])
+        if "teacher" in params:
+            _check_teacher_file(params, images.classes)
         _check_sure(params, int(images.counts().min()))
         if "rded" in params.get("compared", []):
             _check_crops(params, images)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from dc3.machine import paths
 from dc3.runs import results
+from dc3.runs.manifests import written
 from dc3.runs.results import Manifests
 
 NOTEBOOK = Path(__file__).with_name("compare.ipynb")
@@ -41,7 +42,7 @@ class Comparison:
 
 
 def compare(first: str, second: str) -> Comparison:
-    """Compares two runs. ValueError when one is missing, or both are the same."""
+    """Compares two runs. ValueError when one is missing, a file is not what its stage wrote, or both are the same."""
     if first == second:
         raise ValueError(f"RUN_A = RUN_B = {first!r}: give two different runs")
     runs = {first: results.manifests(first), second: results.manifests(second)}
@@ -139,7 +140,7 @@ def _has_measures(found: Manifests) -> bool:
 
 
 def _long(run: str, name: str) -> pd.Series:
-    table = pd.read_parquet(paths.RUNS / run / COLOR_STAGE / name).set_index("set")
+    table = pd.read_parquet(written(run, f"{COLOR_STAGE}/{name}")).set_index("set")
     return table.loc[:, ~table.columns.str.contains(NOT_A_MEASURE)].stack()
 
 
@@ -172,7 +173,7 @@ def _picked(run: str, found: Manifests) -> dict[int, set[int]]:
     from dc3.strategies import METHODS  # brings torch
 
     method = results.parameters(found).get("method", "dc3")
-    picks = pd.read_parquet(paths.RUNS / run / PICK_STAGE / METHODS[method].picks_file)
+    picks = pd.read_parquet(written(run, f"{PICK_STAGE}/{METHODS[method].picks_file}"))
     return {int(label): set(part["index"]) for label, part in picks.groupby("label")}
 
 

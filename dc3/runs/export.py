@@ -5,7 +5,9 @@ Each format gets its own folder with README.md (the dataset card) and provenance
 
 import importlib.metadata
 import json
-from collections.abc import Callable
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,13 @@ from dc3 import condensed, students
 from dc3.images import scenes
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
-from dc3.machine.files import new_folder, sha256
+from dc3.machine.files import new_folder
+from dc3.machine.markup import fenced, literal
 from dc3.models import checkpoints
 from dc3.models.evaluation import predict
 from dc3.runs import results
+from dc3.runs.manifests import StageMissing, written, written_folder
 from dc3.runs.parameters import declared
-from dc3.runs.stage import StageMissing
 from dc3.strategies import METHODS
 
 STAGE, VALIDATION = "04_compensation", "05_validation"
@@ -34,6 +37,9 @@ LOGITS = "teacher_logits"
 OTHER_COLUMNS = ["file", "label", "class"]  # of the provenance table; `Exported.rows` writes its own
 CARD = Path(__file__).with_name("dataset_card.md")
 FILL_IN = "**Fill this in before you publish the set.**"
+SAFE_FOLDER = re.compile(r"[^\W_][\w .,()+=-]*")
+WINDOWS_DEVICE = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+LONGEST_FOLDER = 100  # bytes: some systems take paths of 260 characters only
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
 
@@ -73,7 +79,8 @@ def export(run: str, to: str, out: Path | None = None, soft_labels: bool = False
     """Writes the condensed set of a run, in a format of FORMATS, to the new folder `out`, complete or not at all.
 
     out: by default runs/<run>/export-<to>. Returns that folder. Raises ValueError for an unknown format or run and for
-    changed images, StageMissing without a finished 04_compensation, FileExistsError when `out` exists.
+    files that the run's stages did not write so, StageMissing without a finished 04_compensation, FileExistsError when
+    `out` exists.
     """
     if to not in FORMATS:
         raise ValueError(f"--to = {to!r}: expected one of {', '.join(FORMATS)}")
@@ -82,23 +89,22 @@ def export(run: str, to: str, out: Path | None = None, soft_labels: bool = False
     with new_folder(out) as folder:
         metadata = FORMATS[to](exported, folder)
         (folder / "README.md").write_text(f"{card(exported.facts, to, **metadata)}\n", encoding="utf-8")
-        (folder / "provenance.json").write_text(json.dumps(exported.facts, indent=1))
+        (folder / "provenance.json").write_text(json.dumps(exported.facts, indent=1), encoding="utf-8")
     return out
 
 
 def gather(run: str, soft_labels: bool = False) -> Exported:
-    """Reads the condensed set of a run; raises like `export`."""
+    """Reads the condensed set of a run, and only files that their manifests list; raises like `export`."""
     found = results.manifests(run)
     if STAGE not in found:
         raise StageMissing(f"RUN = {run!r} has no finished {STAGE}: dc3 run it first")
-    settings, folder = results.settings(run), paths.RUNS / run / STAGE / "condensed"
+    settings, folder = results.settings(run), written_folder(run, f"{STAGE}/condensed")
     classes = settings["classes"]
     images = condensed.load(folder, tuple(classes), parameter="RUN")
     table = pd.read_parquet(folder / condensed.PROVENANCE)
-    _check_files(folder, images, table)
     logits = None
     if soft_labels:
-        teacher = checkpoints.load(paths.RUNS / run / TEACHER).model
+        teacher = checkpoints.load(written(run, TEACHER)).model
         logits = predict(teacher, images.as_tested(settings["image_size"]), amp=False).numpy()
     as_written = True
     if "editor" in table:
@@ -107,17 +113,6 @@ def gather(run: str, soft_labels: bool = False) -> Exported:
         table = table.assign(editor=editors).drop(columns=[] if as_written else ["sha256"])
     facts = _facts(run, found, settings, images, table, soft_labels)
     return Exported(images, classes, table, facts, logits, as_written)
-
-
-def _check_files(folder: Path, images: ImageSet, table: pd.DataFrame) -> None:
-    files = [Path(source).relative_to(folder.name).as_posix() for source in images.sources]
-    changed = sorted(set(files) ^ set(table["file"]))
-    changed += [row.file for row in table.itertuples() if not changed and sha256(folder / row.file) != row.sha256]
-    if changed or files != table["file"].tolist():
-        raise ValueError(
-            f"{paths.shown(folder)} has changed since {STAGE} wrote it ({', '.join(changed[:5]) or 'another order'}): "
-            "run 04_compensation again"
-        )
 
 
 def _facts(
@@ -178,20 +173,38 @@ def plain(value: Any) -> Any:
 
 
 def _write_hf(exported: Exported, folder: Path) -> dict[str, Any]:
-    """Writes train/<class>/<rank>.png, or .jpg, and train/metadata.jsonl; returns the card's `configs`."""
-    lines, rows = [], exported.rows()
+    """Writes train/<folder>/<rank>.png, or .jpg, and train/metadata.jsonl; returns the card's `configs`."""
+    lines, rows, folders = [], exported.rows(), class_folders(exported.classes)
     for number, row in enumerate(rows):
-        name = f"{row['class']}/{row['rank']:05d}{Path(exported.images.source(number)).suffix}"
-        (folder / "train" / row["class"]).mkdir(parents=True, exist_ok=True)
+        own = folders[row["label"]]
+        name = f"{own}/{row['rank']:05d}{Path(exported.images.source(number)).suffix}"
+        (folder / "train" / own).mkdir(parents=True, exist_ok=True)
         (folder / "train" / name).write_bytes(exported.file(number))
         lines.append(json.dumps({"file_name": name} | row))
-    (folder / "train" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "train" / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     names = {str(label): name for label, name in enumerate(exported.classes)}
     columns = [{"name": column.name} | feature(column.type) for column in pa.Table.from_pylist(rows).schema]
     label = {"name": "label", "dtype": {"class_label": {"names": names}}}
     features = [{"name": "image", "dtype": "image"}, label, *(c for c in columns if c["name"] != "label")]
     files = [{"split": "train", "path": "train/**"}]
     return {"configs": [{"config_name": "default", "data_files": files, "features": features}]}
+
+
+def class_folders(classes: Sequence[str]) -> list[str]:
+    """A folder's name for each class, which every file system and `datasets` take: the classes' own, if all are safe.
+
+    Else numbers, 00000, 00001 …, as in the run: then no name leads elsewhere, is hidden, or is another's in lower case.
+    """
+    alone = len({name.casefold() for name in classes}) == len(classes)
+    if alone and all(map(is_safe_folder, classes)):
+        return list(classes)
+    return [f"{label:05d}" for label in range(len(classes))]
+
+
+def is_safe_folder(name: str) -> bool:
+    """Whether a name is a folder's in every system: letters, digits and a few marks, and no device of Windows."""
+    is_plain = SAFE_FOLDER.fullmatch(name) and name[-1] not in " ." and len(name.encode()) <= LONGEST_FOLDER
+    return bool(is_plain) and unicodedata.is_normalized("NFC", name) and not WINDOWS_DEVICE.fullmatch(name)
 
 
 def feature(kind: pa.DataType) -> dict[str, Any]:
@@ -241,7 +254,13 @@ def card(facts: dict[str, Any], to: str, **metadata: Any) -> DatasetCard:
         template_path=str(CARD),
         **facts,
         format=to,
-        parameters_yaml=yaml.safe_dump(facts["parameters"], sort_keys=False, allow_unicode=True, width=100),
+        title=literal(header.pretty_name),
+        literal=literal,
+        numbered=class_folders(facts["classes"]) != facts["classes"],
+        code=fenced(f"CLASSES = {facts['classes']!r}", "python"),
+        parameters_yaml=fenced(
+            yaml.safe_dump(facts["parameters"], sort_keys=False, allow_unicode=True, width=100), "yaml"
+        ),
         photographs=scenes.LICENCES,
         shipped_editor=paths.SHIPPED_EDITOR.name,
         fill_in=FILL_IN,

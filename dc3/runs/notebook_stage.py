@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from dc3.machine import paths
 from dc3.machine.files import replacing
 from dc3.runs import stage
-from dc3.runs.stage import Stage, StageMissing, noun, read_json, write_json
+from dc3.runs.manifests import StageMissing, read_json, write_json, written, written_folder
+from dc3.runs.stage import Stage, noun
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,17 +50,20 @@ class Settings:
     @classmethod
     def of_run(cls, run: str) -> Settings:
         """The settings of a run, read from outside its stages."""
-        return cls.read(paths.RUNS / run / "00_teacher" / SETTINGS)
+        return cls.read(written(run, f"00_teacher/{SETTINGS}"))
 
     @classmethod
     def read(cls, path: Path) -> Settings:
         """Reads settings.json; the device is chosen by its name on this machine."""
         from dc3.machine import devices
 
-        content = read_settings(path)
-        if content is None:
-            raise StageMissing(f"{paths.shown(path)} is missing or damaged: run notebooks/00_teacher.ipynb again")
-        return cls(**content | {"device": devices.device(content["device"])})
+        try:
+            content = read_settings(path)
+            return cls(**content | {"device": devices.device(content["device"])})
+        except (TypeError, KeyError):  # nothing, or the settings of another version
+            raise StageMissing(
+                f"{paths.shown(path)} is missing, damaged or of another version: run notebooks/00_teacher.ipynb again"
+            ) from None
 
     @property
     def amp(self) -> bool | None:
@@ -194,9 +198,14 @@ class NotebookStage(Stage):
         from dc3.strategies import METHODS
 
         elsewhere = self.params["condensed_dir"]
-        folder = self.use(elsewhere) if elsewhere else self._own_provenance.parent
+        folder = self.use(elsewhere) if elsewhere else self._own_folder
         name = f"condensed_dir {folder.name}" if elsewhere else METHODS[self.params["method"]].name
         return {name: condensed.load(folder, self.train.classes)}
+
+    @property
+    def _own_folder(self) -> Path:
+        """The run's own condensed set, with no file that 04_compensation did not write."""
+        return written_folder(self.run, self._own_provenance.parent.relative_to(paths.RUNS / self.run).as_posix())
 
     @cached_property
     def _own_provenance(self) -> Path:

@@ -1,26 +1,30 @@
 """Reports of runs and sweeps, each one HTML file."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from dc3.machine import paths
 from dc3.machine.files import replacing
+from dc3.machine.markup import literal
 from dc3.runs import results
+from dc3.runs.manifests import NotAsWritten, read_manifest
 from dc3.runs.results import Manifests, without_machine_paths
-from dc3.runs.stage import executed_copy, read_manifest
+from dc3.runs.stage import executed_copy
 
 if TYPE_CHECKING:  # nbformat takes seconds to import
     from nbformat import NotebookNode
 
+Content = TypeVar("Content")
 SWEEP_NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
 SUMMARY = """# Run {run}
 
 {dataset}, {classes} classes, {ipc} images per class, method {method}.
 
-{unfinished}Executed notebooks: {links}
+{unfinished}{damaged}Executed notebooks: {links}
 
 ## Accuracy
 
@@ -43,8 +47,8 @@ Versions: {versions}.
 def write_report(run: str, out: Path | None = None, code: bool = False) -> Path:
     """Writes a run's report, by default runs/<run>/report.html: a summary, then its executed notebooks.
 
-    It names unfinished stages and shows what was executed of them. It contains no path of this machine. Raises
-    ValueError for an unknown run, or one without finished stages.
+    It names unfinished stages and damaged files, and shows what was executed and can be read. It contains no path of
+    this machine. Raises ValueError for an unknown run, or one without finished stages.
     """
     from nbformat.v4 import new_markdown_cell, new_notebook
 
@@ -54,29 +58,40 @@ def write_report(run: str, out: Path | None = None, code: bool = False) -> Path:
         notebook.cells += _stage_cells(run, name, name in found)
     out = out or paths.RUNS / run / "report.html"
     with replacing(out) as partial:
-        partial.write_text(_without_machine_paths(page(notebook, f"DC3: {run}", code)))
+        partial.write_text(_without_machine_paths(page(notebook, f"DC3: {run}", code)), encoding="utf-8")
     return out
 
 
 def _summary(run: str, found: Manifests) -> str:
     """The page's summary, as Markdown."""
     params, missing = results.parameters(found), ", ".join(results.missing(found))
+    settings, damage = _readable(results.settings, run, {})
+    accuracy, more_damage = _readable(_accuracy, run, "Not readable.")
     teacher = found.get(results.VALIDATION, {"facts": {}})["facts"].get("teacher")
     versions = (f"{name} {version}" for name, version in results.versions(found).items())
     return SUMMARY.format(
         run=run,
         dataset=params.get("dataset", "images"),
-        classes=len(results.settings(run).get("classes", [])),
+        classes=len(settings["classes"]) if "classes" in settings else "?",
         ipc=params.get("ipc", "?"),
         method=params.get("method", "?"),
         unfinished=f"**Not finished: {missing}.** Their results are missing here.\n\n" if missing else "",
+        damaged="".join(f"**Damaged: {literal(text)}.**\n\n" for text in (damage, more_damage) if text),
         links=" · ".join(f"[{name.replace('_', ' ')}](#{name})" for name in _executed(run)),
-        accuracy=_accuracy(run),
+        accuracy=accuracy,
         teacher=f"{teacher:.1%}" if teacher else "not measured",
         parameters=_html(results.not_default(found)),
         stages=_html(results.stages(found).rename(columns={"seconds": "wall time (s)"})),
         versions=", ".join(versions),
     )
+
+
+def _readable(read: Callable[[str], Content], run: str, otherwise: Content) -> tuple[Content, str]:
+    """What `read` makes of a run, and ""; or `otherwise`, and what is damaged."""
+    try:
+        return read(run), ""
+    except NotAsWritten as error:
+        return otherwise, str(error)
 
 
 def _accuracy(run: str) -> str:
@@ -99,8 +114,13 @@ def _stage_cells(run: str, name: str, finished: bool) -> list:
     import nbformat
 
     state = "" if finished else "\n\n**This stage is not finished.** Its notebook got as far as this:"
+    try:
+        cells = nbformat.read(executed_copy(run, name), as_version=4).cells
+    except Exception as error:  # nbformat raises errors of many kinds for what is not a notebook
+        cells, damage = [], f"{type(error).__name__}: dc3 run makes it again"
+        state = f"\n\n**The executed notebook of {name} is damaged** ({literal(damage)})."
     heading = nbformat.v4.new_markdown_cell(f'<a id="{name}"></a>\n\n---{state}')
-    return [heading, *nbformat.read(executed_copy(run, name), as_version=4).cells]
+    return [heading, *cells]
 
 
 def _html(table: pd.DataFrame) -> str:

@@ -11,8 +11,8 @@ from PIL import Image
 from dc3 import condensed, strategies
 from dc3.compensation import Compensator, condense
 from dc3.machine import paths
+from dc3.runs.manifests import StageMissing, read_manifest, written
 from dc3.runs.notebook_stage import Settings
-from dc3.runs.stage import StageMissing, read_manifest
 
 STAGE = "04_compensation"
 
@@ -37,14 +37,14 @@ def reproduce(run: str, index: int) -> Reproduction:
         raise StageMissing(f"run {run!r} has no finished {STAGE}: dc3 run it first")
     params, settings = manifest["params"], Settings.of_run(run)
     folder = paths.RUNS / run / STAGE / "condensed"
-    made = pd.read_parquet(folder / condensed.PROVENANCE)
+    made = pd.read_parquet(written(run, f"{STAGE}/condensed/{condensed.PROVENANCE}"))
     wanted = made[made["index"] == index]
     if wanted.empty:
         some = ", ".join(map(str, sorted(made["index"])[:5]))
         raise ValueError(f"INDEX = {index}: no condensed image of run {run!r} comes from it; choose from {some} …")
     row = wanted.iloc[0]
     method = strategies.METHODS[params["method"]]
-    picks = pd.read_parquet(paths.RUNS / run / "03_sampling" / method.picks_file)
+    picks = pd.read_parquet(written(run, f"03_sampling/{method.picks_file}"))
     picks = picks[(picks["label"] == row["label"]) & (picks["rank"] == row["rank"])]
     compensator = Compensator.of(params, settings.seed, settings.device)
     with tempfile.TemporaryDirectory() as again:

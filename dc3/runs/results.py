@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from dc3.machine import paths
-from dc3.runs.notebook_stage import SETTINGS, read_settings
+from dc3.runs.manifests import read_manifest, written
+from dc3.runs.notebook_stage import read_settings
 from dc3.runs.parameters import all_declared, notebook_names
-from dc3.runs.stage import read_manifest
 
-VALIDATION = "05_validation"
+TEACHER, VALIDATION = "00_teacher", "05_validation"
 RESULTS = "results.parquet"
 POSIX_PATH = re.compile(r"(?<![\w.:/<~-])(?:/[\w.@+%~-]+){2,}/?")
 WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s'\"<>|]+")
@@ -79,8 +79,13 @@ def versions(found: Manifests) -> dict[str, str]:
 
 
 def settings(run: str) -> dict[str, Any]:
-    """00_teacher's settings: seed, image_size, load (arguments of `datasets.load`), classes …; {} before it is done."""
-    return read_settings(paths.RUNS / run / "00_teacher" / SETTINGS) or {}
+    """00_teacher's settings: seed, image_size, load (arguments of `datasets.load`), classes …; {} before it is done.
+
+    NotAsWritten (a ValueError) when the file is not what 00_teacher wrote.
+    """
+    if read_manifest(run, TEACHER) is None:
+        return {}
+    return read_settings(written(run, f"{TEACHER}/settings.json")) or {}
 
 
 def shown(value: Any) -> str:
@@ -119,15 +124,17 @@ def students(history: pd.DataFrame, sizes: Sizes) -> pd.DataFrame:
 def of_run(run: str) -> pd.DataFrame | None:
     """A run's `students`, in the order of training; None when 05_validation is not finished.
 
+    NotAsWritten (a ValueError) for a file that 05_validation did not write so.
     A run of an earlier version has histories instead of results.parquet, without the students of smaller_ipcs and
     without stored bytes (NaN).
     """
-    if read_manifest(run, VALIDATION) is None:
+    manifest = read_manifest(run, VALIDATION)
+    if manifest is None:
         return None
-    folder = paths.RUNS / run / VALIDATION
-    if (folder / RESULTS).exists():
-        return pd.read_parquet(folder / RESULTS)
-    files = [path for name in ("history.parquet", "networks.parquet") if (path := folder / name).exists()]
+    if RESULTS in manifest["outputs"]:
+        return pd.read_parquet(written(run, f"{VALIDATION}/{RESULTS}"))
+    histories = [name for name in ("history.parquet", "networks.parquet") if name in manifest["outputs"]]
+    files = [written(run, f"{VALIDATION}/{name}") for name in histories]
     history = pd.concat(map(pd.read_parquet, files)).drop_duplicates(["method", "network", "seed", "epoch"])
     ipc = (read_manifest(run, "03_sampling") or {"params": {}})["params"].get("ipc", np.nan)
     return students(history, dict.fromkeys(history["method"], (ipc, np.nan, np.nan)))

@@ -5,6 +5,7 @@ over from it, as hard links; that is safe because stages never change a file in 
 The notebook of any other stage is executed through papermill.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -17,24 +18,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dc3.machine import files, paths
-from dc3.machine.files import flush_to_disk, replacing, sha256
+from dc3.machine.files import flush_to_disk, remove, replacing, sha256
 from dc3.machine.fingerprints import notebook_fingerprint
 from dc3.runs.checks import check_inputs
+from dc3.runs.manifests import MANIFEST, Record, read_json, read_manifest, write_json
 from dc3.runs.notebooks import strip_noise
 from dc3.runs.parameters import Parameter, ParameterError, all_declared, check, notebook_names
 from dc3.runs.stage import (
-    MANIFEST,
     busy_message,
     discard,
     executed_copy,
     figures_of,
-    read_manifest,
     run_lock,
     set_aside_earlier_layout,
     stage_lock,
     why_different,
     why_not_current,
-    write_json,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ log = logging.getLogger(__name__)
 
 Execute = Callable[[str, str, dict[str, Any]], None]  # stage, run, values to inject; leaves the executed copy
 README = "README.md"  # in the folder of a run's figures
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # faults of this run's disk, not of another run's files
 BUSY = "another process is executing run {run!r}: wait for it to end, or choose another name (-p run NAME)"
 
 
@@ -90,8 +90,16 @@ def run_notebooks(
 def _why_not_current(run: str, name: str, params: dict[str, Any], redo: bool) -> str | None:
     if redo:
         return "forced"
-    reason = why_not_current(run, name, params)
-    return reason if reason or executed_copy(run, name).exists() else "no executed notebook"
+    return why_not_current(run, name, params) or _why_no_notebook(executed_copy(run, name))
+
+
+def _why_no_notebook(executed: Path) -> str | None:
+    """None for a readable notebook. It has no SHA-256 in the manifest, because it is written after it."""
+    if not executed.exists():
+        return "no executed notebook"
+    content = read_json(executed)
+    is_notebook = isinstance(content, dict) and isinstance(content.get("cells"), list)
+    return None if is_notebook else "its executed notebook is damaged"
 
 
 def _redo(run: str, name: str, injected: dict[str, Any], reason: str, from_nothing: bool, execute: Execute) -> None:
@@ -227,27 +235,35 @@ def take_over(run: str, name: str, params: dict[str, Any]) -> str | None:
     gathered = paths.RUNS / run / f".{name}.shared"
     for path in sorted(paths.RUNS.glob(f"*/{name}/{MANIFEST}")):
         other = path.parent.parent.name
-        manifest = read_manifest(other, name)
-        if other == run or manifest is None:
+        manifest = _manifest_of_another(other, name) if other != run else None
+        if manifest is None:
             continue
         shared = manifest | {"run": run, "params": manifest["params"] | {"run": run}, "shared_from": other}
         if why_different(shared, run, params, code):
             continue
         try:
-            if _gather(other, manifest, gathered):
+            if _gather(other, name, manifest, gathered):
                 with files.locked(stage_lock(run, name), busy_message(run, name)):
                     _move_in(gathered, run, name)
                     write_json(paths.RUNS / run / name / MANIFEST, shared | {"params": params})
                 return other
         finally:
-            shutil.rmtree(gathered, ignore_errors=True)
+            remove(gathered)
     return None
 
 
-def _gather(run: str, manifest: dict[str, Any], gathered: Path) -> bool:
-    """Links a stage's files into the folder `gathered`; False when they differ from the manifest."""
-    name = manifest["stage"]
-    shutil.rmtree(gathered, ignore_errors=True)
+def _manifest_of_another(run: str, name: str) -> Record | None:
+    """Another run's manifest; None also when it cannot be read, which is that run's concern."""
+    try:
+        return read_manifest(run, name)
+    except OSError as error:
+        log.warning("%s of run %s is not shared: %s", name, run, error)
+        return None
+
+
+def _gather(run: str, name: str, manifest: Record, gathered: Path) -> bool:
+    """Links a stage's files into the folder `gathered`; False when they differ from the manifest or cannot be read."""
+    remove(gathered)
     sources = {"outputs": paths.RUNS / run / name, "figures": paths.FIGURES / run}
     try:
         link(executed_copy(run, name), gathered / "notebook.ipynb")
@@ -255,16 +271,22 @@ def _gather(run: str, manifest: dict[str, Any], gathered: Path) -> bool:
             (gathered / kind).mkdir()
             for file in manifest[kind]:
                 link(folder / file, gathered / kind / file)
+        files_of = ((gathered / kind / file, digest) for kind in sources for file, digest in manifest[kind].items())
+        return not _why_no_notebook(gathered / "notebook.ipynb") and all(sha256(f) == digest for f, digest in files_of)
     except FileNotFoundError:  # deleted, or just restarted by its own run
         return False
-    return all(sha256(gathered / kind / file) == digest for kind in sources for file, digest in manifest[kind].items())
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        log.warning("%s of run %s is not shared: %s", name, run, error)
+        return False
 
 
 def _move_in(gathered: Path, run: str, name: str) -> None:
     """Replaces the stage's files, figures and notebook by the gathered ones."""
     stage, figures, notebook = paths.RUNS / run / name, paths.FIGURES / run, executed_copy(run, name)
     set_aside_earlier_layout(run, name)
-    shutil.rmtree(stage, ignore_errors=True)
+    remove(stage)
     for folder in (figures, notebook.parent):
         folder.mkdir(parents=True, exist_ok=True)
     (gathered / "outputs").rename(stage)

@@ -9,7 +9,6 @@ kill.
 
 import importlib.metadata
 import itertools
-import json
 import logging
 import platform
 import shutil
@@ -20,24 +19,30 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dc3.machine import files, paths
-from dc3.machine.files import replacing, sha256
+from dc3.machine.files import remove, sha256
 from dc3.machine.fingerprints import is_unchanged, notebook_fingerprint, path_fingerprint
 from dc3.machine.paths import Place
+from dc3.runs.manifests import (
+    BEGUN,
+    MANIFEST,
+    SMALL,
+    Record,
+    listed,
+    read_begun,
+    read_manifest,
+    read_record,
+    write_json,
+    written,
+)
 from dc3.runs.parameters import check, decisive, declared, notebook_names
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-BEGUN = "begun.json"  # what a stage under way began with: decides if it resumes after a kill
 LAYOUT = 2  # of dc3's modules, in manifests; older ones, of flat modules, have none
 EARLIER = ".earlier"  # in a run: stages of an earlier layout, never removed
 LOCKS = ".locks"
 ORPHAN_SECONDS = 10  # a kernel whose runner was killed ends within a second or two
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "peft", "scikit-learn", "numpy")
-
-
-class StageMissing(RuntimeError):
-    """A stage needs another that is not finished in this run; the message says what to run."""
 
 
 @dataclass
@@ -63,19 +68,18 @@ class Stage:
         return paths.FIGURES / self.run
 
     def input(self, name: str) -> Path:
-        """The path of an earlier stage's file, such as "02_binning/bins.parquet". StageMissing when it is absent."""
-        stage, file = name.split("/", 1)
-        manifest = read_manifest(self.run, stage)
-        if manifest is None or file not in manifest["outputs"]:
-            raise StageMissing(f"run {self.run!r} has no finished {stage}: run notebooks/{stage}.ipynb first")
-        self.inputs[name] = manifest["outputs"][file]
-        return paths.RUNS / self.run / name
+        """The path of an earlier stage's file, such as "02_binning/bins.parquet".
+
+        StageMissing when the stage is not finished, NotAsWritten when the file is not the one that it wrote.
+        """
+        self.inputs[name] = listed(self.run, name)
+        return written(self.run, name, largest=SMALL)
 
     def use(self, path: Path | str) -> Place:
         """Records that the stage depends on a file or folder outside the run (data, weights); returns its place."""
         place = paths.located(str(path))
         self.external[paths.relative_in_repository(place)] = path_fingerprint(place)
-        if begun := read_json(self.folder / BEGUN):
+        if begun := read_begun(self.folder):
             write_json(self.folder / BEGUN, begun | {"external": begun["external"] | self.external})
         return place
 
@@ -139,10 +143,10 @@ def begin(name: str, namespace: dict[str, Any], kind: type[S] = Stage) -> S:  # 
     set_aside_earlier_layout(stage.run, name)
     images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # where a copy goes
     begun = {"layout": LAYOUT, "params": images_of, "code": stage.code, "external": {}}
-    left = _record(stage.folder / BEGUN)
+    left = read_begun(stage.folder)
     if left is None or why_different(left, stage.run, images_of, stage.code):
         left = begun
-        shutil.rmtree(stage.folder, ignore_errors=True)
+        remove(stage.folder)
         for figure in figures_of(stage.figures, name):  # which `finish` would count as new
             figure.unlink()
     (stage.folder / MANIFEST).unlink(missing_ok=True)
@@ -181,8 +185,7 @@ def discard(run: str, name: str) -> None:
         set_aside_earlier_layout(run, name)
         for mark in (BEGUN, MANIFEST):  # first, so that no stage resumes from half of it
             (folder / mark).unlink(missing_ok=True)
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove(folder)
 
 
 def set_aside_earlier_layout(run: str, name: str) -> None:
@@ -202,12 +205,13 @@ def set_aside_earlier_layout(run: str, name: str) -> None:
 def is_of_earlier_layout(run: str, name: str) -> bool:
     """Whether an earlier layout of dc3 began or finished the stage."""
     folder = paths.RUNS / run / name
-    record = _record(folder / MANIFEST) or _record(folder / BEGUN)
+    record = read_record(folder / MANIFEST) or read_record(folder / BEGUN)
     return record is not None and _is_earlier(record)
 
 
-def _is_earlier(record: dict[str, Any]) -> bool:
-    return record.get("layout", 1) < LAYOUT
+def _is_earlier(record: Record) -> bool:
+    layout = record.get("layout", 1)
+    return isinstance(layout, int) and layout < LAYOUT
 
 
 def _why_earlier(run: str, name: str) -> str:
@@ -224,7 +228,7 @@ def _earlier_folder(run: str, name: str) -> Path:
 def _remove_half_written(stage: Stage) -> None:
     """Removes partial files of killed processes, perhaps gigabytes that nothing would overwrite."""
     for path in (*stage.folder.rglob(".*.partial*"), *stage.figures.glob(f".{noun(stage.name)}_*.partial*")):
-        path.unlink()
+        remove(path)
 
 
 def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
@@ -242,7 +246,7 @@ def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
     )
 
 
-def why_different(record: dict[str, Any], run: str, params: dict[str, Any], code: str) -> str | None:
+def why_different(record: Record, run: str, params: dict[str, Any], code: str) -> str | None:
     """Why a stage with this manifest or begun.json, of any run, would differ in `run` now; None when it would not.
 
     Inputs are compared with the outputs of this run's stages.
@@ -279,33 +283,9 @@ def _damage(folder: Path, files: dict[str, str]) -> str | None:
     return None
 
 
-def read_manifest(run: str, stage: str) -> dict[str, Any] | None:
-    """A finished stage's manifest; None when it is absent or damaged."""
-    return _record(paths.RUNS / run / stage / MANIFEST)
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    content = read_json(path)
-    return content if isinstance(content, dict) else None
-
-
 def executed_copy(run: str, name: str) -> Path:
     """The path of a stage's executed notebook."""
     return paths.RUNS / run / "notebooks" / f"{name}.ipynb"
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; None when it is absent or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON, complete or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, default=str))
 
 
 def git_commit() -> str | None:

@@ -19,10 +19,10 @@ import pandas as pd
 from dc3.machine import files, paths
 from dc3.machine.files import replacing
 from dc3.runs.checks import check_inputs
+from dc3.runs.manifests import NotAsWritten, read_manifest
 from dc3.runs.parameters import ParameterError, all_declared, check, notebook_names, read_file
 from dc3.runs.results import SCORES, VALIDATION, of_run, whole_sets
 from dc3.runs.runner import StageFailed, run_notebooks
-from dc3.runs.stage import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ SLOW_TO_CHECK = [  # the parameter that triggers a check in check_inputs, then t
     (
         *("dataset", "data_dir", "image_size", "images_per_class", "ipc", "sure_share", "compared", "crops_per_side"),
         *("crop_tries", "crop_images", "generators", "dit_base", "dit_rows", "class_names"),
+        *("teacher", "teacher_network", "teacher_width", "allow_pickle"),
     ),
     ("vae", "vae_revision", "encode_size"),
     ("editor", "editor_revision", "edit_size"),
@@ -221,7 +222,7 @@ def _write_results(sweep: Sweep) -> Path:
 
 def _collect(sweep: Sweep) -> pd.DataFrame:
     finished = {run: manifest for run, params in sweep.runs.items() if (manifest := _finished(run, params))}
-    tables = [_students(sweep, run, manifest) for run, manifest in finished.items()]
+    tables = [table for run, manifest in finished.items() if (table := _students(sweep, run, manifest)) is not None]
     columns = list(dict.fromkeys(["run", *sweep.keys, *RESULTS]))
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
@@ -239,10 +240,15 @@ def _finished(run: str, params: Values) -> Values | None:
     return manifests.get(VALIDATION) if done else None
 
 
-def _students(sweep: Sweep, run: str, manifest: Values) -> pd.DataFrame:
+def _students(sweep: Sweep, run: str, manifest: Values) -> pd.DataFrame | None:
+    """The rows of a run; None, with a warning, when its results are not what 05_validation wrote."""
     keys = {key: sweep.runs[run][key] for key in sweep.keys}
     values = {key: json.dumps(value) if isinstance(value, list) else value for key, value in keys.items()}
     values |= {"teacher_accuracy": manifest["facts"].get("teacher"), "wall_seconds": manifest["wall_seconds"]}
-    students = of_run(run)
+    try:
+        students = of_run(run)
+    except NotAsWritten as error:
+        log.warning("left out: %s", error)
+        return None
     assert students is not None, "05_validation is finished"
     return whole_sets(students).rename(columns=STUDENT).assign(run=run, **values)
