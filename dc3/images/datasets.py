@@ -37,6 +37,7 @@ def load(
     download: bool = True,
     framing: str = "crop",
     resampling: str = "bilinear",
+    exif_orientation: bool = True,
 ) -> ImageSet:
     """Load `split` ("train" or "test") of a data set in DATASETS: its original images, of any size.
 
@@ -56,7 +57,7 @@ def load(
     folder = None if data_dir in (None, "") else place(data_dir)
     with reaching(folder):
         images = DATASETS[dataset](_Request(dataset, split, folder, images_per_class, seed, download))
-    return replace(images, framing=framing, resampling=resampling)
+    return replace(images, framing=framing, resampling=resampling, exif_orientation=exif_orientation)
 
 
 def check_ipc(image_set: ImageSet, ipc: int) -> None:
