@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, PngImagePlugin
 
-from dc3.images.datasets import IMG_EXTENSIONS, image_folder
+from dc3.images.datasets import image_folder
 from dc3.images.decoding import FORMATS, opened, read_bytes
+from dc3.images.folders import IMG_EXTENSIONS
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Columns, Engine
 from dc3.machine.files import check_regular, printable, replacing, sha256
