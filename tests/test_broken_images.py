@@ -110,7 +110,8 @@ def test_an_image_folder_that_is_gone_altogether(settled, tmp_path):
 
 @pytest.mark.parametrize("turned", [True, False])
 def test_the_stage_hands_exif_orientation_to_the_images_of_every_later_stage(settled, turned):
-    stage, _ = settled
-    stage.params["exif_orientation"] = turned
+    settings, _ = settled
+    params = {"seed": 0, "device": "cpu", "precision": "auto", "image_size": SIZE, **settings.load}
+    stage = NotebookStage("00_teacher", "tiny", params | {"exif_orientation": turned}, "code")
     stage.settle()
     assert stage.train.exif_orientation == stage.test.exif_orientation == turned
