@@ -355,8 +355,8 @@ def publish(folder: Path, target: Place) -> int:
     Every file arrives complete or not at all; provenance.parquet, with the SHA-256 of each image, comes last: with it
     the set is complete. ValueError as `check_room_for`, OSError if the target cannot be written.
     """
-    files = (path for path in sorted(folder.glob("*/*")) if path.suffix in SUFFIXES.values())
-    names = [path.relative_to(folder).as_posix() for path in files]
+    suffixes = tuple(SUFFIXES.values())
+    names = [name for name in files_below(folder) if name.count("/") == 1 and name.endswith(suffixes)]
     check_room_for(names, target)
     with reaching(target):
         (target / PROVENANCE).unlink(missing_ok=True)

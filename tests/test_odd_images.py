@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torchvision
 from PIL import Image, ImageOps
+from upath import UPath
 
 from dc3 import condensed
 from dc3.images import datasets, decoding
@@ -178,6 +179,23 @@ def test_an_error_of_the_machine_is_told_as_such(set_of_two, monkeypatch, number
     with pytest.raises(UnreachableImage, match=named) as told:
         read_image(path)
     assert "replace or remove" not in str(told.value)
+
+
+def test_an_error_of_a_remote_store_is_told_as_such(monkeypatch):
+    path = UPath("memory://odd-images/0.png")
+
+    class SlowDown(Exception):
+        """As a store's client raises its own."""
+
+    def fail(_):
+        raise SlowDown("reduce your request rate")
+
+    monkeypatch.setattr(type(path), "read_bytes", fail)
+    with pytest.raises(UnreachableImage, match=r"memory://odd-images/0\.png \(SlowDown: reduce your request rate"):
+        read_image(path)
+    monkeypatch.undo()
+    with pytest.raises(UnreadableImage, match=r"memory://odd-images/0\.png .*replace or remove"):
+        read_image(path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a limit of open files is POSIX's")

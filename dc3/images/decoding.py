@@ -128,7 +128,13 @@ def _content(path: str | Place) -> bytes:
     path = Path(path) if isinstance(path, str) else path
     if isinstance(path, Path):
         check_regular(path)
-    return path.read_bytes()
+        return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # each store has exceptions of its own
+        raise ConnectionError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
