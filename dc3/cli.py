@@ -103,12 +103,13 @@ def check_data(
         bool | None,
         typer.Option("--decode/--headers", help="decode every file, or only its header; default: up to 20,000"),
     ] = None,
+    condensed: Annotated[bool, typer.Option("--condensed", help="DIR is a condensed set, however named")] = False,
 ) -> None:
     """Show the classes, counts, sizes and unreadable files of a folder; exit with 1 if a run would refuse it."""
     from dc3.runs import data_check
 
     try:
-        seen = data_check.look(folder, decode)
+        seen = data_check.look(folder, decode, condensed)
     except (ValueError, OSError) as error:
         stop(f"DIR = {str(folder)!r}: {error}", REFUSED)
     typer.echo(data_check.report(seen))

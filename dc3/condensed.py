@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, PngImagePlugin
 
-from dc3.images.datasets import IMG_EXTENSIONS, image_folder
-from dc3.images.decoding import read_image
+from dc3.images.datasets import image_folder
+from dc3.images.decoding import FORMATS, opened, read_bytes
+from dc3.images.folders import IMG_EXTENSIONS
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Columns, Engine
-from dc3.machine.files import printable, remove, replacing, sha256
+from dc3.machine.files import check_regular, printable, remove, replacing, sha256
 from dc3.machine.keeping import read_undamaged
 from dc3.machine.paths import Place, files_below, reaching
 from dc3.machine.progress import tqdm
@@ -124,7 +125,9 @@ def fill(
     """
     picks = picks.sort_values(["label", "rank"]).reset_index(drop=True)
     targets = [folder / f"{row.label:05d}" / f"{row.rank:05d}{storage.suffix}" for row in picks.itertuples()]
-    framing = {"framing": images.framing, "resampling": images.resampling}
+    framing: dict[str, Any] = {"framing": images.framing, "resampling": images.resampling}
+    if images.root is not None:
+        framing["exif_orientation"] = images.exif_orientation
     stamp = json.loads(json.dumps(stamp | framing | storage.stamp))
     (folder / PROVENANCE).unlink(missing_ok=True)
     _remove_others(folder, set(targets))
@@ -169,7 +172,8 @@ class MakeWork:
 
 def history(path: Path) -> dict[str, Any]:
     """The history in a condensed image: {"index", "source_sha256", "set", "draw"}."""
-    with Image.open(path) as image:
+    check_regular(path)
+    with Image.open(path, formats=FORMATS) as image:
         image.load()
         return json.loads(image.text[CHUNK_KEY] if image.format == "PNG" else image.info["comment"])
 
@@ -254,12 +258,10 @@ def load(
     return replace(found.cached(), stored_bytes=stored)
 
 
-def _stored_bytes(path: Place) -> int:
-    try:
-        return len(without_history(path.read_bytes()))
-    except Exception:
-        read_image(path)  # names the file
-        raise
+def _stored_bytes(file: Place) -> int:
+    content = read_bytes(file)
+    with opened(io.BytesIO(content), str(file)):  # refuses what is no image by the file's name
+        return len(without_history(content))
 
 
 def load_beside(folders: list[str], classes: tuple[str, ...], parameter: str) -> dict[str, ImageSet]:
@@ -303,7 +305,7 @@ def storage_of(images: ImageSet, provenance: pd.DataFrame | None, image_size: in
 
 def without_history(content: bytes) -> bytes:
     """A condensed image's file without the history that `fill` wrote into it; other files as they are."""
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         image.load()
         if image.format == "PNG" and CHUNK_KEY in image.text:
             chunk = b"tEXt" + CHUNK_KEY.encode() + b"\0" + image.text[CHUNK_KEY].encode()
@@ -360,8 +362,8 @@ def publish(folder: Path, target: Place) -> int:
     Every file arrives complete or not at all; provenance.parquet, with the SHA-256 of each image, comes last: with it
     the set is complete. ValueError as `check_room_for`, OSError if the target cannot be written.
     """
-    files = (path for path in sorted(folder.glob("*/*")) if path.suffix in SUFFIXES.values())
-    names = [path.relative_to(folder).as_posix() for path in files]
+    suffixes = tuple(SUFFIXES.values())
+    names = [name for name in files_below(folder) if name.count("/") == 1 and name.endswith(suffixes)]
     check_room_for(names, target)
     with reaching(target):
         (target / PROVENANCE).unlink(missing_ok=True)

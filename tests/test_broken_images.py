@@ -65,7 +65,7 @@ def settled(home):
                 Image.new("RGB", (SIZE, SIZE), (shade, k, 0)).save(images / split / name / f"{k}.png")
     params = {"seed": 0, "device": "cpu", "precision": "auto"}
     params |= {"dataset": "imagefolder", "data_dir": str(images), "image_size": SIZE, "images_per_class": 0}
-    params |= {"framing": "crop", "resampling": "bilinear"}
+    params |= {"framing": "crop", "resampling": "bilinear", "exif_orientation": True}
     stage = NotebookStage("00_teacher", "tiny", params, "code")
     stage.settle()
     return stage.settings, images
@@ -106,3 +106,12 @@ def test_an_image_folder_that_is_gone_altogether(settled, tmp_path):
     images.rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"data_dir = .*images' is not a folder: expected a folder with train/"):
         settings.image_set("train")
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_the_stage_hands_exif_orientation_to_the_images_of_every_later_stage(settled, turned):
+    settings, _ = settled
+    params = {"seed": 0, "device": "cpu", "precision": "auto", "image_size": SIZE, **settings.load}
+    stage = NotebookStage("00_teacher", "tiny", params | {"exif_orientation": turned}, "code")
+    stage.settle()
+    assert stage.train.exif_orientation == stage.test.exif_orientation == turned

@@ -158,16 +158,6 @@ def test_transparency_is_composited_over_white(tmp_path):
     assert (read_image(saved(tmp_path, palette, transparency=1), Frame(8)) == 255).all()
 
 
-def test_exif_orientation_is_not_applied_as_in_imagefolder(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90°
-    pixels = np.zeros((16, 16, 3), np.uint8)
-    pixels[:8] = 255
-    path = saved(tmp_path, Image.fromarray(pixels), "turned.png", exif=exif)
-    np.testing.assert_array_equal(read_image(path, Frame(16)), pixels)
-    np.testing.assert_array_equal(np.asarray(torchvision.datasets.folder.default_loader(path)), pixels)
-
-
 def test_unreadable_images_are_named(tmp_path, monkeypatch):
     whole = saved(tmp_path, scenes.photograph("rocket"), "whole.jpg")
     (tmp_path / "truncated.jpg").write_bytes(whole.read_bytes()[:2000])

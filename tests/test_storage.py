@@ -86,7 +86,7 @@ def test_the_fingerprint_of_a_remote_set_tells_a_changed_and_a_vanished_file(mem
 def test_a_stage_knows_when_what_it_read_by_url_has_changed(memory, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     params = {"seed": 0, "device": "cpu", "precision": "auto", "data_dir": memory, "image_size": 8}
-    params |= {"framing": "crop", "resampling": "bilinear"} | LOAD
+    params |= {"framing": "crop", "resampling": "bilinear", "exif_orientation": True} | LOAD
     stage = NotebookStage("00_teacher", "tiny", params, "code")
     stage.settle()
     settings = stage.settings

@@ -1,6 +1,5 @@
 """Image sets by name: the embedded scenes10, torchvision's CIFAR, any folder of class folders."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,13 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from dc3.images import scenes
+from dc3.images.folders import IMG_EXTENSIONS, SPLIT_FOLDERS, class_folders, images_of, split_folder
 from dc3.images.framing import Frame
 from dc3.images.image_set import ImageSet, in_memory
-from dc3.machine.files import is_utf8, printable
-from dc3.machine.paths import Place, files_below, place, reaching
-
-IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}  # the first that exists: ImageNet's test has no labels
+from dc3.machine.paths import Place, place, reaching
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,7 @@ def load(
     download: bool = True,
     framing: str = "crop",
     resampling: str = "bilinear",
+    exif_orientation: bool = True,
 ) -> ImageSet:
     """Load `split` ("train" or "test") of a data set in DATASETS: its original images, of any size.
 
@@ -56,7 +53,7 @@ def load(
     folder = None if data_dir in (None, "") else place(data_dir)
     with reaching(folder):
         images = DATASETS[dataset](_Request(dataset, split, folder, images_per_class, seed, download))
-    return replace(images, framing=framing, resampling=resampling)
+    return replace(images, framing=framing, resampling=resampling, exif_orientation=exif_orientation)
 
 
 def check_ipc(image_set: ImageSet, ipc: int) -> None:
@@ -73,10 +70,11 @@ def check_ipc(image_set: ImageSet, ipc: int) -> None:
 def image_folder(folder: Place, *, name: str, split: str, parameter: str = "data_dir") -> ImageSet:
     """A folder of class folders in the order of torchvision's ImageFolder; `parameter` names it in errors.
 
-    ValueError for fewer than two classes, a class without images, and class names that are not UTF-8.
+    What systems leave behind is no image and no class (`paths.is_hidden`). ValueError as `folders.class_folders`, and
+    for a class without images.
     """
-    classes = _class_names(folder, parameter)
-    files = _images(folder, classes)
+    found = class_folders(folder, parameter)
+    classes, files = list(found), images_of(folder, list(found.values()))
     labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in files])
     empty = [classes[c] for c in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
     if empty:
@@ -88,53 +86,11 @@ def image_folder(folder: Place, *, name: str, split: str, parameter: str = "data
     return ImageSet(name, split, tuple(classes), labels, sources, root=folder.parent)
 
 
-def _images(folder: Place, classes: list[str]) -> list[list[str]]:
-    """The images of each class, relative to the folder's parent, in the order of torchvision's ImageFolder."""
-    of_class: dict[str, list[str]] = {name: [] for name in classes}
-    for path in files_below(folder):
-        if path.lower().endswith(IMG_EXTENSIONS):
-            of_class.get(path.split("/")[0], []).append(path)
-    return [
-        [os.path.join(folder.name, path) for path in sorted(paths, key=os.path.split)] for paths in of_class.values()
-    ]
-
-
-def _class_names(folder: Place, parameter: str) -> list[str]:
-    try:
-        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        classes = []
-    if len(classes) < 2:
-        raise ValueError(f"{parameter}: {folder} has {len(classes)} class folders, at least 2 are needed")
-    unreadable = [printable(name) for name in classes if not is_utf8(name)]
-    if unreadable:
-        raise ValueError(f"{parameter}: {folder} has class folders whose names are not UTF-8 ({', '.join(unreadable)})")
-    return classes
-
-
-def split_folder(data_dir: Place | None, split: str) -> Place:
-    """The folder of `split` ("train" or "test") of an imagefolder.
-
-    Raises ValueError when `data_dir` is None, FileNotFoundError naming what it holds when the split is missing.
-    """
-    expected = "expected a folder with train/ and val/ (or test/), each with one folder of images per class"
-    if data_dir is None:
-        raise ValueError(f"data_dir is not set: dataset = 'imagefolder' {expected}")
-    if not data_dir.is_dir():
-        raise FileNotFoundError(f"data_dir = {str(data_dir)!r} is not a folder: {expected}")
-    candidates = SPLIT_FOLDERS[split]
-    found = [data_dir / name for name in candidates if (data_dir / name).is_dir()]
-    if not found:
-        held = ", ".join(sorted(entry.name for entry in data_dir.iterdir())[:5]) or "nothing"
-        missing = " or ".join(f"{name}/" for name in candidates)
-        raise FileNotFoundError(f"data_dir = {str(data_dir)!r} has no {missing} (it holds {held}): {expected}")
-    return found[0]
-
-
 def _load_imagefolder(request: _Request) -> ImageSet:
     folder = split_folder(request.data_dir, request.split)
     if request.split == "test":
-        train, test = (_class_names(split_folder(request.data_dir, split), "data_dir") for split in ("train", "test"))
+        folders = (split_folder(request.data_dir, split) for split in ("train", "test"))
+        train, test = (list(class_folders(folder, "data_dir")) for folder in folders)
         if train != test:
             only = ", ".join(sorted(set(train) ^ set(test))[:5])
             raise ValueError(

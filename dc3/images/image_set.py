@@ -37,6 +37,7 @@ class ImageSet:
     root: Place | None = None
     framing: str = "crop"
     resampling: str = "bilinear"
+    exif_orientation: bool = True  # of files, as in `read_image`
     frame: Frame | None = None
     frames: np.ndarray | None = None  # (n, S, S, 3) uint8
     stored_bytes: np.ndarray | None = None  # (n,) int64, of the files of a condensed set
@@ -86,7 +87,7 @@ class ImageSet:
             yield from (self.pixels[i] if frame is None else frame.pixels(self.pixels[i]) for i in chosen)
             return
         with ThreadPoolExecutor(DECODERS) as pool:
-            yield from pool.map(lambda i: read_image(self.file(i), frame), chosen)
+            yield from pool.map(lambda i: read_image(self.file(i), frame, self.exif_orientation), chosen)
 
     def own_sizes(self, indices: ArrayLike | None = None) -> np.ndarray:
         """Height and width of the originals at `indices` (None: all), from the files' headers: int64 (b, 2)."""
@@ -94,7 +95,7 @@ class ImageSet:
         if self.pixels is not None:
             return np.array([self.pixels[i].shape[:2] for i in chosen], np.int64).reshape(-1, 2)
         with ThreadPoolExecutor(DECODERS) as pool:
-            sizes = list(pool.map(lambda i: size_of(self.file(i))[::-1], chosen))
+            sizes = list(pool.map(lambda i: size_of(self.file(i), self.exif_orientation)[::-1], chosen))
         return np.array(sizes, np.int64).reshape(-1, 2)
 
     @property
@@ -191,7 +192,7 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 over the originals in memory; for files over names, sizes and modification times or ETags.
 
-        Includes how the images are framed.
+        Includes how the images are framed and turned.
         """
         framed = self.frame or (self.framing, self.resampling)
         digest = hashlib.sha256(repr((self.name, self.split, self.classes, framed)).encode())
@@ -200,6 +201,7 @@ class ImageSet:
             for image in self.pixels:
                 _add_image(digest, image)
             return digest.hexdigest()
+        digest.update(f"exif_orientation={self.exif_orientation}\n".encode())
         for source, mark in zip(self.sources, self._marks(), strict=True):
             digest.update(f"{source}\0{mark}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,6 +128,22 @@ def locked(path: Path, busy: str, wait: float = 0) -> Iterator[None]:
         yield
     finally:
         release_lock(path)
+
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def check_regular(path: Path | str) -> None:
+    """OSError unless `path` leads to a regular file: opening a pipe or a device could wait for ever."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(f"it is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a regular file")
 
 
 class LinkLoop(ValueError):

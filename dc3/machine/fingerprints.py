@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dc3.machine import paths
-from dc3.machine.files import LinkLoop, sha256, walk
-from dc3.machine.paths import PACKAGE, Place, marks
+from dc3.machine.files import LinkLoop, sha256
+from dc3.machine.paths import PACKAGE, Place, files_below, is_hidden, marks
 
 BY_METHOD = Path("runs/notebook_stage.py")  # the imports of its methods count for the notebooks that use them
 LAST = "stage.finish("  # in the last cell that decides a stage's result
@@ -157,13 +157,15 @@ SMALL = 64 << 20  # bytes: up to here the content counts, which is the same in e
 def path_fingerprint(path: Place) -> str:
     """Hex digest of a file or folder: names and contents up to SMALL bytes in all, else names, sizes and times.
 
-    A large one may hold hundreds of gigabytes. For a URL names, sizes and ETags count. LinkLoop for a folder that
-    contains itself.
+    A large one may hold hundreds of gigabytes. For a URL names, sizes and ETags count. Files that `is_hidden` do not:
+    looking into a folder with Finder or Jupyter does not change it. LinkLoop for a folder that contains itself.
     """
     if not isinstance(path, Path):
-        return hashlib.sha256(repr(marks(path)).encode("utf-8", "surrogateescape")).hexdigest()
+        visible = {name: mark for name, mark in marks(path).items() if not is_hidden(name)}
+        return hashlib.sha256(repr(visible).encode("utf-8", "surrogateescape")).hexdigest()
     digest, total, small = hashlib.sha256(), 0, []
-    for file in [str(path)] if path.is_file() else filter(os.path.isfile, walk(path)):
+    files = [str(path)] if path.is_file() else (os.path.join(path, name) for name in files_below(path))
+    for file in filter(os.path.isfile, files):
         status = os.stat(file)
         total += status.st_size
         digest.update(_line(path, file, f"{status.st_size}\0{status.st_mtime_ns}"))

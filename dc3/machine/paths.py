@@ -4,7 +4,7 @@ Two environment variables move them: DC3_HOME the outputs (runs/, figures/), DC3
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Union
@@ -24,6 +24,7 @@ RUNS = HOME / "runs"  # <run>/<stage>/
 FEATURES = RUNS / ".features"  # a cache of image sets' features; may be deleted at any time
 FIGURES = HOME / "figures"  # <run>/: pictures, and tables as .csv and .md
 Place = Union[Path, "UPath"]  # upath and fsspec are imported only for URLs
+DROPPINGS = ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 MARKS = ["size", "ETag", "etag", "md5Hash", "content_md5", "checksum", "mtime", "LastModified", "last_modified"]
 MARKS += ["updated", "modified", "created"]  # fields by which file systems show that a file changed
 
@@ -80,12 +81,22 @@ def marks(folder: "UPath") -> dict[str, str]:
         }
 
 
-def files_below(folder: Place) -> Iterator[str]:
-    """Every file below a folder, relative to it, in the order of sorted paths. Raises like `files.walk` and `marks`."""
+def is_hidden(path: str) -> bool:
+    """Whether a relative path leads through a hidden file or folder, or one that a system leaves behind (DROPPINGS)."""
+    return any(part.startswith(".") or part in DROPPINGS for part in path.split("/"))
+
+
+def files_below(folder: Place, hidden: bool = False) -> Iterator[str]:
+    """Every file below a folder, relative to it, in the order of sorted paths: those that `is_hidden`, or the others.
+
+    Raises like `files.walk` and `marks`.
+    """
     if isinstance(folder, Path):
         prefix = len(os.path.join(folder, ""))
-        return (path[prefix:] for path in walk(folder))
-    return iter(marks(folder))
+        found: Iterable[str] = (path[prefix:] for path in walk(folder))
+    else:
+        found = marks(folder)
+    return (path for path in found if is_hidden(path) == hidden)
 
 
 def resolve(path: str) -> Path:

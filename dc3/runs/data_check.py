@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 import re
 import shlex
 from collections import Counter
@@ -18,15 +19,17 @@ import numpy as np
 import pandas as pd
 
 from dc3.condensed import PROVENANCE
-from dc3.images import datasets
-from dc3.images.decoding import UnreadableImage, header_of, read_image
+from dc3.images import datasets, folders
+from dc3.images.decoding import UnreachableImage, UnreadableImage, header_of, read_image
 from dc3.images.framing import Frame
 from dc3.images.image_set import DECODERS, ImageSet
-from dc3.machine.files import printable, walk
+from dc3.machine.files import printable
+from dc3.machine.paths import files_below, is_hidden
 from dc3.machine.progress import tqdm
+from dc3.runs import duplicates
 from dc3.runs.parameters import declared
 
-DATA_SET, CONDENSED = "data set", "condensed set"
+DATA_SET, CONDENSED, UNSPLIT = "data set", "condensed set", "classes without splits"
 DECODED_BY_DEFAULT = 20_000  # images: a minute or two for photographs
 ANY_FRAME = Frame(8)  # decoding fails alike at any size
 IMAGE_SIZES = (32, 64, 128, 224)  # the published ones
@@ -34,10 +37,11 @@ EVEN = 4  # other sizes must be multiples of this: networks and editor halve it 
 EDITOR_SIZES = (64, 128)  # at which the shipped editor was measured, beside the default 32
 LAPTOP_SIZE = 64  # for photographs larger than the shipped editor's sizes
 TEACHER_VIEWS = 15_000  # images that the demo's teacher sees in training: 6 epochs of 2,500
-COLUMNS = ["split", "source", "width", "height", "mode", "format", "problem"]
+COLUMNS = ["split", "source", "width", "height", "mode", "format", "orientation", "problem"]
 CLASSES_SHOWN = 20  # in the table of counts; of more, the smallest and largest
 KINDS_SHOWN = 8
 UNREADABLE_SHOWN = 50
+SHARED_SHOWN = 3  # test images that are in train
 CONVERTED = {"L": "replicated to three channels", "1": "replicated to three channels", "P": "converted by its palette"}
 CONVERTED |= dict.fromkeys(("RGBA", "LA", "PA"), "laid on white") | {"CMYK": "converted to RGB"}
 
@@ -47,17 +51,20 @@ class DataCheck:
     """The content of a folder.
 
     `files` has one row per image in the order of `splits`: COLUMNS; width and height are 0 when unknown, `problem` says
-    why a run cannot read the file (else ""). `others` counts, by split and suffix, files that are not images.
-    `refused`: a run's messages about the folder as a whole.
+    why a run cannot read the file (else ""). `others` counts, by split and suffix, files that are not images, `hidden`
+    the files in what `paths.is_hidden`, by the uppermost hidden folder or file. `refused`: a run's messages about the
+    folder as a whole. `duplicates`: None if the files were not read.
     """
 
     folder: Path
-    layout: str  # DATA_SET, or CONDENSED: class folders without splits
+    layout: str  # DATA_SET, or class folders without splits: CONDENSED or UNSPLIT
     decoded: bool
     splits: dict[str, ImageSet]
     files: pd.DataFrame
     others: dict[str, Counter]
+    hidden: dict[str, Counter]
     refused: list[str]
+    duplicates: duplicates.Duplicates | None
 
     @property
     def unreadable(self) -> pd.DataFrame:
@@ -96,35 +103,47 @@ class DataCheck:
         return kinds.assign(share=kinds["images"] / max(len(self.files), 1))
 
 
-def look(folder: Path | str, decode: bool | None = None) -> DataCheck:
+def look(folder: Path | str, decode: bool | None = None, condensed: bool = False) -> DataCheck:
     """Looks at a data set (train/ and val/ or test/) or a condensed set (class folders) in `folder`.
 
     decode: whether to decode every file, as in a run, or read only headers; None: decode up to DECODED_BY_DEFAULT.
-    FileNotFoundError when there is no such folder, ValueError when it has neither layout.
+    condensed: take class folders for a condensed set, whatever they are called. FileNotFoundError when there is no such
+    folder, ValueError when it has no subfolders.
     """
     folder = Path(folder).expanduser().resolve()
-    layout = _layout(folder)
-    splits, refused = _data_set(folder) if layout == DATA_SET else _condensed(folder)
+    found = _layout(folder)
+    layout = CONDENSED if condensed else found
+    splits, refused = _data_set(folder) if layout == DATA_SET else _class_folders(folder, layout)
     if decode is None:
         decode = sum(map(len, splits.values())) <= DECODED_BY_DEFAULT
     rows = [row for images in splits.values() for row in _inspect(images, decode)]
-    others = {name: _others(images) for name, images in splits.items()}
-    return DataCheck(folder, layout, decode, splits, pd.DataFrame(rows, columns=COLUMNS), others, refused)
+    return DataCheck(
+        folder,
+        layout,
+        decode,
+        splits,
+        pd.DataFrame(rows, columns=COLUMNS),
+        others={name: _others(images) for name, images in splits.items()},
+        hidden={name: _hidden(images) for name, images in splits.items()},
+        refused=refused,
+        duplicates=duplicates.find(splits) if decode else None,
+    )
 
 
 def _layout(folder: Path) -> str:
+    """Judged by what lies in the folder, since a class may be called train and a split Train."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{printable(folder)} is not a folder")
-    folders = {entry.name for entry in folder.iterdir() if entry.is_dir()}
-    if folders & {name for names in datasets.SPLIT_FOLDERS.values() for name in names}:
-        return DATA_SET
-    if not folders:
+    names = [entry.name for entry in folders.visible_folders(folder)]
+    if not names:
         held = ", ".join(sorted(printable(entry.name) for entry in folder.iterdir())[:5]) or "nothing"
         raise ValueError(
             f"{printable(folder)} has no subfolders (it holds {held}): expected train/ and val/ (or test/) with one "
             "folder of images per class, or, for a condensed set, the class folders themselves"
         )
-    return CONDENSED
+    if (folder / PROVENANCE).is_file() or names == [f"{label:05d}" for label in range(len(names))]:
+        return CONDENSED
+    return DATA_SET if folders.is_data_set(folder) or folders.wrapped_data_set(folder) else UNSPLIT
 
 
 def _data_set(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
@@ -136,18 +155,25 @@ def _data_set(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
         except (ValueError, OSError) as error:
             refused.append(str(error))
             with suppress(ValueError, OSError):  # perhaps only the classes of the splits differ
-                own = datasets.split_folder(folder, split)
+                own = folders.split_folder(folder, split)
                 splits[split] = datasets.image_folder(own, name="imagefolder", split=split)
     return splits, list(dict.fromkeys(refused))
 
 
-def _condensed(folder: Path) -> tuple[dict[str, ImageSet], list[str]]:
-    name = "condensed"
+def _class_folders(folder: Path, layout: str) -> tuple[dict[str, ImageSet], list[str]]:
+    """The classes of a condensed set, or of a data set without splits, and a run's refusals."""
+    name = "condensed" if layout == CONDENSED else "images"
+    parameter = "condensed_dir" if layout == CONDENSED else "data_dir"
+    refused = []
+    if layout == UNSPLIT:
+        try:
+            folders.split_folder(folder, "train")
+        except FileNotFoundError as error:
+            refused.append(str(error))
     try:
-        found = datasets.image_folder(folder, name=name, split=name, parameter="condensed_dir")
+        return {name: datasets.image_folder(folder, name=name, split=name, parameter=parameter)}, refused
     except (ValueError, OSError) as error:
-        return {}, [str(error)]
-    return {name: found}, []
+        return {}, [*refused, str(error)]
 
 
 def _inspect(images: ImageSet, decode: bool) -> Iterator[dict[str, Any]]:
@@ -155,7 +181,7 @@ def _inspect(images: ImageSet, decode: bool) -> Iterator[dict[str, Any]]:
 
     def inspect(index: int) -> dict[str, Any]:
         row: dict[str, Any] = {"split": images.split, "source": printable(images.source(index))}
-        row |= {"width": 0, "height": 0, "mode": "?", "format": "?", "problem": ""}
+        row |= {"width": 0, "height": 0, "mode": "?", "format": "?", "orientation": 1, "problem": ""}
         try:
             header = header_of(images.file(index))
             row |= header._asdict()
@@ -163,6 +189,8 @@ def _inspect(images: ImageSet, decode: bool) -> Iterator[dict[str, Any]]:
                 read_image(images.file(index), ANY_FRAME)
         except UnreadableImage as error:
             row["problem"] = str(error.__cause__)
+        except UnreachableImage as error:
+            row["problem"] = str(error)
         return row
 
     with ThreadPoolExecutor(DECODERS) as pool:
@@ -171,10 +199,25 @@ def _inspect(images: ImageSet, decode: bool) -> Iterator[dict[str, Any]]:
 
 def _others(images: ImageSet) -> Counter:
     """How many files in the split's folder a run ignores, by suffix ("" for none)."""
-    root = Path(str(images.root))
-    folder = root / Path(images.sources[0]).parts[0]
-    used = {str(root / source) for source in images.sources} | {str(folder / PROVENANCE)}
-    return Counter(Path(path).suffix.lower() for path in walk(folder) if path not in used)
+    folder = _folder_of(images)
+    used = {*(str(source) for source in images.sources), os.path.join(folder.name, PROVENANCE)}
+    found = (path for path in files_below(folder) if os.path.join(folder.name, path) not in used)
+    return Counter(Path(path).suffix.lower() for path in found)
+
+
+def _hidden(images: ImageSet) -> Counter:
+    """How many files lie in each hidden folder of the split's folder, or are hidden themselves."""
+    return Counter(printable(_hidden_part(path)) for path in files_below(_folder_of(images), hidden=True))
+
+
+def _hidden_part(path: str) -> str:
+    parts = path.split("/")
+    first = next(k for k, part in enumerate(parts) if is_hidden(part))
+    return "/".join(parts[: first + 1])
+
+
+def _folder_of(images: ImageSet) -> Path:
+    return Path(str(images.root)) / Path(images.sources[0]).parts[0]
 
 
 def teacher_epochs(images: int) -> int | None:
@@ -212,7 +255,7 @@ def report(check: DataCheck) -> str:
     """The whole check as text."""
     paragraphs: list[Callable[[DataCheck], Iterator[str]]] = [_overview]
     if check.splits:
-        paragraphs += [_counts_table, _kinds_table, _notes]
+        paragraphs += [_counts_table, _kinds_table, _notes, _equal_files]
     paragraphs += [_unreadable, _classes_of_one_split, _refused, _verdict]
     texts = ("\n".join(lines(check)) for lines in paragraphs)
     return "\n\n".join(filter(None, texts))
@@ -226,10 +269,11 @@ def _overview(check: DataCheck) -> Iterator[str]:
 def _headline(check: DataCheck) -> str:
     numbered = any(all(name.isdigit() for name in images.classes) for images in check.splits.values())
     named = " named by numbers (RDED's form: the classes have no names)" if numbered else ""
-    if check.layout == CONDENSED:
-        return f"{check.folder}: class folders{named} without train/ and val/: a condensed set"
-    folders = " and ".join(f"{images.sources[0].split('/')[0]}/" for images in check.splits.values())
-    return f"{check.folder}: {folders or 'no split that can be listed'} with class folders{named}: a data set"
+    if check.layout != DATA_SET:
+        kind = ": a condensed set" if check.layout == CONDENSED else ""
+        return f"{check.folder}: class folders{named} without train/ and val/{kind}"
+    found = " and ".join(f"{images.sources[0].split('/')[0]}/" for images in check.splits.values())
+    return f"{check.folder}: {found or 'no split that can be listed'} with class folders{named}: a data set"
 
 
 def _split_line(images: ImageSet) -> str:
@@ -268,6 +312,11 @@ def _notes(check: DataCheck) -> Iterator[str]:
         if mode in CONVERTED:
             yield f"note: images of mode {mode} ({images:,}) are {CONVERTED[mode]}"
     shorter, longer = check.sides.T
+    if turned := (check.files["orientation"] != 1).sum():
+        yield (
+            f"note: images with an EXIF orientation ({turned:,}) are turned upright "
+            "(exif_orientation false leaves them, as torchvision's ImageFolder does)"
+        )
     if smaller := (shorter < check.image_size).sum():
         yield f"note: images smaller than {check.image_size} px ({smaller:,}) would be enlarged"
     if len(shorter) and (lost := np.median(1 - shorter / longer)) >= 0.05:
@@ -276,6 +325,30 @@ def _notes(check: DataCheck) -> Iterator[str]:
         if others:
             found = ", ".join(f"{count:,} × {suffix or 'no suffix'}" for suffix, count in others.most_common(5))
             yield f"note: {split} has files that are not images, which a run ignores: {found}"
+    for split, hidden in check.hidden.items():
+        if hidden:
+            found = ", ".join(f"{name} ({count:,})" for name, count in hidden.most_common(5))
+            more = f" and {len(hidden) - 5:,} more" if len(hidden) > 5 else ""
+            yield f"note: {split} has hidden files or what a system left, which a run ignores: {found}{more}"
+
+
+def _equal_files(check: DataCheck) -> Iterator[str]:
+    if check.duplicates is None:
+        yield "equal files: not looked for (--decode reads whole files)"
+        return
+    for name, images in check.splits.items():
+        if equal := check.duplicates.equal_within(name):
+            across = check.duplicates.across_classes(name)
+            elsewhere = f"; {across:,} lie in more than one class" if across else ""
+            yield f"equal files: {equal:,} of {len(images):,} images in {name} repeat another{elsewhere}"
+    if "train" in check.splits and "test" in check.splits:
+        shared = check.duplicates.shared("test", "train")
+        if len(shared):
+            some = ", ".join(map(printable, shared["source"][:SHARED_SHOWN]))
+            yield (
+                f"equal files: {len(shared):,} of {len(check.splits['test']):,} test images are also in train ({some}"
+                f"{' …' if len(shared) > SHARED_SHOWN else ''}): accuracies would be too high; remove them from one"
+            )
 
 
 def _unreadable(check: DataCheck) -> Iterator[str]:
@@ -303,6 +376,8 @@ def _refused(check: DataCheck) -> Iterator[str]:
 def _verdict(check: DataCheck) -> Iterator[str]:
     if not check.ready:
         yield "not ready: fix the above, then check again"
+        if check.layout == UNSPLIT:
+            yield f"if it is a condensed set: dc3 data check --condensed {shlex.quote(str(check.folder))}"
         return
     yield "ready" if check.decoded else "ready, judging by the headers"
     for purpose, command in suggestions(check).items():

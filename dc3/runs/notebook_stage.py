@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"  # of 00_teacher
 SPLITS = ("train", "test")
-LOAD = ("dataset", "data_dir", "images_per_class", "framing", "resampling")  # parameters of 00 that choose the images
+LOAD = (  # parameters of 00 that choose the images and say how to read them
+    *("dataset", "data_dir", "images_per_class"),
+    *("framing", "resampling", "exif_orientation"),
+)
 AMP = {"auto": None, "float32": False, "bfloat16": True}  # precision → the `amp` of training and testing
 
 
