@@ -38,8 +38,8 @@ class Setting(NamedTuple):
 
 
 REFERENCE = Setting("euler_a", 100)
-SETTINGS = [Setting(*pair, until) for pair in (("dpmpp_2m", 10), ("euler_a", 20), ("unipc", 10), ("dpmpp_2m", 20),
-            ("euler_a", 10), ("unipc", 20)) for until in (1.0, 0.4)]  # fmt: skip
+SETTINGS = [Setting(*pair, until) for pair in (("dpmpp_2m", 10), ("unipc", 10), ("euler_a", 20), ("euler_a", 10),
+            ("dpmpp_2m", 20), ("unipc", 20)) for until in (1.0, 0.4)]  # fmt: skip
 
 
 def named_rightly(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
@@ -122,6 +122,7 @@ def main(
     images: Annotated[int, typer.Option(help="test images, spread evenly; multiples of 10, at least 20")] = 1000,
     teacher: Annotated[str, typer.Option(help="judges the edits; empty: none")] = "teachers/cifar10_conv3.safetensors",
     size: int = DEFAULTS["edit_size"],
+    batch_size: Annotated[int, typer.Option(help="edits; divides the images, as the last batch is padded")] = 20,
     few: Annotated[int, typer.Option(help="compare the first settings only; 0: all")] = 0,
     editor: str = DEFAULTS["editor"],
     out: str = "figures/benchmarks/samplers.csv",
@@ -132,8 +133,7 @@ def main(
     test = datasets.load("imagefolder", "test", data_dir=str(folder))
     chosen = np.linspace(0, len(test) - 1, min(images, len(test))).astype(int)
     prompts = np.resize(PROMPTS, len(chosen))
-    batch = max(DEFAULTS["edit_batch_size"] * 32**2 // size**2, 1)
-    own = {"editor": editor, "edit_size": size, "edit_batch_size": batch}
+    own = {"editor": editor, "edit_size": size, "edit_batch_size": batch_size}
     tool = load_editor(EditorSettings.of(DEFAULTS | own), devices.device())
     judge = checkpoints.load(paths.resolve(teacher)).model.eval() if teacher else None
     task = Task(folder.name, test.images(chosen, size), test.labels[chosen], prompts, tool, judge, paths.resolve(cache))

@@ -36,10 +36,11 @@ SAMPLERS = {
 class EditorSettings:
     """An editor and its use: image side `size`, denoising steps, two guidance scales, edits per batch.
 
-    `sampler` is a key of SAMPLERS. Guidance is on between two shares of the steps, `guidance_from` and
-    `guidance_until` (0 … 1); a guided step takes three passes of the U-Net, another one. ValueError for others. `name` is "tiny-instruct-pix2pix" (shipped), a folder in diffusers' format, or a hub id with a `revision`.
+    `name` is "tiny-instruct-pix2pix" (shipped), a folder in diffusers' format, or a hub id with a `revision`.
     `precision` "auto": float16 on a GPU, float32 elsewhere. `compiled`: torch.compile, which takes a minute and pays
-    off on a GPU.
+    off on a GPU. `sampler` is a key of SAMPLERS. Guidance is on between two shares of the steps, `guidance_from` and
+    `guidance_until` (0 … 1): a guided step takes three passes of the U-Net, another one. ValueError for other samplers,
+    steps and shares.
     """
 
     name: str
