@@ -1,10 +1,10 @@
 """Compensation against one pipeline call per image and prompt, as published: python benchmarks/compensation.py
 
 All in one run, with the same editor and prompts. The published loop passes one image and one prompt at a time. Ours
-edits whole batches, embeds each instruction once and encodes each source once for its two edits; then with the sampler and
-steps of --fast-sampler and --fast-steps, then with guidance in a part of them, so that the table says what share is due
-to what. On a processor, seconds are those of the process, because other work would count in wall time. The second table
-splits the time of the batches among the U-Net, the VAE, the text encoder and the encoder of PNGs.
+edits whole batches, embeds each instruction once and encodes each source once for its two edits; then with the sampler
+and steps of --fast-sampler and --fast-steps, then with guidance in a part of them, so that the table says what share
+is due to what. On a processor, seconds are those of the process, because other work would count in wall time. The
+second table splits the time of the batches among the U-Net, the VAE, the text encoder and the encoder of PNGs.
 """
 
 import tempfile

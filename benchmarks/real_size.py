@@ -4,7 +4,8 @@ Builds an InstructPix2Pix pipeline with the parameter counts of Stable Diffusion
 VAE 84 M, CLIP text encoder 123 M) and random weights in a temporary folder (4.3 GB), loads it as a user's editor, and
 measures seconds per U-Net pass and per encoded image, the share of an edit outside the U-Net, and the peak memory. The
 tokenizer is CLIP's own vocabulary, as open_clip_torch carries it. What the edits show has no meaning. Batches that do
-not fit are left out. The defaults are for a processor; on a GPU: --batches 1,8,32 --steps 20 --encoded 64.
+not fit are left out. On a processor, seconds are those of the process, beside the wall time. The defaults are for a
+processor; on a GPU: --batches 1,8,32 --steps 20 --encoded 64.
 """
 
 import gzip
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from compensation import watch
+from compensation import clock_of, watch
 from diffusers import (
     AutoencoderKL,
     EulerAncestralDiscreteScheduler,
@@ -124,16 +125,18 @@ def edit_row(tool: Editor, batch: int) -> dict[str, Any]:
         tool.using(steps=2, batch_size=batch).edit(images, [INSTRUCTION] * batch, seeds)
         torch.cuda.reset_peak_memory_stats()
     tool.embeddings.clear()
+    now = clock_of(tool)
     with watch(tool) as clock:
-        started = synchronized()
+        started, wall = now(), synchronized()
         edited = tool.using(batch_size=batch).edit(images, [INSTRUCTION] * batch, seeds)
-        seconds = synchronized() - started
+        wall = synchronized() - wall
+        seconds = now() - started
     used = tool.settings
     passes = batch * used.guided_steps.passes(used.steps)
     return described(tool) | {
         "what": "edit", "size": used.size, "batch": batch, "sampler": used.sampler, "steps": used.steps,
         "guidance_until": used.guidance_until, "compiled": used.compiled, "passes": passes, "seconds": seconds,
-        "images/s": batch / seconds, "seconds per pass": clock.seconds["U-Net"] / passes,
+        "wall seconds": wall, "images/s": batch / seconds, "seconds per pass": clock.seconds["U-Net"] / passes,
         "share outside the U-Net": 1 - clock.seconds["U-Net"] / seconds, "peak GB": peak_gb(),
         "finite": bool(np.isfinite(edited).all()),
     }  # fmt: skip
@@ -146,11 +149,14 @@ def encode_row(tool: Editor, count: int, size: int, batch: int) -> dict[str, Any
         if torch.cuda.is_available():
             encode(vae, images[:batch], out, size=size, batch_size=batch)
             torch.cuda.reset_peak_memory_stats()
-        started = synchronized()
+        now = clock_of(tool)
+        started, wall = now(), synchronized()
         latents = encode(vae, images, out, size=size, batch_size=batch)
-        seconds = synchronized() - started
+        wall = synchronized() - wall
+        seconds = now() - started
         finite = bool(np.isfinite(latents).all())
-    found = {"what": "encode", "size": size, "batch": batch, "seconds": seconds, "images/s": count / seconds}
+    found = {"what": "encode", "size": size, "batch": batch, "seconds": seconds, "wall seconds": wall}
+    found["images/s"] = count / seconds
     return described(tool) | found | {"peak GB": peak_gb(), "finite": finite}
 
 
