@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 BIN := .venv/bin
 SLOW := and not slow
 
-.PHONY: demo test test-all unit lint ray tests nbval notebooks lock
+.PHONY: demo test test-all unit lint ray tests nbval notebooks gpu lock
 
 demo: .venv/installed
 	$(BIN)/dc3 run params/demo.yaml
@@ -46,6 +46,10 @@ nbval: .venv/installed
 notebooks: .venv/installed
 	$(BIN)/dc3 run params/demo.yaml --force
 	$(BIN)/dc3 keep-outputs demo
+
+# What only a GPU can measure, in under ten minutes; call again to go on. DATA: CIFAR-10 as class folders, or as a zip by --pack.
+gpu: .venv/installed
+	$(BIN)/python benchmarks/gpu.py --data-dir "$(DATA)"
 
 # The exact versions that were tried, from a fresh environment of what pyproject.toml asks for.
 lock:

@@ -1,15 +1,19 @@
 """Compensation against one pipeline call per image and prompt, as published: python benchmarks/compensation.py
 
-Both in one run, with the same editor, steps and prompts. Ours edits whole batches, embeds each instruction once and
-encodes each source once for its two edits; the published loop passes one image and one prompt at a time. The second
-table splits our time among the U-Net, the VAE, the text encoder and the PNG writer.
+All in one run, with the same editor and prompts. The published loop passes one image and one prompt at a time. Ours
+edits whole batches, embeds each instruction once and encodes each source once for its two edits; then with the sampler
+and steps of --fast-sampler and --fast-steps, then with guidance in a part of them, so that the table says what share
+is due to what. On a processor, seconds are those of the process, because other work would count in wall time. The
+second table splits the time of the batches among the U-Net, the VAE, the text encoder and the encoder of PNGs.
 """
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -21,7 +25,7 @@ from dc3 import condensed
 from dc3.compensation import Coloring, Compensator, compensate, draw_for
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
-from dc3.machine import devices
+from dc3.machine import devices, paths
 from dc3.models.editor import Editor, EditorSettings, load_editor
 from dc3.runs import parameters
 
@@ -32,7 +36,7 @@ def published(images: ImageSet, picks: pd.DataFrame, folder: Path, compensator: 
     """One call per image and prompt; each embeds its text again."""
     coloring, tool, used = compensator.coloring, compensator.editor, compensator.editor.settings
     for index in picks["index"]:
-        source = Image.fromarray(images.images([index])[0]).resize((used.size, used.size), Image.Resampling.BILINEAR)
+        source = Image.fromarray(images.images([index], used.size)[0])
         drawn = draw_for(int(index), coloring)
         for prompt, seed in zip(drawn.prompts, drawn.edit_seeds, strict=True):
             tool.pipeline(
@@ -48,70 +52,104 @@ def published(images: ImageSet, picks: pd.DataFrame, folder: Path, compensator: 
 class Stopwatch:
     """Adds up the seconds in some functions."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
         self.seconds: dict[str, float] = {}
 
     def watched(self, name: str, function: Callable) -> Callable:
         def call(*arguments, **named):
-            started = time.perf_counter()
+            started = self.now()
             result = function(*arguments, **named)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - started
+            self.seconds[name] = self.seconds.get(name, 0) + self.now() - started
             return result
 
         return call
 
 
-def watch(tool: Editor) -> Stopwatch:
-    clock, pipeline = Stopwatch(), tool.pipeline
-    pipeline.unet.forward = clock.watched("U-Net", pipeline.unet.forward)
-    pipeline.vae.encode = clock.watched("VAE, encoding", pipeline.vae.encode)
-    pipeline.vae.decode = clock.watched("VAE, decoding", pipeline.vae.decode)
-    pipeline.text_encoder.forward = clock.watched("text encoder", pipeline.text_encoder.forward)
-    condensed._write = clock.watched("PNG, with fsync", condensed._write)
-    return clock
+@contextmanager
+def watch(tool: Editor) -> Iterator[Stopwatch]:
+    """Times the parts of compensation within the block."""
+    clock, pipeline = Stopwatch(clock_of(tool)), tool.pipeline
+    parts = {
+        "U-Net": (pipeline.unet, "forward"),
+        "VAE, encoding": (pipeline.vae, "encode"),
+        "VAE, decoding": (pipeline.vae, "decode"),
+        "text encoder": (pipeline.text_encoder, "forward"),
+        "PNG": (condensed.Storage, "encoded"),
+    }
+    with ExitStack() as stack:
+        for name, (owner, function) in parts.items():
+            stack.enter_context(patch.object(owner, function, clock.watched(name, getattr(owner, function))))
+        yield clock
+
+
+def clock_of(tool: Editor) -> Callable[[], float]:
+    return time.perf_counter if tool.device.type == "cuda" else time.process_time
 
 
 def timed(run: Callable, images: ImageSet, picks: pd.DataFrame, compensator: Compensator) -> float:
+    compensator.editor.embeddings.clear()
+    now = clock_of(compensator.editor)
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
+        started = now()
         run(images, picks, Path(folder), compensator)
-        return time.perf_counter() - started
+        return now() - started
+
+
+def compensate_at_size(images: ImageSet, picks: pd.DataFrame, folder: Path, compensator: Compensator) -> None:
+    compensate(images, picks, folder, condensed.Storage(compensator.editor.settings.size), compensator)
+
+
+def chosen_picks(count: int) -> tuple[ImageSet, pd.DataFrame]:
+    train = datasets.load("scenes10", "train", images_per_class=-(-count // 10))
+    index = np.arange(count) * len(train) // count
+    picks = pd.DataFrame({"index": index, "label": train.labels[index], "bin": 0})
+    picks["rank"] = picks.groupby("label").cumcount()
+    return train, picks
 
 
 def main(
     images: Annotated[int, typer.Option(help="picks to compensate")] = 32,
     editor: str = DEFAULTS["editor"],
     size: int = DEFAULTS["edit_size"],
-    steps: int = DEFAULTS["edit_steps"],
+    steps: Annotated[int, typer.Option(help="Euler ancestral steps; published: 100")] = 100,
+    fast_sampler: str = "dpmpp_2m",
+    fast_steps: int = 10,
+    until: Annotated[float, typer.Option(help="guidance_until of the last row")] = 0.4,
     batch_size: int = DEFAULTS["edit_batch_size"],
     precision: str = DEFAULTS["edit_precision"],
+    out: str = "figures/benchmarks/compensation.csv",
 ) -> None:
-    """Print both tables."""
-    train = datasets.load("scenes10", "train", images_per_class=-(-images // 10))
-    index = np.arange(images) * len(train) // images
-    picks = pd.DataFrame({"index": index, "label": train.labels[index], "bin": 0})
-    picks["rank"] = picks.groupby("label").cumcount()
+    """Print both tables and write the first."""
+    train, picks = chosen_picks(images)
     coloring = Coloring(0, DEFAULTS["warm_prompts"], DEFAULTS["cold_prompts"], DEFAULTS["instruction"], "gradient")
     own = {"editor": editor, "edit_size": size, "edit_steps": steps, "edit_batch_size": batch_size}
-    used = EditorSettings.of(DEFAULTS | own | {"edit_precision": precision})
-    tool = load_editor(used, devices.device())
-    compensator = Compensator(coloring, tool)
-    timed(compensate, train, picks[:2], compensator)
-    loop = timed(published, train, picks, compensator)
-    tool.embeddings.clear()
-    clock = watch(tool)
-    ours = timed(compensate, train, picks, compensator)
-    print(f"{images} picks, {2 * images} edits of {steps} steps at {size} px, {tool.precision}, {tool.device}\n")
-    rows = [{"how": "one call per image and prompt", "seconds": loop}, {"how": "dc3", "seconds": ours}]
-    table = pd.DataFrame(rows)
-    table["condensed images/s"] = images / table["seconds"]
+    tool = load_editor(EditorSettings.of(DEFAULTS | own | {"edit_precision": precision}), devices.device())
+    base = Compensator(coloring, tool)
+    fast = Compensator(coloring, tool.using(sampler=fast_sampler, steps=fast_steps))
+    least = Compensator(coloring, fast.editor.using(guidance_until=until))
+    timed(compensate_at_size, train, picks[:2], least)
+    loop = timed(published, train, picks, base)
+    with watch(tool) as clock:
+        batched = timed(compensate_at_size, train, picks, base)
+    rows = {
+        f"one call per image and prompt, {steps} steps of euler_a": loop,
+        "in batches": batched,
+        f"{fast_steps} steps of {fast_sampler}": timed(compensate_at_size, train, picks, fast),
+        f"guidance until {until:g}": timed(compensate_at_size, train, picks, least),
+    }
+    print(f"{2 * images} edits at {size} px, batches of {batch_size}, {tool.precision}, {tool.device}\n")
+    table = pd.DataFrame({"how": rows.keys(), "seconds": rows.values()})
+    table["edits/s"] = 2 * images / table["seconds"]
+    table["against the row above"] = table["seconds"].shift() / table["seconds"]
     table["ratio"] = loop / table["seconds"]
+    table.to_csv(paths.resolve(out), index=False, float_format="%.4g")
     print(table.to_markdown(index=False, floatfmt=".3g"))
-    clock.seconds["all else"] = ours - sum(clock.seconds.values())
+    clock.seconds["all else"] = batched - sum(clock.seconds.values())
     shares = pd.Series(clock.seconds, name="seconds").rename_axis("part").reset_index()
-    shares["share"] = (shares["seconds"] / ours).map("{:.1%}".format)
+    shares["share"] = (shares["seconds"] / batched).map("{:.1%}".format)
     print("\n" + shares.to_markdown(index=False, floatfmt=".3g"))
 
 

@@ -148,9 +148,9 @@ def main(
 ) -> None:
     """Print the tables."""
     dataset, folder = ("imagefolder", str(paths.resolve(data_dir))) if data_dir else ("scenes10", None)
-    test = datasets.load(dataset, "test", data_dir=folder, image_size=size)
+    test = datasets.load(dataset, "test", data_dir=folder)
     chosen = np.linspace(0, len(test) - 1, min(images, len(test))).astype(int)
-    sources, labels = test.images(chosen), test.labels[chosen]
+    sources, labels = test.images(chosen, size), test.labels[chosen]
     batch_size = max(DEFAULTS["edit_batch_size"] * 32**2 // size**2, 1)
     own = {"editor": editor, "edit_size": size, "edit_batch_size": batch_size, "edit_precision": precision}
     tool = load_editor(EditorSettings.of(DEFAULTS | own), devices.device())
@@ -166,7 +166,7 @@ def main(
     measures |= summary(sources, edits, shifts, ssim)
     judges = {"teacher": checkpoints.load(paths.resolve(teacher)).model} if teacher else {}
     if jittered_judge_:
-        train = datasets.load(dataset, "train", data_dir=folder, image_size=size)
+        train = datasets.load(dataset, "train", data_dir=folder).at(size)
         judges["jittered judge"] = jittered_judge(train, seed)
     for name, judge in judges.items():
         measures[f"{name}'s accuracy, sources"] = f"{accuracy(judge, sources, labels):.1%}"

@@ -225,7 +225,8 @@ def table(rows: pd.DataFrame) -> str:
     ]
     for line in rows.itertuples():
         lines.append(
-            f"| {line.ipc} | {line.stored_size} | {line.factor} | {line.batch_size} | {line.ours_s:.3g} | {line.published_s:.3g} "
+            f"| {line.ipc} | {line.stored_size} | {line.factor} | {line.batch_size} "
+            f"| {line.ours_s:.3g} | {line.published_s:.3g} "
             f"| {line.ratio:.2f}× | {line.not_convolution:.0%} | {line.ours_loss:.2e} | {line.published_loss:.2e} |"
         )
     return "\n".join(lines)

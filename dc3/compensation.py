@@ -162,6 +162,9 @@ class Compensator:
             "guidance_scale": used.guidance_scale,
             "image_guidance_scale": used.image_guidance_scale,
             "batch_size": used.batch_size,
+            "sampler": used.sampler,
+            "guidance_from": used.guidance_from,
+            "guidance_until": used.guidance_until,
         }
         return {"method": "compensate"} | asdict(self.coloring) | HISTORY_OF_SET | editor
 

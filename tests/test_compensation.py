@@ -75,7 +75,18 @@ def test_the_provenance_says_what_made_each_image(undisturbed, images, random_ed
     assert row["source_sha256"] == hashlib.sha256(images.images([7])).hexdigest()
     assert (row["class"], row["label"], row["bin"], row["rank"]) == ("b", 1, 0, 0)
     assert (row["blend_mode"], row["guidance_scale"], row["image_guidance_scale"]) == ("gradient", 2.0, 1.2)
+    assert (row["sampler"], row["guidance_from"], row["guidance_until"]) == ("euler_a", 0.0, 1.0)
     assert (row["steps"], row["editor"], len(row["editor_sha256"])) == (2, random_editor.settings.name, 64)
+
+
+def test_a_set_of_another_sampler_or_interval_is_made_again(undisturbed, images, picks, random_editor, tmp_path):
+    picks, seen = picks[picks["index"] == 10], [digests(undisturbed[1])["00001/00001.png"]]
+    for changes in ({"guidance_until": 0.5}, {"sampler": "dpmpp_2m"}, {"sampler": "unipc", "guidance_from": 0.5}):
+        found = compensate(images, picks, tmp_path, STORAGE, Compensator(COLORING, random_editor.using(**changes)))
+        assert all(found[name].tolist() == [value] for name, value in changes.items())
+        assert condensed.history(tmp_path / "00001/00001.png")["set"].items() >= changes.items()
+        seen += digests(tmp_path).values()
+    assert len(set(seen)) == 4
 
 
 def test_an_image_from_a_file_is_known_by_the_files_hash(random_editor, tmp_path):

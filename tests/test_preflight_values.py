@@ -27,6 +27,11 @@ def test_every_params_file_passes(path, declared):
     [
         ({"instruction": "make it warm"}, r"instruction = 'make it warm': has no \{p\}; write"),
         ({"instruction": "{p} and {q}"}, r"instruction = '\{p\} and \{q\}': only \{p\} may be in braces"),
+        ({"guidance_from": 0.6, "guidance_until": 0.4}, r"guidance_from = 0\.6: .* guidance_until = 0\.4; give"),
+        ({"guidance_until": 1.2}, r"guidance_until = 1\.2 is not allowed: must be less than or equal to 1"),
+        ({"guidance_from": -0.1}, r"guidance_from = -0\.1 is not allowed: must be greater than or equal to 0"),
+        ({"edit_steps": 0}, "edit_steps = 0 is not allowed: must be greater than 0"),
+        ({"sampler": "ddim"}, "sampler = 'ddim' is not allowed: must be 'euler_a', 'dpmpp_2m' or 'unipc'"),
         ({"student_ema": 1.0}, r"student_ema = 1\.0: a decay from 0 to below 1"),
         ({"student_batch_size": 1}, "student_batch_size = 1: at least 2"),
         ({"student_network": "conv6"}, r"student_network = 'conv6': .*needs image_size ≥ 64, got 32; .*choose conv3"),

@@ -33,14 +33,18 @@ def autocast(
     if amp is None and device.type != "cuda":
         return nullcontext()
     dtype = torch.bfloat16 if amp else on_gpu
-    if dtype == torch.bfloat16 and device.type == "cuda" and not has_bfloat16():
+    if dtype == torch.bfloat16 and device.type == "cuda" and not has_bfloat16(device):
         return nullcontext()
     return torch.autocast(device.type, dtype)
 
 
-def has_bfloat16() -> bool:
-    """Whether the current GPU supports bfloat16 in hardware."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU or a processor computes bfloat16 in hardware; Apple's GPUs count as such."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return any("bf16" in name and there for name, there in torch.cpu.get_capabilities().items())
+    return True
 
 
 def as_tensor(array: Array) -> Tensor:

@@ -3,19 +3,33 @@
 The same code runs the shipped tiny-instruct-pix2pix and `timbrooks/instruct-pix2pix`, from a hub or a folder.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    SchedulerMixin,
+    StableDiffusionInstructPix2PixPipeline,
+    UniPCMultistepScheduler,
+)
 from torch import Tensor, nn
 
 from dc3.images.decoding import resized
+from dc3.machine.devices import has_bfloat16
+from dc3.models.guidance import TENSORS, GuidedSteps, check_interval
 from dc3.models.pipelines import load_pipeline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SAMPLERS = {
+    "euler_a": EulerAncestralDiscreteScheduler,  # published: draws fresh noise in every step
+    "dpmpp_2m": DPMSolverMultistepScheduler,  # DPM-Solver++ (arXiv 2211.01095), second order; noise only at the start
+    "unipc": UniPCMultistepScheduler,  # arXiv 2302.04867; noise only at the start
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,9 @@ class EditorSettings:
 
     `name` is "tiny-instruct-pix2pix" (shipped), a folder in diffusers' format, or a hub id with a `revision`.
     `precision` "auto": float16 on a GPU, float32 elsewhere. `compiled`: torch.compile, which takes a minute and pays
-    off on a GPU.
+    off on a GPU. `sampler` is a key of SAMPLERS. Guidance is on between two shares of the steps, `guidance_from` and
+    `guidance_until` (0 … 1): a guided step takes three passes of the U-Net, another one. ValueError for other samplers,
+    steps and shares.
     """
 
     name: str
@@ -36,6 +52,21 @@ class EditorSettings:
     revision: str = ""
     precision: str = "auto"
     compiled: bool = False
+    sampler: str = "euler_a"
+    guidance_from: float = 0.0
+    guidance_until: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler = {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
+        if self.steps < 1:
+            raise ValueError(f"edit_steps = {self.steps}: at least 1")
+        check_interval(self.guidance_from, self.guidance_until)
+
+    @property
+    def guided_steps(self) -> GuidedSteps:
+        """The steps with guidance."""
+        return GuidedSteps.of(self.steps, self.guidance_from, self.guidance_until)
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "EditorSettings":
@@ -50,6 +81,9 @@ class EditorSettings:
             params["editor_revision"],
             params["edit_precision"],
             params["edit_compile"],
+            params["sampler"],
+            params["guidance_from"],
+            params["guidance_until"],
         )
 
 
@@ -59,6 +93,7 @@ class Editor:
 
     pipeline: StableDiffusionInstructPix2PixPipeline
     settings: EditorSettings
+    schedule: Mapping[str, Any]  # the configuration of the scheduler that the editor comes with
     embeddings: dict[str, Tensor] = field(default_factory=dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,6 +141,10 @@ class Editor:
             edited[rows] = [resized(image, images.shape[1]) for image in batch]
         return edited
 
+    def scheduler(self) -> SchedulerMixin:
+        """A new scheduler of the sampler, with the noise schedule that the editor was trained with."""
+        return SAMPLERS[self.settings.sampler].from_config(self.schedule)
+
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """U-Net, VAE and text encoder, whose `evaluation.weights_digest` identifies the editor."""
@@ -133,16 +172,22 @@ class Editor:
 
     @torch.inference_mode()
     def _edit_batch(self, sources: Tensor, instructions: list[str], seeds: list[int]) -> np.ndarray:
+        used, guided = self.settings, self.settings.guided_steps
         text = torch.cat([self._embedding(instruction) for instruction in instructions])
+        empty = self._embedding("").expand_as(text)
+        self.pipeline.scheduler = self.scheduler()
+        whole = (guided.first, guided.last) == (0, used.steps)
         result = self.pipeline(
             image=sources,
             prompt_embeds=text,
-            negative_prompt_embeds=self._embedding("").expand_as(text),
-            num_inference_steps=self.settings.steps,
-            guidance_scale=self.settings.guidance_scale,
-            image_guidance_scale=self.settings.image_guidance_scale,
+            negative_prompt_embeds=empty,
+            num_inference_steps=used.steps,
+            guidance_scale=used.guidance_scale if guided.at_first else 1.0,
+            image_guidance_scale=used.image_guidance_scale,
             generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
             output_type="pt",
+            callback_on_step_end=None if whole else guided.callback(used.guidance_scale, empty),
+            callback_on_step_end_tensor_inputs=TENSORS,
         ).images
         return result.float().permute(0, 2, 3, 1).cpu().numpy()
 
@@ -161,21 +206,33 @@ class Editor:
 
 
 def load_editor(settings: EditorSettings, device: str | torch.device = "cpu") -> Editor:
-    """Loads a pipeline with the Euler ancestral sampler.
+    """Loads a pipeline with the sampler of the settings.
 
+    Warns when bfloat16 is asked for on a processor that lacks its instructions: it computes the same, much slower.
     FileNotFoundError when the editor cannot be loaded, ValueError when its VAE has not 4 latent channels, by which the
     pipeline recognises latents; both name the parameter.
     """
     device, precision = torch.device(device), settings.precision
+    _warn_of_slow(precision, device)
     dtype = DTYPES["float16" if device.type == "cuda" else "float32"] if precision == "auto" else DTYPES[precision]
     name, revision = settings.name, settings.revision
     pipeline = load_pipeline(StableDiffusionInstructPix2PixPipeline, "editor", name, revision, dtype)
     if (channels := pipeline.vae.config.latent_channels) != pipeline.image_processor.config.vae_latent_channels:
         raise ValueError(f"editor = {name!r}: its VAE has {channels} latent channels, not 4")
-    pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
+    editor = Editor(pipeline, settings, dict(pipeline.scheduler.config))
+    pipeline.scheduler = editor.scheduler()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.to(device)
     if settings.compiled:
         pipeline.unet.compile()
-    return Editor(pipeline, settings)
+    return editor
+
+
+def _warn_of_slow(precision: str, device: torch.device) -> None:
+    if precision == "bfloat16" and not has_bfloat16(device):
+        warnings.warn(
+            f"edit_precision = 'bfloat16': this {device.type} device has no instructions for it and emulates them, "
+            "many times slower; give auto or float32",
+            stacklevel=3,
+        )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dc3.generators import recipes
 from dc3.machine import paths
-from dc3.models import prompts
+from dc3.models import guidance, prompts
 from dc3.runs.manifests import read_json
 from dc3.runs.parameters import ParameterError
 
@@ -170,6 +170,7 @@ def _check_new_dit(shape: recipes.DiTShape, params: Values) -> None:
 CHECKS: dict[str, Callable[[Values], None]] = {  # a parameter of the stage → the check of its parameters
     "teacher_network": _check_teacher,
     "instruction": lambda params: prompts.check_instruction(params["instruction"]),
+    "guidance_from": lambda params: guidance.check_interval(params["guidance_from"], params["guidance_until"]),
     "student_ema": _check_protocol,
     "encode_size": lambda params: _check_vae_size("encode_size", "vae", params),
     "edit_size": lambda params: _check_vae_size("edit_size", "editor", params),

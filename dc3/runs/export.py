@@ -254,7 +254,7 @@ def card(facts: dict[str, Any], to: str, **metadata: Any) -> DatasetCard:
         template_path=str(CARD),
         **facts,
         format=to,
-        title=literal(header.pretty_name),
+        title=literal(_title(facts)),
         literal=literal,
         numbered=class_folders(facts["classes"]) != facts["classes"],
         code=fenced(f"CLASSES = {facts['classes']!r}", "python"),

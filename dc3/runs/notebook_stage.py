@@ -62,7 +62,7 @@ class Settings:
 
         try:
             content = read_settings(path)
-            return cls(**content | {"device": devices.device(content["device"])})
+            return cls(**(content or {}) | {"device": devices.device((content or {})["device"])})
         except (TypeError, KeyError):  # nothing, or the settings of another version
             raise StageMissing(
                 f"{paths.shown(path)} is missing, damaged or of another version: run notebooks/00_teacher.ipynb again"
@@ -245,6 +245,8 @@ class NotebookStage(Stage):
         """Random images kept at image_size, about as many of each class as take the bytes of `own`, by a name."""
         from dataclasses import replace
 
+        import numpy as np
+
         from dc3.strategies import PickOptions, Pool, pick, plain_images
 
         storage = replace(self.storage, size=self.settings.image_size)
@@ -255,7 +257,7 @@ class NotebookStage(Stage):
             return storage.in_memory("random", self.train.classes, images, labels)
 
         some = kept(len(own) // len(own.classes))
-        times = sum(own.stored_bytes) / sum(some.stored_bytes)
+        times = np.sum(np.asarray(own.stored_bytes)) / np.sum(np.asarray(some.stored_bytes))
         count = min(round(times * len(some) / len(some.classes)), int(self.train.counts().min()))
         return {"random, equal bytes": kept(max(count, 1))}
 

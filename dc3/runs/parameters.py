@@ -29,6 +29,7 @@ BatchRule = Literal["rded", "dc3"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["local", "ray"]
 EditPrecision = Literal["auto", "float32", "bfloat16", "float16"]
+Sampler = Literal["euler_a", "dpmpp_2m", "unipc"]
 Selection = Literal["dc3", "submodular", "random", "herding", "kcenter", "dq"]
 Method = Literal["dc3", "dc3_plain", "submodular", "random", "herding", "kcenter", "dq", "rded"]
 Rival = Literal["submodular", "random", "herding", "kcenter", "dq", "rded"]
@@ -108,6 +109,7 @@ __all__ = [  # the types of parameters, which cells import by *
     "Resampling",
     "RivalList",
     "RunName",
+    "Sampler",
     "Seed",
     "SeedList",
     "Selection",

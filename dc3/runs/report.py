@@ -65,7 +65,8 @@ def write_report(run: str, out: Path | None = None, code: bool = False) -> Path:
 def _summary(run: str, found: Manifests) -> str:
     """The page's summary, as Markdown."""
     params, missing = results.parameters(found), ", ".join(results.missing(found))
-    settings, damage = _readable(results.settings, run, {})
+    nothing: dict[str, Any] = {}
+    settings, damage = _readable(results.settings, run, nothing)
     accuracy, more_damage = _readable(_accuracy, run, "Not readable.")
     teacher = found.get(results.VALIDATION, {"facts": {}})["facts"].get("teacher")
     versions = (f"{name} {version}" for name, version in results.versions(found).items())

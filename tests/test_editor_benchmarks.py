@@ -1,0 +1,110 @@
+"""The benchmarks of the editor in their small forms: real size, the GPU hour, and the comparison of samplers."""
+
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dc3.machine.paths import REPOSITORY
+
+FOLDER = REPOSITORY / "benchmarks"
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def run(script, *arguments, **environment):
+    pytest.importorskip("open_clip")
+    known = {"OMP_NUM_THREADS": "1", "DC3_PROGRESS": "0", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(FOLDER / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | known | environment)
+
+
+def test_the_tokenizer_of_the_real_size_is_clips(benchmarks):
+    pytest.importorskip("open_clip")
+    from real_size import VOCABULARY, clip_tokenizer
+
+    tokenizer = clip_tokenizer()
+    assert len(tokenizer) == VOCABULARY and tokenizer.model_max_length == 77
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+
+
+@pytest.mark.process
+def test_the_small_gpu_hour_goes_on_where_it_stopped(tmp_path):
+    table = tmp_path / "gpu.csv"
+    first = run("gpu.py", "--only", "edits", "--out", table)
+    assert first.returncode == 0, first.stderr
+    assert "No GPU" in first.stdout
+    rows = pd.read_csv(table)
+    assert rows["finite"].all() and rows["done"].all() and (rows["device"] == "cpu").all()
+    edits = rows[rows["what"] == "edit"]
+    assert set(edits["sampler"]) == {"euler_a", "dpmpp_2m", "unipc"} and set(edits["batch"]) == {1, 2}
+    assert (edits["peak GB"] > 0).all() and edits["share outside the U-Net"].between(0, 1).all()
+    kept = table.read_bytes()
+    assert run("gpu.py", "--only", "edits", "--out", table).returncode == 0
+    assert table.read_bytes() == kept, "nothing is measured twice"
+    assert run("gpu.py", "--minutes", "0", "--only", "student", "--out", table).stdout.count("call again") == 1
+    assert table.read_bytes() == kept
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, label, k in ((s, c, k) for s in ("train", "test") for c in "ab" for k in range(3)):
+        file = tmp_path / "data" / split / label / f"{k}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(file)
+    return tmp_path / "data"
+
+
+def test_the_packed_file_has_all_test_images_and_whole_rounds_of_classes(benchmarks, class_folders, tmp_path):
+    from gpu import pack
+
+    one = next(class_folders.glob("test/*/*")).stat().st_size + 300
+    assert pack(class_folders, tmp_path / "all.zip") == 12
+    pack(class_folders, tmp_path / "few.zip", limit=9 * one)
+    names = zipfile.ZipFile(tmp_path / "few.zip").namelist()
+    assert sum(name.startswith("test/") for name in names) == 6
+    assert (tmp_path / "few.zip").stat().st_size <= 9 * one
+    assert {"train/a/0.png", "train/b/0.png"} <= set(names) and "train/a/2.png" not in names
+
+
+def test_a_setting_passes_if_no_measure_is_worse_than_the_seeds_deviate(benchmarks):
+    from samplers import REFERENCE, verdicts
+
+    def rows(setting, values):
+        keys = {"data": "d", "size": 32, "images": 100} | dict(zip(("sampler", "steps", "until"), setting, strict=True))
+        return [keys | {"seed": seed, "named": named, "fid": fid, "cpu_seconds": s} for seed, named, fid, s in values]
+
+    table = rows(REFERENCE, [(0, 0.80, 5.0, 100), (1, 0.82, 5.0, 100)])
+    table += rows(("dpmpp_2m", 20, 1.0), [(0, 0.79, 5.0, 20), (1, 0.80, 5.2, 20)])
+    table += rows(("unipc", 10, 0.4), [(0, 0.70, 9.0, 5), (1, 0.70, 9.1, 5)])
+    table += rows(("unipc", 20, 0.4), [(0, 0.9, 1.0, 5)])  # one seed only
+    found = verdicts(pd.DataFrame(table)).set_index(["sampler", "steps"])
+    assert found["worse in"].to_dict() == {("euler_a", 100): "–", ("dpmpp_2m", 20): "–", ("unipc", 10): "named, fid"}
+    assert found["ratio"].tolist() == [1, 5, 20]
+
+
+@pytest.mark.process
+def test_samplers_are_compared_part_by_part(class_folders, tmp_path, random_editor_folder):
+    options = ["--data-dir", class_folders, "--images", "20", "--teacher", "", "--few", "1", "--batch-size", "6"]
+    options += ["--editor", random_editor_folder, "--out", tmp_path / "rows.csv", "--cache", tmp_path / "cache"]
+    for k in range(24):
+        Image.new("RGB", (32, 32), (k * 10, 90, 200 - k)).save(class_folders / "test" / "a" / f"more{k}.png")
+    first = run("samplers.py", *options)
+    assert first.returncode == 0, first.stderr
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert rows["seed"].tolist() == [0, 1] * 2 and rows["passes"].tolist() == [300] * 2 + [30] * 2
+    kept = rows.iloc[:3].to_csv(index=False)
+    (tmp_path / "rows.csv").write_text(kept)
+    again = run("samplers.py", *options)
+    assert again.returncode == 0 and "dpmpp_2m" in again.stdout
+    assert (tmp_path / "rows.csv").read_text().startswith(kept)
+    assert np.allclose(pd.read_csv(tmp_path / "rows.csv")["ssim"], rows["ssim"])
