@@ -224,7 +224,7 @@ def _provenance(images: ImageSet, picks: pd.DataFrame, targets: list[Path], fold
 
 def source_sha256(images: ImageSet, index: int) -> str:
     """SHA-256 of the file of image `index`; of its original pixels (uint8, row by row) if there is no file."""
-    content = images.originals([index])[0].tobytes() if images.root is None else images.file(index).read_bytes()
+    content = images.originals([index])[0].tobytes() if images.root is None else read_bytes(images.file(index))
     return hashlib.sha256(content).hexdigest()
 
 
