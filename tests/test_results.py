@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from finished_runs import make_run
+from finished_runs import make_run, record
 
 from dc3.runs import results
 
@@ -43,9 +43,11 @@ def test_a_run_of_an_earlier_version_has_its_students_in_histories(home):
     folder = make_run("old", until="05") / "05_validation"
     (folder / "results.parquet").unlink()
     history().to_parquet(folder / "history.parquet")
+    record(folder)
     assert len(results.of_run("old")) == 3
     first_seed = history()[lambda table: table["seed"] == 0]
     pd.concat([first_seed, first_seed.assign(network="conv4")]).to_parquet(folder / "networks.parquet")
+    record(folder)
     table = results.of_run("old")
     assert table.groupby("network", sort=False).size().to_dict() == {"conv3": 3, "conv4": 2}, "none of them twice"
     assert set(table["ipc"]) == {2} and table["stored_bytes"].isna().all()

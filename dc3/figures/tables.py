@@ -1,5 +1,6 @@
 """The files of tables: a CSV in full, and Markdown to read."""
 
+import csv
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +17,15 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
     In Markdown texts are literal: a class called `$1|<b>` is no formula, no column and no markup.
     """
     with replacing(path.with_suffix(".csv")) as partial:
-        table.to_csv(partial, index=False)
+        table.to_csv(partial, index=False, quoting=_quoting(table))
     with replacing(path.with_suffix(".md")) as partial:
         partial.write_text(_markdown(table, f"{path.name}.csv"), encoding="utf-8")
+
+
+def _quoting(table: pd.DataFrame) -> int:
+    """Quotes around all texts when one has a carriage return, which Python's csv takes for the end of a row."""
+    returns = table.map(lambda value: isinstance(value, str) and "\r" in value).to_numpy().any()
+    return csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
 
 
 def _markdown(table: pd.DataFrame, whole: str) -> str:
