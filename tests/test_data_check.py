@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from dc3 import cli
 from dc3.images import datasets
 from dc3.machine.paths import REPOSITORY
-from dc3.runs.data_check import CONDENSED, DATA_SET, look, report, suggestions, teacher_epochs
 from dc3.runs.command_line import given, joined_pairs
+from dc3.runs.data_check import CONDENSED, DATA_SET, look, report, suggestions, teacher_epochs
 from dc3.runs.parameters import all_declared, check, read_file
 
 COUNTS = {"train": {"cat": 4, "dog": 3}, "val": {"cat": 2, "dog": 2}}

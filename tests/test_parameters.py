@@ -108,7 +108,7 @@ def test_a_key_that_two_notebooks_declare_differently_is_refused(tmp_path):
         all_declared(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["2024", "no", "1e3", "010", "1:30", "2024-01-05", "café"])
+@pytest.mark.parametrize("name", ["2024", "no", "1e3", "010", "2024-01-05", "café"])
 def test_a_run_may_be_named_by_a_word_that_yaml_takes_for_something_else(tmp_path, parameters, name):
     (tmp_path / "params.yaml").write_text(f"run: {name}\n", encoding="utf-8")
     assert check(read_file(tmp_path / "params.yaml"), parameters)["run"] == name
@@ -152,7 +152,7 @@ def test_an_odd_number_is_refused_with_what_it_would_have_become(parameters, val
 def test_a_text_of_a_file_has_a_value(tmp_path, parameters):
     for written in ("", "~", "null"):
         (tmp_path / "params.yaml").write_text(f"run: {written}\n", encoding="utf-8")
-        with pytest.raises(ParameterError, match="run = .* no value"):
+        with pytest.raises(ParameterError, match=r"run = .* no value"):
             check(read_file(tmp_path / "params.yaml"), parameters)
 
 

@@ -66,7 +66,7 @@ def test_a_params_file_is_data(tmp_path, trace, call):
     (tmp_path / "bad.yaml").write_text(f"ipc: {text}\n")
     with pytest.raises(ParameterError, match=r"bad\.yaml: line 1: remove the tag"):
         read_file(tmp_path / "bad.yaml")
-    with pytest.raises(ParameterError, match="ipc = .* remove the tag"):
+    with pytest.raises(ParameterError, match=r"ipc = .* remove the tag"):
         check({"ipc": Argument(text)}, declared("03_sampling"))
     assert not trace.exists() and not Path(trace.name).exists()
 

@@ -31,13 +31,14 @@ NOTEBOOK = ["from dc3.runs.parameters import *", DECLARED]
 REFUSED = 2
 LARGEST = 2**31 - 1
 ODD = "#:'\"\\{}[]()$% ,&*!|>@`~-=?./;<^\t\n"
-WORDS = ["no", "Yes", "off", "2024", "1e3", "010", "0x1F", "1_000", "1:30.5", "null", "~", "2024-01-05", "<<", "=", "-5"]
-PHRASES = ["a #b", "a: b", "- a", "{p}", "'a'", '"a"', "a\u2028b", "cafe\u0301", "--x", "-p", "x=y", "/images/set #2", ""]
+WORDS = ["no", "Yes", "off", "2024", "1e3", "010", "0x1F", "1_000", "1:30.5", "null", "~", "2024-01-05"]
+WORDS += ["<<", "=", "-5"]
+PHRASES = ["a #b", "a: b", "- a", "{p}", "'a'", '"a"', "a\u2028b", "cafe\u0301", "--x", "-p", "x=y", "/images/set #2"]
 LETTERS = string.ascii_letters + string.digits + ODD + "éß猫😀\u0301\u00a0"
-TEXTS = st.sampled_from(WORDS + PHRASES) | st.text(st.sampled_from(LETTERS), max_size=20)
-SPELLINGS = ["{}", "+{}", "-{}", "0{}", "00{}", "{}.", "{}.0", "{}e2", "{}E+2", "{}.5e-3", ".{}", "0x{}", "0o{}", "0b{}"]
+TEXTS = st.sampled_from([*WORDS, *PHRASES, ""]) | st.text(st.sampled_from(LETTERS), max_size=20)
+SPELLINGS = ["{}", "+{}", "-{}", "0{}", "00{}", "{}.", "{}.0", "{}e2", "{}E+2", "{}.5e-3", ".{}", "0x{}", "0o{}"]
 SPELLINGS += ["{}_000", "1:{}", "{}:30.5", "{},000", "{} 000", "１{}", "{}½", "{}e-999", "{}e999", "{}%", "{}f", "'{}'"]
-SPELLINGS += [".inf", "-.INF", ".nan", "inf", "", "~", "{}" + "0" * 5000]
+SPELLINGS += ["0b{}", ".inf", "-.INF", ".nan", "inf", "", "~", "{}" + "0" * 5000]
 NUMBERS = st.builds(str.format, st.sampled_from(SPELLINGS), st.integers(0, 9999))
 NUMBERS |= st.floats(0, allow_infinity=False).map(repr) | st.integers(0, 2**40).map(str)
 DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")

@@ -8,6 +8,7 @@ import ast
 import difflib
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,9 +63,8 @@ def _is_kept(char: str) -> bool:
 
 def _distinct(items: list) -> list:
     """The list; ValueError naming an entry that it has twice."""
-    for item in items:
-        if items.count(item) > 1:
-            raise ValueError(f"it has {shown(item)} twice")
+    if twice := [item for item, times in Counter(items).items() if times > 1]:
+        raise ValueError(f"it has {shown(twice[0])} twice")
     return items
 
 
