@@ -1,20 +1,53 @@
 """The dc3 command: run the notebooks once or over a grid, report, compare and export runs, train the editor."""
 
+import io
 import logging
+import signal
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dc3.machine import paths
-from dc3.runs.parameters import ParameterError, all_declared, parse_value, read_file
+from dc3.runs.command_line import given, is_option, joined_pairs, stopped_message
+from dc3.runs.parameters import ParameterError, all_declared, read_file
+from dc3.runs.written import read_as
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Look at folders of images.")
-app.add_typer(data_app, name="data")
 REFUSED, FAILED = 2, 1
 TABLE_ROWS = 10  # of a comparison's tables on the terminal
+
+
+class Stoppable(TyperGroup):
+    """The commands; SIGINT and SIGTERM end them with a word, and the command that goes on."""
+
+    def invoke(self, context: Any) -> Any:
+        """Executes the command that the arguments name."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as stopped:
+            number = stopped.args[0] if stopped.args else signal.SIGINT
+            stage = getattr(stopped, "stage", "")
+            stop(stopped_message(context.invoked_subcommand, context.obj or [], stage), 128 + number)
+
+
+def with_value(parameter: typer.CallbackParam, value: Any) -> Any:
+    """The value of an option; stops the command when it is the next option: the value was forgotten."""
+    for word in value if isinstance(value, list) else [value]:
+        if is_option(str(word)):
+            stop(f"refused: {parameter.opts[-1]} has no value; {word} follows it", REFUSED)
+    return value
+
+
+option = partial(typer.Option, callback=with_value)  # one that takes a value
+app = typer.Typer(
+    cls=Stoppable, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at folders of images.")
+app.add_typer(data_app, name="data")
 
 
 @app.callback()
@@ -28,9 +61,9 @@ def log_to_terminal() -> None:
 @app.command()
 def run(
     params_file: Annotated[Path, typer.Argument(help="a file of params/, such as params/demo.yaml")],
-    p: Annotated[list[str], typer.Option("-p", metavar="KEY VALUE", help="set a parameter; may be repeated")] = [],  # noqa: B006
-    start: Annotated[str, typer.Option("--from", metavar="STAGE", help="redo from this stage on, such as 03")] = "",
-    until: Annotated[str, typer.Option("--until", metavar="STAGE", help="stop after this stage, such as 00")] = "",
+    p: Annotated[list[str], option("-p", metavar="KEY VALUE", help="set a parameter; may be repeated")] = [],  # noqa: B006
+    start: Annotated[str, option("--from", metavar="STAGE", help="redo from this stage on, such as 03")] = "",
+    until: Annotated[str, option("--until", metavar="STAGE", help="stop after this stage, such as 00")] = "",
     force: Annotated[bool, typer.Option("--force", help="run every stage again")] = False,
 ) -> None:
     """Execute the notebooks of a run in order; skip stages that are up to date."""
@@ -38,8 +71,7 @@ def run(
     from dc3.runs.runner import StageFailed, run_notebooks
 
     try:
-        given = dict(pair.split("=", 1) for pair in p)
-        values = {"run": params_file.stem} | read_file(params_file) | {k: parse_value(v) for k, v in given.items()}
+        values = {"run": params_file.stem} | read_file(params_file) | given(p)
         figures = run_notebooks(values, start, force, until)
     except (ParameterError, Busy) as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
@@ -76,7 +108,7 @@ def reproduce(
 def sweep(
     sweep_file: Annotated[Path, typer.Argument(help="a file of params/ with base and grid: params/…_sweep.yaml")],
     part: Annotated[
-        str, typer.Option(metavar="K/N", help="every N-th run from the K-th on, to divide runs among N machines")
+        str, option(metavar="K/N", help="every N-th run from the K-th on, to divide runs among N machines")
     ] = "1/1",
     force: Annotated[bool, typer.Option("--force", help="run every stage of every run again, without sharing")] = False,
     report: Annotated[bool, typer.Option(help="write a report on all finished runs")] = True,
@@ -120,7 +152,7 @@ def check_data(
 @app.command()
 def report(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with finished stages")],
-    out: Annotated[Path | None, typer.Option(help="the file; default: runs/RUN/report.html")] = None,
+    out: Annotated[Path | None, option(help="the file; default: runs/RUN/report.html")] = None,
     code: Annotated[bool, typer.Option("--code", help="include the notebooks' code")] = False,
 ) -> None:
     """Write the results of a run and its notebooks as one HTML file."""
@@ -157,8 +189,8 @@ def compare_runs(
 @app.command("export")
 def export_set(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="a run with a finished 04_compensation")],
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="hf (Hugging Face datasets) or npz")],
-    out: Annotated[Path | None, typer.Option(help="a new folder; default: runs/RUN/export-FORMAT")] = None,
+    to: Annotated[str, option(metavar="FORMAT", help="hf (Hugging Face datasets) or npz")],
+    out: Annotated[Path | None, option(help="a new folder; default: runs/RUN/export-FORMAT")] = None,
     soft_labels: Annotated[bool, typer.Option("--soft-labels", help="add the teacher's logits of each image")] = False,
 ) -> None:
     """Export a run's condensed set with its dataset card and provenance."""
@@ -195,36 +227,36 @@ def keep_outputs(run_name: Annotated[str, typer.Argument(metavar="RUN")] = "demo
 @app.command()
 def train_editor(
     recipe_file: Annotated[Path, typer.Argument(help="such as params/editor/tiny-instruct-pix2pix.yaml")],
-    out: Annotated[Path, typer.Option(help="folder of the trained pipeline")] = paths.SHIPPED_EDITOR,
-    work: Annotated[Path, typer.Option(help="folder of the checkpoints")] = paths.RUNS / "editor",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    out: Annotated[Path, option(help="folder of the trained pipeline")] = paths.SHIPPED_EDITOR,
+    work: Annotated[Path, option(help="folder of the checkpoints")] = paths.RUNS / "editor",
+    device: Annotated[str, option(help="auto, cpu, cuda or mps")] = "auto",
 ) -> None:
     """Train the editor that the package ships; after a kill, start it again to continue from its last checkpoint."""
+    from pydantic import ValidationError
+
     from dc3.generators import tiny_editor
     from dc3.machine.keeping import AnotherTraining
 
-    recipe = tiny_editor.EditorRecipe.model_validate(read_file(recipe_file))
     try:
+        recipe = tiny_editor.EditorRecipe.model_validate(read_as(read_file(recipe_file), tiny_editor.EditorRecipe))
         tiny_editor.train_editor(recipe, work, out, device)
-    except AnotherTraining as error:
+    except (AnotherTraining, ParameterError, ValidationError) as error:
         stop(str(error), REFUSED)
 
 
 def main() -> None:
     """The entry point: `-p KEY VALUE` becomes `-p KEY=VALUE`, because typer has no repeated options of two values."""
-    app(args=joined_pairs(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, raise_stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows \\u2026, and nothing fails
+    arguments = sys.argv[1:]
+    app(args=joined_pairs(arguments), obj=arguments)
 
 
-def joined_pairs(arguments: list[str]) -> list[str]:
-    """["-p", "ipc", "50"] → ["-p", "ipc=50"]; leaves pairs with an = unchanged."""
-    joined, rest = [], list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        joined.append(argument)
-        if argument == "-p" and rest:
-            pair = rest.pop(0)
-            joined.append(pair if "=" in pair else f"{pair}={rest.pop(0) if rest else ''}")
-    return joined
+def raise_stop(number: int, frame: FrameType | None) -> None:
+    """What SIGTERM does: the same as SIGINT."""
+    raise KeyboardInterrupt(number)
 
 
 def stop(message: str, code: int) -> None:

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from dc3 import cli
 from dc3.images import datasets
 from dc3.machine.paths import REPOSITORY
+from dc3.runs.command_line import given, joined_pairs
 from dc3.runs.data_check import CONDENSED, DATA_SET, look, report, suggestions, teacher_epochs
-from dc3.runs.parameters import all_declared, check, parse_value, read_file
+from dc3.runs.parameters import all_declared, check, read_file
 
 COUNTS = {"train": {"cat": 4, "dog": 3}, "val": {"cat": 2, "dog": 2}}
 
@@ -65,9 +66,8 @@ def test_the_lines_it_suggests_are_ones_that_a_run_takes(tmp_path, size, chosen)
     lines = suggestions(look(folder)).values()
     for line, image_size in zip(lines, chosen, strict=True):
         words = shlex.split(line)
-        assert words[:2] == ["dc3", "run"] and set(words[3::3]) == {"-p"}
-        values = {key: parse_value(value) for key, value in zip(words[4::3], words[5::3], strict=True)}
-        checked = check(read_file(REPOSITORY / words[2]) | values, all_declared())
+        assert words[:2] == ["dc3", "run"]
+        checked = check(read_file(REPOSITORY / words[2]) | given(joined_pairs(words[3:])[1::2]), all_declared())
         assert checked["run"] == "my_pets" and checked["ipc"] == 1 and checked["image_size"] == image_size
         train = datasets.load(checked["dataset"], "train", data_dir=checked["data_dir"])
         datasets.check_ipc(train, checked["ipc"])

@@ -9,15 +9,8 @@ from dc3.images import datasets
 from dc3.models import editor, networks
 from dc3.runs import notebook_stage
 from dc3.runs import parameters as parameter_types
-from dc3.runs.parameters import (
-    ParameterError,
-    all_declared,
-    check,
-    declared,
-    notebook_names,
-    parse_value,
-    read_file,
-)
+from dc3.runs.parameters import ParameterError, all_declared, check, declared, notebook_names, read_file
+from dc3.runs.written import Argument
 
 
 def write_notebook(folder, name, *declarations):
@@ -38,6 +31,7 @@ def parameters(tmp_path):
         "image_guidance_scale: ImageGuidanceScale = 1.5  # how strongly the source is kept",
         'blend_mode: BlendMode = "gradient"  # how edits are joined',
         'warm_prompts: PromptList = ["sunny", "golden hour"]  # warm',
+        "seeds: SeedList = [0]  # one student a seed",
     )
     return all_declared(tmp_path)
 
@@ -60,7 +54,7 @@ def test_values_go_over_the_defaults(parameters):
     checked = check({"ipc": 50, "lam": 2}, parameters)
     assert checked == {
         "run": "demo", "ipc": 50, "lam": 2.0, "guidance_scale": 4.0, "image_guidance_scale": 1.5,
-        "blend_mode": "gradient", "warm_prompts": ["sunny", "golden hour"],
+        "blend_mode": "gradient", "warm_prompts": ["sunny", "golden hour"], "seeds": [0],
     }  # fmt: skip
 
 
@@ -83,6 +77,17 @@ def test_values_go_over_the_defaults(parameters):
         ({"run": ".."}, r"run = '\.\.' is not allowed"),
         ({"run": "."}, r"run = '\.' is not allowed"),
         ({"run": ".features"}, r"run = '\.features' is not allowed"),
+        ({"run": "demo\n"}, r"run = 'demo\\n' is not allowed: a name begins with a letter"),
+        ({"run": "ü" * 150}, "it has 300 bytes; a name has at most 200"),
+        ({"lam": float("inf")}, "lam = inf is not allowed: must be a finite number"),
+        ({"lam": float("nan")}, "lam = nan is not allowed: must be a finite number"),
+        ({"guidance_scale": 1e30}, "guidance_scale = 1e.30 is not allowed: must be less than or equal to 100"),
+        ({"warm_prompts": ["sun\0ny"]}, r"warm_prompts = 'sun\\x00ny' is not allowed: remove the control character"),
+        ({"warm_prompts": ["x" * 10_001]}, "must have at most 10000 characters"),
+        ({"seeds": [0, 1, 0]}, r"seeds = \[0, 1, 0\] is not allowed: it has 0 twice"),
+        ({"seeds": [-1]}, "seeds = -1 is not allowed: must be greater than or equal to 0"),
+        ({"seeds": [2**70]}, "seeds = 1180591620717411303424 is not allowed: must be less than or equal to 4294967295"),
+        ({"i\x1b[31mpc": 1}, r"'i\\x1b\[31mpc': no notebook declares this parameter"),
     ],
 )
 def test_refusals_name_the_key_the_value_and_what_is_allowed(parameters, values, named):
@@ -103,31 +108,52 @@ def test_a_key_that_two_notebooks_declare_differently_is_refused(tmp_path):
         all_declared(tmp_path)
 
 
-def test_numbers_in_scientific_notation_are_numbers(tmp_path):
-    file = tmp_path / "params.yaml"
-    file.write_text("lam: 1e-4\nmu: 2.5e3\nname: e5\n")
-    assert read_file(file) == {"lam": 1e-4, "mu": 2500.0, "name": "e5"}
-    assert parse_value("1e-4") == 1e-4 and parse_value("[1, 2]") == [1, 2] and parse_value("grid") == "grid"
+@pytest.mark.parametrize("name", ["2024", "no", "1e3", "010", "2024-01-05", "café"])
+def test_a_run_may_be_named_by_a_word_that_yaml_takes_for_something_else(tmp_path, parameters, name):
+    (tmp_path / "params.yaml").write_text(f"run: {name}\n", encoding="utf-8")
+    assert check(read_file(tmp_path / "params.yaml"), parameters)["run"] == name
+    assert check({"run": Argument(name)}, parameters)["run"] == name
 
 
-@pytest.mark.parametrize(("content", "named"), [("- a\n- b\n", "key: value"), ("a: [1\n", "not a YAML file")])
-def test_a_params_file_that_is_not_flat_yaml_is_refused(tmp_path, content, named):
-    file = tmp_path / "params.yaml"
-    file.write_text(content)
-    with pytest.raises(ParameterError, match=named):
-        read_file(file)
+def test_a_run_has_one_name_in_both_forms_of_unicode(parameters):
+    assert check({"run": "cafe\u0301"}, parameters) == check({"run": "caf\u00e9"}, parameters)
 
 
-def test_a_params_file_is_data_only(tmp_path):
-    file = tmp_path / "params.yaml"
-    file.write_text("ipc: !!python/object/apply:os.getcwd []\n")
-    with pytest.raises(ParameterError, match="not a YAML file"):
-        read_file(file)
+def test_numbers_lists_and_yes_are_read_where_the_type_asks_for_them(tmp_path, parameters):
+    (tmp_path / "params.yaml").write_text("lam: 1e-4\nipc: 20\nwarm_prompts: [no, 1e3]\n", encoding="utf-8")
+    for values in (read_file(tmp_path / "params.yaml"), {"lam": Argument("1e-4"), "ipc": Argument("20")}):
+        checked = check(values, parameters)
+        assert (checked["lam"], checked["ipc"]) == (1e-4, 20)
+    assert check(read_file(tmp_path / "params.yaml"), parameters)["warm_prompts"] == ["no", "1e3"]
 
 
-def test_a_missing_params_file_is_named(tmp_path):
-    with pytest.raises(ParameterError, match=r"nothing\.yaml"):
-        read_file(tmp_path / "nothing.yaml")
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("010", "ipc = 010 is not allowed: YAML 1.1 reads it as 8"),
+        ("1_000", "reads it as 1000"),
+        ("0x1F", "reads it as 31"),
+        ("1:30", "reads it as 90"),
+        ("2 # two", "ipc = 2 # two .* beside the value"),
+        ("1" * 5000, "a number has at most"),
+        ("[" * 20_000, "nested too deeply"),
+        ("9" * 20, "must be less than or equal to"),
+        ("~", "ipc = None is not allowed"),
+        ("[1", "not YAML: line 1"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_an_odd_number_is_refused_with_what_it_would_have_become(parameters, value, told):
+    with pytest.raises(ParameterError, match=told) as caught:
+        check({"ipc": Argument(value)}, parameters)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_text_of_a_file_has_a_value(tmp_path, parameters):
+    for written in ("", "~", "null"):
+        (tmp_path / "params.yaml").write_text(f"run: {written}\n", encoding="utf-8")
+        with pytest.raises(ParameterError, match=r"run = .* no value"):
+            check(read_file(tmp_path / "params.yaml"), parameters)
 
 
 def test_a_star_import_gives_the_types_that_notebooks_declare_and_nothing_else():

@@ -196,7 +196,7 @@ def test_grid_points_of_the_same_parameters_are_one_run(read):
         ("dataset: cifar10", "dataset: only base and grid are allowed"),
         ("base: {ipc: 1}", "grid = None: expected a list of blocks"),
         ("grid: {ipc: [1, 10]}", "expected a list of blocks"),
-        ("base: [ipc]\ngrid: [{ipc: 1}]", "base = ['ipc']: expected"),
+        ("base: [ipc]\ngrid: [{ipc: 1}]", "base = [ipc]: expected"),
         ("base: {run: x}\ngrid: [{ipc: 1}]", "run: remove it, because the grid names the runs"),
         ("grid: [{run: [a, b]}]", "run: remove it, because the grid names the runs"),
         ("grid: [{ipc: []}]", "ipc = [] has no values"),

@@ -7,18 +7,71 @@ which messages name.
 import ast
 import difflib
 import json
-import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic import create_model as create_pydantic_model
 from pydantic_core import ErrorDetails
 
 from dc3.machine import paths
+from dc3.runs.written import read_as, shown, shown_name, shown_path, values_of
 
+LARGEST = 2**31 - 1  # of whole numbers: more than a run can count, and what the libraries' integers hold
+LARGEST_SEED = 2**32 - 1  # scikit-learn's
+LARGEST_SIZE = 8192  # pixels a side
+LARGEST_SCALE = 100  # of guidance: beyond it, edits are noise, and in float16 NaN
+LONGEST_TEXT = 10_000  # characters
+LONGEST_NAME = 200  # bytes; file systems give a name 255, and a lock's name is the run's with a stage's
+KEPT_IN_NAMES = ("L", "M", "N", "Pc")  # Unicode's categories: letters, accents, digits, underscores
+
+
+def _without_controls(text: str) -> str:
+    """The text; ValueError for control characters other than tabs and ends of lines: no path or prompt has them."""
+    if found := next((char for char in text if unicodedata.category(char) == "Cc" and char not in "\t\n"), None):
+        raise ValueError(f"remove the control character {found!r}")
+    return text
+
+
+def _run_name(name: str) -> str:
+    """A run's name in Unicode's composed form, so that equal names are one folder. ValueError unless it is a name."""
+    name = unicodedata.normalize("NFC", name)
+    if not name or not _is_kept(name[0]) or not all(char in ".-" or _is_kept(char) for char in name):
+        raise ValueError("a name begins with a letter or digit and has only letters, digits, _, . and -")
+    if (size := len(name.encode())) > LONGEST_NAME:
+        raise ValueError(f"it has {size} bytes; a name has at most {LONGEST_NAME}")
+    return name
+
+
+def _is_kept(char: str) -> bool:
+    return unicodedata.category(char).startswith(KEPT_IN_NAMES)
+
+
+def _distinct(items: list) -> list:
+    """The list; ValueError naming an entry that it has twice."""
+    if twice := [item for item, times in Counter(items).items() if times > 1]:
+        raise ValueError(f"it has {shown(twice[0])} twice")
+    return items
+
+
+Distinct = AfterValidator(_distinct)
+Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_without_controls)]
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
 Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Framing = Literal["crop", "squash"]
@@ -48,24 +101,24 @@ LatentsDtype = Literal["float16", "float32"]
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
 GeneratorKind = Literal["dit", "lora"]
-RivalList = list[Rival]
-BaselineList = list[Baseline]
-NetworkList = list[Network]
-FolderList = list[str]
-GeneratorList = Annotated[list[GeneratorKind], Field(min_length=1)]
-NameList = list[str]
+RivalList = Annotated[list[Rival], Distinct]
+BaselineList = Annotated[list[Baseline], Distinct]
+NetworkList = Annotated[list[Network], Distinct]
+FolderList = Annotated[list[Text], Distinct]
+GeneratorList = Annotated[list[GeneratorKind], Field(min_length=1), Distinct]
+NameList = list[Text]  # two classes may have one name
 NumberList = list[NonNegativeInt]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-GuidanceScale = Annotated[float, Field(gt=1)]  # diffusers does not guide at 1, or with an image scale below 1
-ImageGuidanceScale = Annotated[float, Field(ge=1)]
-ImageSize = Annotated[int, Field(ge=8)]
+GuidanceScale = Annotated[float, Field(gt=1, le=LARGEST_SCALE)]  # diffusers does not guide at 1, or with images below 1
+ImageGuidanceScale = Annotated[float, Field(ge=1, le=LARGEST_SCALE)]
+ImageSize = Annotated[int, Field(ge=8, le=LARGEST_SIZE)]
 JpegQuality = Annotated[int, Field(ge=1, le=95)]
-RunName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # not "..", which is another folder
-Seed = NonNegativeInt
-PromptList = Annotated[list[str], Field(min_length=1)]
-SeedList = Annotated[list[int], Field(min_length=1)]
-IpcList = list[PositiveInt]
+RunName = Annotated[str, AfterValidator(_run_name)]  # not "..", which is another folder
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+PromptList = Annotated[list[Text], Field(min_length=1)]  # a prompt given twice is drawn more often
+SeedList = Annotated[list[Seed], Field(min_length=1), Distinct]
+IpcList = Annotated[list[PositiveInt], Distinct]
 
 WITHOUT_EFFECT = ("engine", "ray_address", "ray_actors", "ray_gpus")  # how a stage is computed, not its result
 
@@ -117,20 +170,14 @@ __all__ = [  # the types of parameters, which cells import by *
     "StoredFormat",
 ]  # fmt: skip
 
-TYPES = {name: globals()[name] for name in __all__} | {kind.__name__: kind for kind in (int, float, str, bool, list)}
+TYPES = {name: globals()[name] for name in __all__} | {kind.__name__: kind for kind in (int, float, bool, list)}
+TYPES |= {"str": Text}
+WORDINGS = {"Input should be": "must be", "List should have": "must have", "String should have": "must have"}
+WORDINGS |= {" after validation": "", "Value error, ": "", "unable to parse raw data as a unicode string": "in UTF-8"}
 
 
 class ParameterError(ValueError):
     """Refused parameters; the message names each one and what is allowed."""
-
-
-class FloatLoader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-4 as a string; people mean a number."""
-
-
-FloatLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 @dataclass(frozen=True)
@@ -197,13 +244,14 @@ def all_declared(folder: Path | None = None) -> dict[str, Parameter]:
     return found
 
 
-def check(values: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
-    """Defaults updated by `values`. ParameterError naming every unknown key, wrong type and value out of range."""
+def check(values: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Defaults updated by `values`, of `read_file`, the command line or Python, read for their types.
+
+    ParameterError naming every unknown key, wrong type and value out of range.
+    """
     problems = [_unknown(key, parameters) for key in values if key not in parameters]
-    fields: dict[str, Any] = {
-        name: (TYPES[parameter.type_name], parameter.default) for name, parameter in parameters.items()
-    }
-    model = create_pydantic_model("Parameters", __config__=ConfigDict(strict=True), **fields)
+    fields: dict[str, Any] = {name: (_as_written(each), each.default) for name, each in parameters.items()}
+    model = create_pydantic_model("Parameters", __config__=ConfigDict(strict=True, allow_inf_nan=False), **fields)
     try:
         checked = model(**{key: value for key, value in values.items() if key in parameters}).model_dump()
     except ValidationError as error:
@@ -213,16 +261,40 @@ def check(values: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str,
     return checked
 
 
-def _unknown(key: str, parameters: dict[str, Parameter]) -> str:
-    near = difflib.get_close_matches(key, parameters, n=1)
+def _as_written(parameter: Parameter) -> Any:
+    """The parameter's type, which also takes what was written in a file or on the command line."""
+    kind = TYPES[parameter.type_name]
+    return Annotated[kind, BeforeValidator(lambda value: read_as(value, kind))]
+
+
+def as_declared(values: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+    """The values read for their types, unchecked; those that cannot be read stay as written, for `check` to refuse."""
+    found = dict(values)
+    for name, value in values.items():
+        with suppress(ValueError):
+            found[name] = read_as(value, TYPES[parameters[name].type_name] if name in parameters else Any)
+    return found
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a run may have this name."""
+    try:
+        return TypeAdapter(RunName).validate_python(name) == name
+    except ValidationError:
+        return False
+
+
+def _unknown(key: str, parameters: Mapping[str, Parameter]) -> str:
+    near = difflib.get_close_matches(str(key)[:100], parameters, n=1)
     hint = f"did you mean {near[0]}?" if near else "`dc3 params` lists them all"
-    return f"{key}: no notebook declares this parameter; {hint}"
+    return f"{shown_name(str(key))}: no notebook declares this parameter; {hint}"
 
 
-def _refusal(detail: ErrorDetails, parameters: dict[str, Parameter]) -> str:
-    name = str(detail["loc"][0])
-    allowed = detail["msg"].replace("Input should be", "must be")
-    return f"{name} = {detail['input']!r} is not allowed: {allowed} ({parameters[name].help})"
+def _refusal(detail: ErrorDetails, parameters: Mapping[str, Parameter]) -> str:
+    name, allowed = str(detail["loc"][0]), detail["msg"]
+    for theirs, ours in WORDINGS.items():
+        allowed = allowed.replace(theirs, ours)
+    return f"{name} = {shown(detail['input'])} is not allowed: {allowed} ({parameters[name].help})"
 
 
 def decisive(params: dict[str, Any]) -> dict[str, Any]:
@@ -231,21 +303,8 @@ def decisive(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """A params file: flat keys, data only. ParameterError when it is missing, not YAML, or not flat."""
+    """A params file: keys and values as written, for `check`. ParameterError naming a file that is none."""
     try:
-        values = yaml.load(path.read_text(), FloatLoader) or {}
-    except FileNotFoundError:
-        raise ParameterError(f"{path}: no such params file; params/ holds examples") from None
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}: not a YAML file: {error}") from None
-    if not isinstance(values, dict):
-        raise ParameterError(f"{path}: expected `key: value` lines, got {type(values).__name__}")
-    return values
-
-
-def parse_value(text: str) -> Any:
-    """The value of `-p KEY VALUE` as a params file would read it. ParameterError when it is not YAML."""
-    try:
-        return yaml.load(text, FloatLoader)
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{text!r} is not a YAML value: {' '.join(str(error).split())}") from None
+        return values_of(path)
+    except ValueError as error:
+        raise ParameterError(f"{shown_path(path)}: {error}") from None

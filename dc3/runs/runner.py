@@ -9,7 +9,6 @@ import errno
 import logging
 import os
 import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dc3.machine import files, paths
 from dc3.machine.files import flush_to_disk, remove, replacing, sha256
 from dc3.machine.fingerprints import notebook_fingerprint
+from dc3.machine.temporary import temporary_folder
 from dc3.runs.checks import check_inputs
 from dc3.runs.manifests import MANIFEST, Record, read_json, read_manifest, write_json
 from dc3.runs.notebooks import strip_noise
@@ -44,11 +44,20 @@ log = logging.getLogger(__name__)
 Execute = Callable[[str, str, dict[str, Any]], None]  # stage, run, values to inject; leaves the executed copy
 README = "README.md"  # in the folder of a run's figures
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # faults of this run's disk, not of another run's files
+SOCKET = "kernel"  # jupyter_client appends -1 … -5
 BUSY = "another process is executing run {run!r}: wait for it to end, or choose another name (-p run NAME)"
 
 
 class StageFailed(RuntimeError):
     """A stage's notebook failed; the message ends with the notebook and cell, after the traceback."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal stopped a run in a stage, which the next run continues."""
+
+    def __init__(self, stage: str, signal: KeyboardInterrupt) -> None:
+        super().__init__(*signal.args)
+        self.stage = stage
 
 
 def run_notebooks(
@@ -65,13 +74,14 @@ def run_notebooks(
     all. Redone stages start from nothing. `preflight=False` is for callers that have called `check_inputs`. `execute`
     runs one notebook (default: `execute_in_kernel`).
     ParameterError before anything runs when a value is refused or data or a model is missing; StageFailed when a cell
-    raises; files.Busy when another process executes the same run.
+    raises; files.Busy when another process executes the same run; Stopped after SIGINT or SIGTERM.
     """
     parameters = all_declared()
     checked = check(values, parameters)
     names = _between(start, until, notebook_names())
     run, redo = checked["run"], force or bool(start)
     with files.locked(run_lock(run), BUSY.format(run=run)):
+        _remove_leftovers(run)
         for name in names:
             own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
             reason = _why_not_current(run, name, own, redo)
@@ -81,10 +91,28 @@ def run_notebooks(
             if preflight:
                 check_inputs(checked)
                 preflight = False
-            if redo or not _is_taken_over(run, name, own):
-                _redo(run, name, _to_inject(values, own, parameters), reason, redo, execute or execute_in_kernel)
+            with _stopped_in(name):
+                if redo or not _is_taken_over(run, name, own):
+                    _redo(run, name, _to_inject(values, own, parameters), reason, redo, execute or execute_in_kernel)
         write_figures_readme(paths.FIGURES / run, notebook_names())
     return sorted((paths.FIGURES / run).iterdir())
+
+
+def _remove_leftovers(run: str) -> None:
+    """Removes what killed runners left; the caller holds the run's lock."""
+    notebooks = paths.RUNS / run / "notebooks"
+    for path in (*notebooks.glob("*.partial.ipynb"), *notebooks.glob(".*.partial.ipynb")):
+        path.unlink(missing_ok=True)
+    for folder in (paths.RUNS / run).glob(".*.shared"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _stopped_in(name: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as signal:
+        raise Stopped(name, signal) from None
 
 
 def _why_not_current(run: str, name: str, params: dict[str, Any], redo: bool) -> str | None:
@@ -183,8 +211,8 @@ def execute_notebook(source: Path, target: Path, params: dict[str, Any], progres
     os.environ[paths.HEADLESS] = "1"
     with kernel_channel() as channel:
         papermill.execute_notebook(
-            str(source),
-            str(target),
+            _unformatted(source),
+            _unformatted(target),
             params,
             kernel_name="python3",
             cwd=str(source.parent),
@@ -192,6 +220,11 @@ def execute_notebook(source: Path, target: Path, params: dict[str, Any], progres
             autosave_cell_every=0,
             config=Config({"KernelManager": channel}),
         )
+
+
+def _unformatted(path: Path) -> str:
+    """A path for papermill, which fills names in braces with parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _keep_copy(partial: Path, target: Path) -> None:
@@ -216,8 +249,8 @@ def kernel_channel() -> Iterator[dict[str, str]]:
     if os.name != "posix":
         yield {}
         return
-    with tempfile.TemporaryDirectory(prefix="dc3-") as folder:
-        yield {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
+    with temporary_folder(room=len(f"/{SOCKET}-12345")) as folder:
+        yield {"transport": "ipc", "ip": str(folder / SOCKET)}
 
 
 def _failure(name: str, error: "PapermillExecutionError") -> str:

@@ -6,6 +6,7 @@ Runs take over common stages from each other. A restarted sweep resumes, because
 import itertools
 import json
 import logging
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -20,15 +21,24 @@ from dc3.machine import files, paths
 from dc3.machine.files import replacing
 from dc3.runs.checks import check_inputs
 from dc3.runs.manifests import NotAsWritten, read_manifest
-from dc3.runs.parameters import ParameterError, all_declared, check, notebook_names, read_file
+from dc3.runs.parameters import (
+    LONGEST_NAME,
+    ParameterError,
+    all_declared,
+    as_declared,
+    check,
+    notebook_names,
+    read_file,
+)
 from dc3.runs.results import SCORES, VALIDATION, of_run, whole_sets
 from dc3.runs.runner import StageFailed, run_notebooks
+from dc3.runs.written import shown, shown_name
 
 log = logging.getLogger(__name__)
 
 Values = dict[str, Any]
 Block = dict[str, list]
-LONGEST_NAME = 200  # characters; file systems give a folder's name 255 bytes
+MOST_RUNS = 10_000
 STUDENT = {"method": "training_set", "seed": "student_seed"}  # columns whose names a grid's key may have
 RESULTS = ["training_set", "network", "student_seed", "ipc", "stored_bytes", "epochs", *SCORES]
 RESULTS += ["teacher_accuracy", "wall_seconds"]
@@ -62,10 +72,11 @@ def read_sweep(path: Path | str) -> Sweep:
     ParameterError, naming run and key, for a malformed file, two runs with one name, or refused values.
     """
     path = Path(path)
+    parameters = all_declared()
     base, blocks = _content(path)
     name = path.stem.removesuffix("_sweep")
-    named = _named(name, base, [point for block in blocks for point in _points(block)])
-    parameters = all_declared()
+    points = [as_declared(point, parameters) for block in blocks for point in _points(block)]
+    named = _named(name, as_declared(base, parameters), points)
     runs = for_each(named, lambda values: check(values, parameters))
     repeated = _repeated(runs)
     keys = list(dict.fromkeys(key for block in blocks for key in block))
@@ -76,15 +87,18 @@ def _content(path: Path) -> tuple[Values, list[Block]]:
     content = read_file(path)
     base, grid = content.get("base") or {}, content.get("grid")
     if unknown := content.keys() - {"base", "grid"}:
-        names = ", ".join(sorted(map(str, unknown)))
+        names = ", ".join(map(shown_name, sorted(unknown)))
         raise ParameterError(f"{path}: {names}: only base and grid are allowed; put keys of all runs below base")
     if not isinstance(base, dict):
-        raise ParameterError(f"{path}: base = {base!r}: expected `key: value` lines below it, as in a params file")
+        raise ParameterError(f"{path}: base = {shown(base)}: expected `key: value` lines below it, as in a params file")
     if not isinstance(grid, list) or not grid or not all(isinstance(block, dict) and block for block in grid):
-        raise ParameterError(f"{path}: grid = {grid!r}: expected a list of blocks, such as `- {{ipc: [1, 10]}}`")
+        raise ParameterError(f"{path}: grid = {shown(grid)}: expected a list of blocks, such as `- {{ipc: [1, 10]}}`")
     if any("run" in values for values in (base, *grid)):
         raise ParameterError(f"{path}: run: remove it, because the grid names the runs of a sweep")
-    return base, [_block(path, block) for block in grid]
+    blocks = [_block(path, block) for block in grid]
+    if (count := sum(math.prod(map(len, block.values())) for block in blocks)) > MOST_RUNS:
+        raise ParameterError(f"{path}: grid has {count:,} runs, {MOST_RUNS:,} are allowed: give fewer values")
+    return base, blocks
 
 
 def _block(path: Path, block: Values) -> Block:
@@ -115,9 +129,9 @@ def _named(sweep: str, base: Values, points: list[Values]) -> dict[str, Values]:
 def run_name(sweep: str, point: Values) -> str:
     """cifar10.method-dc3.ipc-10: the sweep, then key-value from the grid. ParameterError when it is too long."""
     name = ".".join([sweep, *(f"{key}-{_text(value)}" for key, value in point.items())])
-    if len(name) > LONGEST_NAME:
+    if (size := len(name.encode())) > LONGEST_NAME:
         raise ParameterError(
-            f"grid: the run's name {name!r} has {len(name)} characters, {LONGEST_NAME} are allowed: "
+            f"grid: the run's name {shown(name)} has {size} bytes, {LONGEST_NAME} are allowed: "
             "sweep over fewer keys or shorter values"
         )
     return name
