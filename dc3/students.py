@@ -335,8 +335,9 @@ class _Student:
         mixed, partner, lam = mix(images, self.protocol.mix, generator)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for part in torch.arange(len(mixed), device=self.device).tensor_split(self.protocol.accumulate):
-            loss = self._loss(mixed[part], labels[part], labels[partner[part]], lam) * len(part) / len(mixed)
+        parts = (values.tensor_split(self.protocol.accumulate) for values in (mixed, labels, labels[partner]))
+        for pixels, own, other in zip(*parts, strict=True):
+            loss = self._loss(pixels, own, other, lam) * len(pixels) / len(mixed)
             loss.backward()
             total += loss.detach()
         self.optimizer.step()

@@ -36,6 +36,7 @@ def test_the_tokenizer_of_the_real_size_is_clips(benchmarks):
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_small_gpu_hour_goes_on_where_it_stopped(tmp_path):
     table = tmp_path / "gpu.csv"
@@ -92,6 +93,7 @@ def test_a_setting_passes_if_no_measure_is_worse_than_the_seeds_deviate(benchmar
     assert found["ratio"].tolist() == [1, 5, 20]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_samplers_are_compared_part_by_part(class_folders, tmp_path, random_editor_folder):
     options = ["--data-dir", class_folders, "--images", "20", "--teacher", "", "--few", "1", "--batch-size", "6"]

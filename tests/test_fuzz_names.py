@@ -41,7 +41,7 @@ QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database
 @given(THREE)
 @example(AWKWARD)
 @example(["猫" * 80, "猫" * 79 + "犬", "   "])
-@settings(max_examples=6, **QUIET)
+@settings(max_examples=4, **QUIET)
 def test_the_figures_of_00_are_drawn_with_any_names(names):
     images, labels = np.zeros((3, SIZE, SIZE, 3), np.uint8), np.arange(3)
     for figure in (figures.class_samples(images, labels, names), figures.confusion(np.eye(3, dtype=int), names)):
@@ -103,7 +103,7 @@ def made_with(names, file):
 @given(THREE, NAMES)
 @example(AWKWARD, "$`|.png")
 @example([".hidden", "CON", "con"], "\n")
-@settings(max_examples=3, **QUIET)
+@settings(max_examples=2, **QUIET)
 def test_exports_of_any_names_read_back_as_they_are(names, file):
     import datasets
 
