@@ -1,3 +1,5 @@
+import nbformat
+
 from dc3.runs import runner, stage
 from dc3.runs.parameters import notebook_names
 
@@ -34,7 +36,7 @@ def test_a_call_for_some_stages_leaves_the_others_on_the_page(home, monkeypatch)
     monkeypatch.setattr(runner, "why_not_current", lambda *stage: None)
     for name in notebook_names():
         (copy := stage.executed_copy("tiny", name)).parent.mkdir(parents=True, exist_ok=True)
-        copy.touch()
+        copy.write_text(nbformat.writes(nbformat.v4.new_notebook()), encoding="utf-8")
     (folder := home / "figures/tiny").mkdir(parents=True)
     for name in ("teacher_curve.png", "binning_bins.png", "validation_curves.png"):
         (folder / name).touch()
