@@ -195,6 +195,7 @@ def test_a_full_disk_is_named_and_the_finished_stage_stays(chain):
     assert chain.files("00_teacher") == chain.kept, "kept by the run that found room"
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_the_executed_notebook(images, tmp_path):
     disk = Disk(tmp_path, size="4k")
     if not disk.is_small:
