@@ -35,11 +35,13 @@ def test_eight_times_the_images_take_hardly_more_memory(tmp_path):
     assert large - small < written, "less than what was written: it was not kept"
 
 
+@pytest.mark.slow
 def test_synthetic_latents_are_binned_and_selected_from(tmp_path):
     run(tmp_path, "--latents", "--classes", "3", "--class-size", "60")
     assert pd.read_csv(tmp_path / "scale_latents.csv")[["images", "picks"]].to_numpy().tolist() == [[180, 30]]
 
 
+@pytest.mark.slow
 def test_sizes_that_are_no_multiples_of_a_class_are_refused(tmp_path):
     result = subprocess.run(
         [sys.executable, str(SCRIPT), "--sizes", "150", "--out", str(tmp_path)], capture_output=True, text=True
