@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dc3.condensed import Made
+from dc3.condensed import Made, Storage
 from dc3.images.image_set import in_memory
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 IMAGES = in_memory("noise", "train", ["a", "b"], np.repeat([0, 1], 6), PIXELS)
 PICKS = pd.DataFrame({"index": np.arange(12), "label": np.arange(12) // 6, "bin": 0, "rank": np.arange(12) % 6})
+STORAGE = Storage(8)
 STAMP = {"method": "inverted"}
 BATCH = 2
 

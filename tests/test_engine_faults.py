@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slow_making import BATCH, IMAGES, PICKS, STAMP, Inverted
+from slow_making import BATCH, IMAGES, PICKS, STORAGE, STAMP, Inverted
 from workshop import PARAMETERS, Workshop
 
 from dc3 import condensed
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.process, pytest.mark.ray]
 PATIENCE = 600  # seconds, on a machine that has other things to do
 
 MAKE = [
-    "import os\nfrom pathlib import Path\nfrom slow_making import BATCH, IMAGES, PICKS, STAMP, Inverted\n"
+    "import os\nfrom pathlib import Path\nfrom slow_making import BATCH, IMAGES, PICKS, STORAGE, STAMP, Inverted\n"
     "from dc3 import condensed, runs\nfrom dc3.machine.engine import Engine\n"
     "from dc3.runs.parameters import PositiveInt, RunName",
     PARAMETERS + "n: PositiveInt = 3  # has no effect",
@@ -25,7 +25,7 @@ MAKE = [
     'home, where = Path(os.environ["DC3_HOME"]), Engine("ray", actors=1)\n'
     '(home / "kernel.pid").write_text(str(os.getpid()))\n'
     'make = Inverted(home / "lingering")\n'
-    'condensed.fill(stage.output("condensed"), IMAGES, PICKS, STAMP, make, BATCH, where)\n'
+    'condensed.fill(stage.output("condensed"), IMAGES, PICKS, STORAGE, STAMP, make, BATCH, where)\n'
     "where.stop()\n"
     "stage.finish()",
 ]
@@ -73,7 +73,7 @@ def has_ended(process):
 
 
 def undisturbed(folder):
-    condensed.fill(folder, IMAGES, PICKS, STAMP, Inverted(folder / "nothing"), BATCH)
+    condensed.fill(folder, IMAGES, PICKS, STORAGE, STAMP, Inverted(folder / "nothing"), BATCH)
     return {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
