@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slow_making import BATCH, IMAGES, PICKS, STORAGE, STAMP, Inverted
+from slow_making import BATCH, IMAGES, PICKS, STAMP, STORAGE, Inverted
 from workshop import PARAMETERS, Workshop
 
 from dc3 import condensed
