@@ -305,10 +305,9 @@ def storage_of(images: ImageSet, provenance: pd.DataFrame | None, image_size: in
 
 def without_history(content: bytes) -> bytes:
     """A condensed image's file without the history that `fill` wrote into it; other files as they are."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        image.load()
-        if image.format == "PNG" and CHUNK_KEY in image.text:
-            chunk = b"tEXt" + CHUNK_KEY.encode() + b"\0" + image.text[CHUNK_KEY].encode()
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # the history precedes the pixels: none is decoded
+        if image.format == "PNG" and isinstance(text := image.info.get(CHUNK_KEY), str):
+            chunk = b"tEXt" + CHUNK_KEY.encode() + b"\0" + text.encode()
             start = content.index(chunk) - 4  # after its length; its checksum follows
             return content[:start] + content[start + len(chunk) + 8 :]
         if image.format == "JPEG" and image.info.get("comment", b"").startswith(HISTORY_START):

@@ -57,11 +57,6 @@ class Frame:
         """The same for uint8 (H, W, 3) → (size, size, 3)."""
         return image if self.keeps(*image.shape[:2]) else np.asarray(self.of(Image.fromarray(image)))
 
-    def enlarges(self, height: int, width: int) -> bool:
-        """Whether a picture of this size has fewer pixels than the frame asks for."""
-        asked = tested_side(self.size) if self.framing == TEST else self.size
-        return min(height, width) < asked
-
     def _tested(self, image: Image.Image) -> Image.Image:
         """v2.Resize(⌊size / 7⌋ · 8) and v2.CenterCrop(size), in one step that computes no pixel outside the crop."""
         shorter, scaled = min(image.size), tested_side(self.size)

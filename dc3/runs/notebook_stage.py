@@ -61,8 +61,8 @@ class Settings:
         from dc3.machine import devices
 
         try:
-            content = read_settings(path)
-            return cls(**(content or {}) | {"device": devices.device((content or {})["device"])})
+            content = read_settings(path) or {}
+            return cls(**content | {"device": devices.device(content["device"])})
         except (TypeError, KeyError):  # nothing, or the settings of another version
             raise StageMissing(
                 f"{paths.shown(path)} is missing, damaged or of another version: run notebooks/00_teacher.ipynb again"
@@ -197,13 +197,18 @@ class NotebookStage(Stage):
 
     def own_set(self) -> dict[str, ImageSet]:
         """The condensed set that the stage studies, by name: `condensed_dir`, or the run's own by `method`."""
-        from dc3 import condensed
         from dc3.strategies import METHODS
 
         elsewhere = self.params["condensed_dir"]
-        folder = self.use(elsewhere) if elsewhere else self._own_folder
-        name = f"condensed_dir {folder.name}" if elsewhere else METHODS[self.params["method"]].name
-        return {name: condensed.load(folder, self.train.classes)}
+        name = f"condensed_dir {Path(elsewhere).name}" if elsewhere else METHODS[self.params["method"]].name
+        return {name: self._own_images}
+
+    @cached_property
+    def _own_images(self) -> ImageSet:
+        from dc3 import condensed
+
+        elsewhere = self.params["condensed_dir"]
+        return condensed.load(self.use(elsewhere) if elsewhere else self._own_folder, self.train.classes)
 
     @property
     def _own_folder(self) -> Path:
@@ -223,10 +228,8 @@ class NotebookStage(Stage):
 
         from dc3 import condensed
 
-        size = self.settings.image_size
-        if elsewhere := self.params["condensed_dir"]:
-            return condensed.storage_of(condensed.load(self.use(elsewhere), self.train.classes), None, size)
-        return condensed.storage_of(self.train, pd.read_parquet(self._own_provenance), size)
+        provenance = None if self.params["condensed_dir"] else pd.read_parquet(self._own_provenance)
+        return condensed.storage_of(self._own_images, provenance, self.settings.image_size)
 
     def sets_beside(self, methods: list[str]) -> dict[str, ImageSet]:
         """The sets of methods without edits, made from their picks in memory, by the methods' names.
