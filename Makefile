@@ -29,9 +29,9 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One thread a process: the processors are taken.
+# One thread a process: the processors are taken. The notebooks, one after the other, take longest: the tests give way to them.
 tests: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not ray $(SLOW)" tests
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m pytest -n 2 -m "not ray $(SLOW)" tests
 
 ray: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "ray $(SLOW)" tests/test_engine.py tests/test_engine_faults.py

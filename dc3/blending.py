@@ -47,9 +47,14 @@ def blend(
 
 
 def _ramp_weight(height: int, width: int, ramp: float, rng: np.random.Generator) -> np.ndarray:
-    if rng.random() < 0.5:
+    if is_left_right(rng):
         return _ramp_profile(width, ramp)[None, :, None]
     return _ramp_profile(height, ramp)[:, None, None]
+
+
+def is_left_right(rng: np.random.Generator) -> bool:
+    """The first draw of a `gradient` blend: the first image is in the left half, else in the upper one."""
+    return rng.random() < 0.5
 
 
 def _ramp_profile(side: int, ramp: float) -> np.ndarray:

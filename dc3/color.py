@@ -78,6 +78,28 @@ def hue_entropy(histogram: np.ndarray) -> float:
     return float(-(share * np.log2(share)).sum())
 
 
+def description(images: np.ndarray, hues: int = 12) -> np.ndarray:
+    """What colours each image has, (n, 6 + hues) float64, all in units of CIELAB, to be compared by Euclidean distance.
+
+    Mean and standard deviation of L*, a* and b* (Reinhard et al. 2001), and a hue histogram weighted by chroma (van de
+    Weijer & Schmid 2006) with soft bins: a pixel's chroma is shared between the two nearest centres of `hues` bins, the
+    first at 0°, so that no small change of hue moves a pixel from one bin to the next.
+    """
+    return np.concatenate([_description(_lab(chunk), hues) for chunk in _chunks(images)])
+
+
+def _description(lab: np.ndarray, hues: int) -> np.ndarray:
+    chroma = np.hypot(lab[..., 1], lab[..., 2])
+    chroma[chroma < VISIBLE_CHROMA] = 0
+    position = np.arctan2(lab[..., 2], lab[..., 1]) / (2 * np.pi) % 1 * hues
+    lower = np.floor(position).astype(np.int64)
+    row = hues * np.arange(len(lab))[:, None]
+    mass = np.zeros(len(lab) * hues)
+    for bin_of_pixel, share in ((lower, 1 - (position - lower)), (lower + 1, position - lower)):
+        mass += np.bincount((row + bin_of_pixel % hues).ravel(), (share * chroma).ravel(), minlength=len(mass))
+    return np.hstack([lab.mean(axis=1), lab.std(axis=1), mass.reshape(len(lab), hues) / lab.shape[1]])
+
+
 def rgb_density(images: np.ndarray, grid: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian kernel density of the normalised R, G and B values: positions (grid,) over [0, 1], densities (3, grid).
 

@@ -48,6 +48,16 @@ def picks_and_edits(compensator: Compensator, train: ImageSet, condensed: ImageS
     return Strips(rows | {"blended": condensed.images(provenance.index, side)}, headings)
 
 
+def picks_and_choices(
+    compensator: Compensator, train: ImageSet, condensed: ImageSet, provenance: pd.DataFrame
+) -> Strips:
+    """Source and condensed image of the picks in `provenance`, where one candidate of each was chosen (dc3.gaps)."""
+    side = compensator.editor.settings.size
+    rows = {"source": train.images(provenance["index"], side), "chosen": condensed.images(provenance.index, side)}
+    chosen = provenance[["prompts", "strength"]].itertuples(index=False)
+    return Strips(rows, [f"{prompts[0]} {strength:g}" if len(prompts) else "unedited" for prompts, strength in chosen])
+
+
 def blends(compensator: Compensator, name: str, source: np.ndarray, index: int) -> Strips:
     """One row, `name`: image `index`, uint8 (S, S, 3), two warm and two cold edits, and all their blends."""
     coloring = replace(compensator.coloring, blend_mode="fourfold_view")

@@ -263,14 +263,15 @@ def test_draws_and_histories_are_those_of_earlier_versions(images, picks, undist
     assert list(history["set"])[8:11] == ["edit_strength", "edit_candidates", "editor"]
 
 
-def test_the_parameters_of_a_set_make_its_bytes_again(images, picks, random_editor_folder, tmp_path):
+@pytest.mark.parametrize("storage", [STORAGE, Storage(48, "jpeg", 75)], ids=["png", "jpeg"])
+def test_the_parameters_of_a_set_make_its_bytes_again(images, picks, random_editor_folder, tmp_path, storage):
     """As `dc3 reproduce` does, with an editor that is loaded again, and one image alone."""
     params = {name: parameter.default for name, parameter in declared("04_compensation").items()}
     params |= {"editor": str(random_editor_folder), "sampler": "dpmpp_2m", "edit_steps": 4, "guidance_until": 0.5}
     params |= {"edit_batch_size": 4}
     first, later = (Compensator.of(params, 3, "cpu") for _ in range(2))
-    made = compensate(images, picks, tmp_path / "set", STORAGE, first).set_index("index")
-    again = compensate(images, picks[picks["index"] == 7], tmp_path / "again", STORAGE, later)
+    made = compensate(images, picks, tmp_path / "set", storage, first).set_index("index")
+    again = compensate(images, picks[picks["index"] == 7], tmp_path / "again", storage, later)
     assert again["sha256"].tolist() == [made.loc[7, "sha256"]]
 
 

@@ -40,6 +40,9 @@ QUICK = {
     "ipc": 1,
     "edit_size": 16,
     "edit_steps": 1,
+    "stored_size": 32,
+    "stored_format": "jpeg",
+    "equal_bytes": True,
     "student_width": 8,
     "student_epochs": 2,
     "student_seeds": [0],
@@ -241,7 +244,7 @@ def test_a_read_only_data_folder_and_a_name_that_is_not_utf8_are_as_good_as_othe
 
 def test_a_condensed_image_is_made_again_to_the_same_bytes(chain, tmp_path):
     again = chain.here("reproduce", "tiny", "8")
-    assert again.exit_code == 0 and "00001/00000.png" in again.stdout and "the bytes agree" in again.stdout
+    assert again.exit_code == 0 and "00001/00000.jpg" in again.stdout and "the bytes agree" in again.stdout
     unknown = chain.here("reproduce", "tiny", "9")
     assert unknown.exit_code == REFUSED and "INDEX = 9" in unknown.stderr
     home = Home(shutil.copytree(chain.folder, tmp_path / "home"), chain.data_dir)

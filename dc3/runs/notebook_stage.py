@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from dc3.compensation import Compensator
     from dc3.condensed import Storage
     from dc3.fidelity import Embedded
     from dc3.images.image_set import ImageSet
@@ -194,6 +195,19 @@ class NotebookStage(Stage):
         from dc3.strategies import METHODS
 
         return self.read(f"03_sampling/{METHODS[method].picks_file}")
+
+    def condense(self, picks: pd.DataFrame, compensator: Compensator | None, storage: Storage) -> pd.DataFrame:
+        """Writes the condensed set of `picks`, coloured by the parameter `coloring`; returns its provenance."""
+        from dc3 import gaps
+        from dc3.compensation import condense
+
+        folder = self.output("condensed")
+        if compensator is None or self.params["coloring"] != gaps.GAP:
+            return condense(self.train, picks, folder, storage, compensator, self.engine)
+        filling = gaps.Filling(self.teacher.model, self.settings.image_size, self.params["gap_margin"])
+        chosen = gaps.choices(self.train, picks, compensator, filling, self.output("gaps"))
+        self.write(chosen, gaps.CHOICES)
+        return gaps.fill_gaps(self.train, picks, folder, storage, compensator, chosen, self.engine)
 
     def own_set(self) -> dict[str, ImageSet]:
         """The condensed set that the stage studies, by name: `condensed_dir`, or the run's own by `method`."""

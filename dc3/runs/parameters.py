@@ -92,6 +92,7 @@ Greedy = Literal["NaiveGreedy", "LazyGreedy", "StochasticGreedy", "LazierThanLaz
 GradientLoss = Literal["softmax_ce", "ce"]
 Allocation = Literal["proportional", "equal"]
 BlendMode = Literal["gradient", "random", "grid", "fourfold_view", "warm", "cold", "none"]
+ColoringName = Literal["published", "gap"]
 Mix = Literal["cutmix", "mixup", "none"]
 Network = Literal[
     "conv3", "conv4", "conv5", "conv6", "resnet18", "resnet18_modified", "resnet50", "resnet101", "resnet101_modified",
@@ -127,6 +128,7 @@ __all__ = [  # the types of parameters, which cells import by *
     "BaselineList",
     "BatchRule",
     "BlendMode",
+    "ColoringName",
     "Dataset",
     "Device",
     "EditPrecision",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dc3 import condensed, strategies
+from dc3 import condensed, gaps, strategies
 from dc3.compensation import Compensator, condense
 from dc3.machine import paths
 from dc3.runs.manifests import StageMissing, read_manifest, written
@@ -49,7 +49,12 @@ def reproduce(run: str, index: int) -> Reproduction:
     compensator = Compensator.of(params, settings.seed, settings.device)
     with tempfile.TemporaryDirectory() as again:
         storage = condensed.Storage.of(params, settings.image_size, method.edits)
-        table = condense(settings.image_set("train"), picks, Path(again), storage, compensator)
+        train = settings.image_set("train")
+        if compensator is not None and params["coloring"] == gaps.GAP:
+            chosen = pd.read_parquet(written(run, f"{STAGE}/{gaps.CHOICES}"))
+            table = gaps.fill_gaps(train, picks, Path(again), storage, compensator, chosen)
+        else:
+            table = condense(train, picks, Path(again), storage, compensator)
         difference = _largest_difference(folder / row["file"], Path(again) / row["file"])
     return Reproduction(folder / row["file"], row["sha256"], table["sha256"].iloc[0], difference)
 
