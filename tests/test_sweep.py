@@ -149,7 +149,7 @@ def read(tmp_path, monkeypatch):
     """Reads the text of a sweep's file, on notebooks with a few parameters."""
     declarations = (
         'run: RunName = "demo"  # name\nipc: PositiveInt = 10  # images\nmethod: str = "dc3"  # what\n'
-        "lam: PositiveFloat = 1.0  # weight\nstudent_seeds: SeedList = [0, 1]  # seeds\nsoft: bool = True  # labels"
+        "lam: Weight = 1.0  # weight\nstudent_seeds: SeedList = [0, 1]  # seeds\nsoft: bool = True  # labels"
     )
     write_notebook(tmp_path, "00_first", ["", declarations])
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
