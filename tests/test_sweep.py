@@ -38,7 +38,7 @@ class Sweeps(Workshop):
         super().__init__(root, {"00_count": COUNT, "05_validation": VALIDATION})
 
     def write(self, name, text):
-        (self.root / f"{name}.yaml").write_text(text)
+        (self.root / f"{name}.yaml").write_text(text, encoding="utf-8")
         return self.root / f"{name}.yaml"
 
     def sweep(self, file, part="1/1"):
@@ -155,7 +155,7 @@ def read(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
 
     def read_text(text):
-        (tmp_path / "cifar_sweep.yaml").write_text(text)
+        (tmp_path / "cifar_sweep.yaml").write_text(text, encoding="utf-8")
         return sweep.read_sweep(tmp_path / "cifar_sweep.yaml")
 
     return read_text
