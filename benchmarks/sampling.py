@@ -87,14 +87,14 @@ def _peak_of(run: Callable[[], object]) -> float:
         run()
         return float("nan")
     ctypes.CDLL(None).malloc_trim(0)
-    mark.write_text("5")
+    mark.write_text("5", encoding="utf-8")
     before = _high_water_megabytes()
     run()
     return _high_water_megabytes() - before
 
 
 def _high_water_megabytes() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1e3 * 1.024
 
 

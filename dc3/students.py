@@ -78,8 +78,8 @@ class Protocol:
             if (value := getattr(self, name)) is not None and value < low:
                 raise ValueError(f"{name} = {value}: at least {low}")
         for name in ("temperature", "lr"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name} = {value}: above 0")
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} = {value}: a finite number above 0")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ValueError(f"ema = {self.ema}: a decay from 0 to below 1")
 

@@ -63,7 +63,9 @@ def write_notebook(stage):
     code = new_code_cell(f"open('{FOLDER_OF_THE_MACHINE}')", outputs=outputs, execution_count=1)
     path = runs.executed_copy(stage.run, stage.name)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(notebook_text(new_notebook(cells=[new_markdown_cell(f"# Page of {stage.name}"), code])))
+    path.write_text(
+        notebook_text(new_notebook(cells=[new_markdown_cell(f"# Page of {stage.name}"), code])), encoding="utf-8"
+    )
 
 
 def _teacher(made):

@@ -14,8 +14,8 @@ class Squares:
     deaths: int = 0
 
     def __call__(self, chunk):
-        if 7 in chunk and self.trace and len(self.trace.read_text()) < self.deaths:
-            with self.trace.open("a") as file:
+        if 7 in chunk and self.trace and len(self.trace.read_text(encoding="utf-8")) < self.deaths:
+            with self.trace.open("a", encoding="utf-8") as file:
                 file.write("x")
             os.kill(os.getpid(), signal.SIGKILL)
         return {"row": chunk, "square": chunk**2}

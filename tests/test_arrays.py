@@ -43,7 +43,7 @@ def test_a_full_disk_is_said_before_the_first_row(tmp_path, monkeypatch):
 
 def resident_file_pages():
     """Kilobytes of mapped files that count as this process's own."""
-    with open("/proc/self/status") as status:
+    with open("/proc/self/status", encoding="utf-8") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("RssFile"))
 
 

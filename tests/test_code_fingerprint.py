@@ -55,10 +55,10 @@ def package(folder):
     """A package like dc3: a room within a room, and a notebook's cell that imports a module two levels down."""
     (folder / "machine/disk").mkdir(parents=True)
     for room in ("machine", "machine/disk"):
-        (folder / room / "__init__.py").write_text('"""A room."""\n')
-    (folder / "machine/disk/files.py").write_text("from dc3.arrays import rows\nx = 1\n")
-    (folder / "machine/disk/locks.py").write_text("y = 1\n")
-    (folder / "arrays.py").write_text("rows = 1\n")
+        (folder / room / "__init__.py").write_text('"""A room."""\n', encoding="utf-8")
+    (folder / "machine/disk/files.py").write_text("from dc3.arrays import rows\nx = 1\n", encoding="utf-8")
+    (folder / "machine/disk/locks.py").write_text("y = 1\n", encoding="utf-8")
+    (folder / "arrays.py").write_text("rows = 1\n", encoding="utf-8")
     return folder
 
 
@@ -77,21 +77,21 @@ def test_an_edit_two_levels_down_changes_the_stages_code(tmp_path, imported, edi
     cells = [new_code_cell(imported), new_code_cell("stage.finish()")]
     nbformat.write(new_notebook(cells=cells), tmp_path / "01_x.ipynb")
     before = notebook_fingerprint("01_x", tmp_path, dc3)
-    (dc3 / edited).write_text((dc3 / edited).read_text() + "z = 2\n")
+    (dc3 / edited).write_text((dc3 / edited).read_text(encoding="utf-8") + "z = 2\n", encoding="utf-8")
     assert notebook_fingerprint("01_x", tmp_path, dc3) != before
 
 
 def test_an_edit_of_what_is_not_imported_changes_nothing(tmp_path):
     dc3 = package(tmp_path / "dc3")
     before = module_fingerprint("machine.disk.files", dc3)
-    (dc3 / "machine/disk/locks.py").write_text("y = 2\n")
+    (dc3 / "machine/disk/locks.py").write_text("y = 2\n", encoding="utf-8")
     assert module_fingerprint("machine.disk.files", dc3) == before
 
 
 def test_a_figures_style_is_code(tmp_path):
     dc3 = package(tmp_path / "dc3")
     before = module_fingerprint("machine.disk.files", dc3)
-    (dc3 / "machine/disk/files.mplstyle").write_text("font.size: 8\n")
+    (dc3 / "machine/disk/files.mplstyle").write_text("font.size: 8\n", encoding="utf-8")
     assert module_fingerprint("machine.disk.files", dc3) != before
 
 
@@ -121,17 +121,17 @@ class NotebookStage:
 
 def test_what_a_stage_imports_counts_where_its_notebook_uses_it(tmp_path):
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/__init__.py").write_text("from dc3.runs.notebook_stage import begin\n")
-    (tmp_path / "runs/notebook_stage.py").write_text(STAGE)
+    (tmp_path / "runs/__init__.py").write_text("from dc3.runs.notebook_stage import begin\n", encoding="utf-8")
+    (tmp_path / "runs/notebook_stage.py").write_text(STAGE, encoding="utf-8")
     for name in ("always", "types_alone", "images", "devices", "figures"):
-        (tmp_path / f"{name}.py").write_text("")
+        (tmp_path / f"{name}.py").write_text("", encoding="utf-8")
     found = {file.stem for file in imported_files("from dc3 import runs\nstage.train()", tmp_path)}
     assert found == {"__init__", "notebook_stage", "always", "images", "devices"}
 
 
 @pytest.mark.parametrize("notebook", ["00_teacher", "01_features", "02_binning"])
 def test_an_early_stage_does_not_depend_on_the_code_of_later_ones(notebook):
-    cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text())["cells"]
+    cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     source = code[: code.index("stage.finish(")]
     names = {file.relative_to(PACKAGE).as_posix() for file in imported_files(source)}

@@ -36,7 +36,7 @@ def test_differences_of_two_runs_are_printed_written_and_drawn(home):
     expected = {f"{name}{suffix}" for name in names for suffix in (".csv", ".md")}
     expected |= {"compare_differences.png", "compare_differences.pdf", "compare.ipynb", "compare.html"}
     assert {path.name for path in folder.iterdir()} == expected
-    assert 'src="data:image/png' in (folder / "compare.html").read_text()
+    assert 'src="data:image/png' in (folder / "compare.html").read_text(encoding="utf-8")
     parameters = pd.read_csv(folder / "compare_parameters.csv")
     assert parameters.to_numpy().tolist() == [["lam", 1.0, 2.0]], "the runs' names are no difference"
 
@@ -71,7 +71,7 @@ def test_distances_by_different_teachers_have_no_difference_and_the_reader_is_to
     assert same[("random", "FID-teacher")] == pytest.approx(-0.1)
     manifest = folder / "06_color_and_fid/manifest.json"
     teacher = '"00_teacher/teacher.safetensors": "'
-    manifest.write_text(manifest.read_text().replace(teacher, teacher + "other"))
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace(teacher, teacher + "other"), encoding="utf-8")
     compared = compare("a", "b")
     other = compared.tables["measures"].set_index(["set", "measure"])["difference"]
     assert np.isnan(other[("random", "FID-teacher")]) and other[("random", "colourfulness M")] == pytest.approx(-1)
@@ -94,7 +94,7 @@ def test_a_run_that_lacks_stages_is_compared_as_far_as_it_goes(home):
     make_run("a")
     folder = make_run("b", until="03")
     settings = folder / "00_teacher/settings.json"
-    settings.write_text(settings.read_text().replace('"train": "', '"train": "other'))
+    settings.write_text(settings.read_text(encoding="utf-8").replace('"train": "', '"train": "other'), encoding="utf-8")
     record(folder / "00_teacher")
     result = command("a", "b")
     assert result.exit_code == 0
@@ -116,7 +116,9 @@ def test_a_run_of_an_earlier_version_has_no_colours_to_compare_and_the_reader_is
     make_run("a")
     folder = make_run("b")
     manifest = folder / "06_color_and_fid/manifest.json"
-    manifest.write_text(manifest.read_text().replace("colors.parquet", "other.parquet"))
+    manifest.write_text(
+        manifest.read_text(encoding="utf-8").replace("colors.parquet", "other.parquet"), encoding="utf-8"
+    )
     compared = compare("a", "b")
     assert "measures" not in compared.tables and "accuracy" in compared.tables
     assert any(remark.startswith("b has no colors.parquet") for remark in compared.remarks)

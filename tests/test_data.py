@@ -161,7 +161,7 @@ def test_transparency_is_composited_over_white(tmp_path):
 def test_unreadable_images_are_named(tmp_path, monkeypatch):
     whole = saved(tmp_path, scenes.photograph("rocket"), "whole.jpg")
     (tmp_path / "truncated.jpg").write_bytes(whole.read_bytes()[:2000])
-    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "text.png").write_text("not an image", encoding="utf-8")
     (tmp_path / "empty.png").touch()
     saved(tmp_path, Image.fromarray(np.zeros((4, 4), np.float32)), "float.tif")
     for name in ("truncated.jpg", "text.png", "empty.png", "missing.png", "float.tif"):
@@ -173,7 +173,7 @@ def test_unreadable_images_are_named(tmp_path, monkeypatch):
 
 
 def test_an_unreadable_image_in_a_batch_is_named(folder):
-    (folder / "train" / "cat" / "2.png").write_text("broken")
+    (folder / "train" / "cat" / "2.png").write_text("broken", encoding="utf-8")
     image_set = datasets.load("imagefolder", "train", data_dir=folder)
     with pytest.raises(UnreadableImage, match=r"2\.png"):
         image_set.images(size=32)

@@ -45,7 +45,7 @@ def command(*arguments):
 
 def test_counts_sizes_and_modes_are_those_of_the_run(folder):
     draw(folder / "train/dog/grey.jpg", (64, 64), "L")
-    (folder / "train/dog/notes.txt").write_text("not an image")
+    (folder / "train/dog/notes.txt").write_text("not an image", encoding="utf-8")
     seen = look(folder)
     train = datasets.load("imagefolder", "train", data_dir=folder)
     assert seen.layout == DATA_SET and seen.ready and seen.decoded
@@ -75,7 +75,7 @@ def test_the_lines_it_suggests_are_ones_that_a_run_takes(tmp_path, size, chosen)
 
 def test_a_damaged_file_is_named_with_its_reason_and_the_exit_code_says_so(folder):
     truncate(folder / "train/dog/1.png")
-    (folder / "val/cat/0.png").write_text("no image at all")
+    (folder / "val/cat/0.png").write_text("no image at all", encoding="utf-8")
     result = command(folder)
     assert result.exit_code == 1 and "not ready" in result.output
     assert "train/dog/1.png: image file is truncated" in result.output

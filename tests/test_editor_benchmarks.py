@@ -105,8 +105,8 @@ def test_samplers_are_compared_part_by_part(class_folders, tmp_path, random_edit
     rows = pd.read_csv(tmp_path / "rows.csv")
     assert rows["seed"].tolist() == [0, 1] * 2 and rows["passes"].tolist() == [300] * 2 + [30] * 2
     kept = rows.iloc[:3].to_csv(index=False)
-    (tmp_path / "rows.csv").write_text(kept)
+    (tmp_path / "rows.csv").write_text(kept, encoding="utf-8")
     again = run("samplers.py", *options)
     assert again.returncode == 0 and "dpmpp_2m" in again.stdout
-    assert (tmp_path / "rows.csv").read_text().startswith(kept)
+    assert (tmp_path / "rows.csv").read_text(encoding="utf-8").startswith(kept)
     assert np.allclose(pd.read_csv(tmp_path / "rows.csv")["ssim"], rows["ssim"])

@@ -126,7 +126,7 @@ def test_work_that_kills_every_actor_is_given_up_and_said(on_ray, tmp_path, monk
     fatal = Squares(trace, 1000)
     with pytest.raises(EngineFailed, match=r"Ray gave up .*lacks memory: set fewer ray_actors"):
         list(replace(on_ray, actors=1).map(fatal, chunks(12, 3), "squares"))
-    assert len(trace.read_text()) == 2
+    assert len(trace.read_text(encoding="utf-8")) == 2
 
 
 @pytest.mark.process

@@ -53,7 +53,7 @@ def start_and_wait_for_two_batches(workshop):
     while len(made(workshop)) < 2 * BATCH:
         assert runner.poll() is None and time.monotonic() < give_up, runner.communicate()
         time.sleep(0.1)
-    kernel = psutil.Process(int((workshop.root / "kernel.pid").read_text()))
+    kernel = psutil.Process(int((workshop.root / "kernel.pid").read_text(encoding="utf-8")))
     return runner, [kernel, *kernel.children(recursive=True)]
 
 

@@ -87,7 +87,7 @@ def test_the_folder_itself_gives_labels_with_names(run, pixels, home):
 def test_soft_labels_are_the_teachers_logits_in_every_format(run, answers, home, monkeypatch):
     for to in ("hf", "npz"):
         exported("toy", "--to", to, "--soft-labels")
-        assert "softmax(logits / 20)" in (run / f"export-{to}/README.md").read_text()
+        assert "softmax(logits / 20)" in (run / f"export-{to}/README.md").read_text(encoding="utf-8")
     data = imagefolder(run / "export-hf", home, monkeypatch)
     assert (np.array(data["teacher_logits"][:], np.float32) == answers).all()
     with np.load(run / "export-npz/condensed.npz") as arrays:
@@ -102,19 +102,21 @@ def test_npz_holds_arrays_names_and_provenance_without_pickles(run, pixels):
         assert tuple(data["class_names"]) == CLASSES and data["sources"][0] == image_set().source(0)
         facts = json.loads(str(data["provenance"]))
     assert facts["method"] == "dc3_plain" and facts["images_per_class"] == IPC and facts["soft_labels"] is None
-    assert facts == json.loads((run / "export-npz/provenance.json").read_text())
+    assert facts == json.loads((run / "export-npz/provenance.json").read_text(encoding="utf-8"))
 
 
 def test_no_folder_of_the_machine_is_passed_on_and_licences_are_asked_for(home):
     folder = make_run("toy", until="04", data_dir=FOLDER_OF_THE_MACHINE)
     settings = folder / "00_teacher/settings.json"
-    content = json.loads(settings.read_text())
+    content = json.loads(settings.read_text(encoding="utf-8"))
     content["load"] |= {"dataset": "imagefolder", "data_dir": FOLDER_OF_THE_MACHINE}
-    settings.write_text(json.dumps(content))
+    settings.write_text(json.dumps(content), encoding="utf-8")
     record(folder / "00_teacher")
     exported("toy", "--to", "hf")
     texts = [
-        path.read_text() for path in (folder / "export-hf").rglob("*") if path.suffix in (".md", ".json", ".jsonl")
+        path.read_text(encoding="utf-8")
+        for path in (folder / "export-hf").rglob("*")
+        if path.suffix in (".md", ".json", ".jsonl")
     ]
     assert len(texts) == 3 and not any("somebody" in text for text in texts)
     text = next(text for text in texts if text.startswith("---"))
@@ -162,7 +164,7 @@ def test_mosaics_of_many_sources_say_which_they_are(run, home, monkeypatch):
 )
 def test_licences_are_those_of_the_source_images_and_the_editor(run, dataset, editor, stated):
     exported("toy", "--to", "npz")
-    facts = json.loads((run / "export-npz/provenance.json").read_text())
+    facts = json.loads((run / "export-npz/provenance.json").read_text(encoding="utf-8"))
     facts["source_data_set"]["dataset"] = dataset
     text = str(card(facts | {"edits": True, "editor": editor}, "npz"))
     assert all(part in text for part in stated)
@@ -200,7 +202,9 @@ def test_what_cannot_be_exported_is_refused_by_name(run, home):
 def with_classes(run, classes):
     """The run, whose classes have other names."""
     settings = run / "00_teacher/settings.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"classes": classes}))
+    settings.write_text(
+        json.dumps(json.loads(settings.read_text(encoding="utf-8")) | {"classes": classes}), encoding="utf-8"
+    )
     record(run / "00_teacher")
 
 
@@ -229,7 +233,7 @@ def test_ordinary_names_are_the_folders():
 
 def test_settings_that_00_did_not_write_are_refused(run, home):
     settings = run / "00_teacher/settings.json"
-    settings.write_text(settings.read_text().replace('"cat"', '"../../x"'))
+    settings.write_text(settings.read_text(encoding="utf-8").replace('"cat"', '"../../x"'), encoding="utf-8")
     result = export("toy", "--to", "hf")
     assert result.exit_code == 2 and "settings.json is not what 00_teacher wrote" in result.output
     assert not (run / "export-hf").exists()
@@ -237,7 +241,7 @@ def test_settings_that_00_did_not_write_are_refused(run, home):
 
 def test_a_card_shows_names_and_parameters_literally(run):
     exported("toy", "--to", "npz")
-    facts = json.loads((run / "export-npz/provenance.json").read_text())
+    facts = json.loads((run / "export-npz/provenance.json").read_text(encoding="utf-8"))
     facts["source_data_set"] |= {"dataset": "imagefolder", "data_dir": "…/$1|<b>"}
     facts["parameters"]["instruction"] = "a\n\n  ```\n# not a heading\n"
     text = str(card(facts | {"classes": ["```", "$x$", "a|b"]}, "hf"))

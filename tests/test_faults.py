@@ -63,7 +63,7 @@ class Home:
     def __init__(self, folder, data_dir):
         self.folder, self.data_dir = folder, data_dir
         self.params = data_dir.with_name(f"{data_dir.name}.yaml")
-        self.params.write_text(yaml.dump(QUICK | {"data_dir": str(data_dir)}))
+        self.params.write_text(yaml.dump(QUICK | {"data_dir": str(data_dir)}), encoding="utf-8")
 
     def run(self, *arguments):
         return self.dc3("run", self.params, *arguments)
@@ -253,9 +253,9 @@ def test_a_condensed_image_is_made_again_to_the_same_bytes(chain, tmp_path):
     refused = home.here("reproduce", "tiny", "8")
     assert refused.exit_code == REFUSED, "the table is not what the stage wrote"
     manifest = home.folder / "runs/tiny/04_compensation/manifest.json"
-    content = json.loads(manifest.read_text())
+    content = json.loads(manifest.read_text(encoding="utf-8"))
     content["outputs"]["condensed/provenance.parquet"] = sha256(provenance)
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(content), encoding="utf-8")
     differing = home.here("reproduce", "tiny", "8")
     assert differing.exit_code == FAILED and "the bytes differ, pixels by up to 0 of 255" in differing.stdout
 

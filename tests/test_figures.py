@@ -39,7 +39,9 @@ def test_tables_are_saved_in_full_and_to_read(tmp_path):
     table = pd.DataFrame({"set": ["a"], "value": [1 / 3], "told": ["64.0"]})
     figures.save_table(table, tmp_path / "table")
     assert pd.read_csv(tmp_path / "table.csv", dtype={"told": str}).equals(table)
-    assert "0.333" in (tmp_path / "table.md").read_text() and "64.0" in (tmp_path / "table.md").read_text()
+    assert "0.333" in (tmp_path / "table.md").read_text(encoding="utf-8") and "64.0" in (
+        tmp_path / "table.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_student_curves_draw_one_line_per_method_in_percent():

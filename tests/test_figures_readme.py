@@ -7,10 +7,10 @@ from dc3.runs.parameters import notebook_names
 def test_figures_and_tables_are_listed_by_stage(tmp_path):
     for name in ("binning_bins.png", "binning_bins.pdf", "color_and_fid_hues.png", "teacher_curve.png"):
         (tmp_path / name).touch()
-    (tmp_path / "color_and_fid_colors.md").write_text("| M |\n| --- |\n| 3 |\n")
+    (tmp_path / "color_and_fid_colors.md").write_text("| M |\n| --- |\n| 3 |\n", encoding="utf-8")
     page = runner.write_figures_readme(
         tmp_path, ["00_teacher", "01_features", "02_binning", "06_color_and_fid"]
-    ).read_text()
+    ).read_text(encoding="utf-8")
     texts = ["## 00 teacher", "(teacher_curve.png)", "## 02 binning", "(binning_bins.png)", "## 06 color and fid"]
     texts += ["**colors** ([csv](color_and_fid_colors.csv))", "| 3 |", "![hues](color_and_fid_hues.png)"]
     places = [page.index(text) for text in texts]
@@ -42,5 +42,5 @@ def test_a_call_for_some_stages_leaves_the_others_on_the_page(home, monkeypatch)
         (folder / name).touch()
     for part in ({"until": "00"}, {"until": "03"}):
         runner.run_notebooks({"run": "tiny"}, preflight=False, **part)
-        page = (folder / "README.md").read_text()
+        page = (folder / "README.md").read_text(encoding="utf-8")
         assert all(heading in page for heading in ("## 00 teacher", "## 02 binning", "## 05 validation"))

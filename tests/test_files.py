@@ -10,19 +10,19 @@ from dc3.machine import files
 def test_the_target_appears_whole_and_nothing_else_stays(tmp_path):
     target = tmp_path / "deep" / "table.txt"
     with files.replacing(target) as partial:
-        partial.write_text("half")
+        partial.write_text("half", encoding="utf-8")
         assert not target.exists()
-    assert target.read_text() == "half"
+    assert target.read_text(encoding="utf-8") == "half"
     assert list(target.parent.iterdir()) == [target]
 
 
 def test_an_error_leaves_the_old_content(tmp_path):
     target = tmp_path / "table.txt"
-    target.write_text("old")
+    target.write_text("old", encoding="utf-8")
     with pytest.raises(RuntimeError), files.replacing(target) as partial:
-        partial.write_text("new")
+        partial.write_text("new", encoding="utf-8")
         raise RuntimeError
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -31,11 +31,11 @@ def test_a_full_disk_while_flushing_leaves_the_old_content(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     target = tmp_path / "table.txt"
-    target.write_text("old")
+    target.write_text("old", encoding="utf-8")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"), files.replacing(target) as partial:
-        partial.write_text("new")
-    assert target.read_text() == "old"
+        partial.write_text("new", encoding="utf-8")
+    assert target.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -45,6 +45,8 @@ def test_a_writer_that_does_not_say_so_failed_for_want_of_room(tmp_path, monkeyp
         raise RuntimeError("unexpected pos 704 vs 598")
     with pytest.raises(OSError, match="no room for the latents"), files.replacing(tmp_path / "weights.pt"):
         raise OSError(errno.ENOSPC, "no room for the latents")
+    with pytest.raises(OSError, match=r"No space left.*'.*report\.html'"), files.replacing(tmp_path / "report.html"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it, without a name
 
 
 def test_sha256_of_a_known_text(tmp_path):

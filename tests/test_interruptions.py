@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -56,16 +57,16 @@ def start_and_wait_until_it_writes(workshop):
     (workshop.root / "slow").touch()
     runner = workshop.begin("run", workshop.params)
     give_up = time.monotonic() + PATIENCE
-    while not (workshop.root / "kernel.pid").exists() or not (workshop.root / "kernel.pid").read_text():
+    while not (workshop.root / "kernel.pid").exists() or not (workshop.root / "kernel.pid").read_text(encoding="utf-8"):
         assert runner.poll() is None and time.monotonic() < give_up, runner.communicate()
         time.sleep(0.05)
     (workshop.root / "slow").unlink()  # whoever runs the cell anew does not sleep
-    return runner, int((workshop.root / "kernel.pid").read_text())
+    return runner, int((workshop.root / "kernel.pid").read_text(encoding="utf-8"))
 
 
 def is_running(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
 
@@ -99,6 +100,20 @@ def test_a_killed_kernel_is_reported_and_the_next_run_goes_on(workshop, undistur
     assert outputs(workshop) == outputs(undisturbed)
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_ends_a_run_with_the_line_that_goes_on(workshop, undisturbed, number):
+    runner, kernel = start_and_wait_until_it_writes(workshop)
+    runner.send_signal(number)
+    _, errors = runner.communicate(timeout=PATIENCE)
+    assert runner.returncode == 128 + number
+    said = errors.splitlines()[-1]
+    assert said == f"stopped; `{shlex.join(['dc3', 'run', str(workshop.params)])}` goes on from 01"
+    assert not is_running(kernel)
+    assert executed(workshop.run()) == ["01_total"]
+    assert outputs(workshop) == outputs(undisturbed)
+
+
 def test_a_file_cut_short_is_made_again_and_what_follows_from_it_stays(workshop, undisturbed):
     os.truncate(workshop.root / "runs/tiny/00_count/numbers.txt", 3)
     said = workshop.run()
@@ -127,7 +142,7 @@ def test_a_clock_that_jumps_within_a_stage_does_not_make_it_shorter_than_nothing
     before = time.time()
     monkeypatch.setattr(time, "time", lambda: before - 86400)
     stage.finish()
-    assert 0 <= json.loads((stage.folder / "manifest.json").read_text())["wall_seconds"] < 60
+    assert 0 <= json.loads((stage.folder / "manifest.json").read_text(encoding="utf-8"))["wall_seconds"] < 60
 
 
 @pytest.mark.process

@@ -59,12 +59,16 @@ def test_killed_between_write_and_rename_nothing_is_there_and_it_is_made(tmp_pat
     file = tmp_path / "result.txt"
     assert subprocess.run([sys.executable, "-c", KILLED, str(file)]).returncode == -9
     assert not file.exists() and len(list(tmp_path.iterdir())) == 1, "only what was half written"
-    assert kept(file, lambda path: path.write_text("whole"), type(file).read_text) == "whole"
+    assert kept(file, lambda path: path.write_text("whole", encoding="utf-8"), type(file).read_text) == "whole"
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        kept(tmp_path / "result.txt", lambda path: path.write_text(str(1 / 0)), type(tmp_path).read_text)
+        kept(
+            tmp_path / "result.txt",
+            lambda path: path.write_text(str(1 / 0), encoding="utf-8"),
+            type(tmp_path).read_text,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -112,10 +116,10 @@ def test_a_folder_of_the_same_key_is_kept(folder, remedy):
 
 
 DAMAGES = [
-    lambda key: key.write_text(json.dumps({"seed": 1, "sizes": [1, 2]})),
-    lambda key: key.write_text('{"seed": 0, "si'),
+    lambda key: key.write_text(json.dumps({"seed": 1, "sizes": [1, 2]}), encoding="utf-8"),
+    lambda key: key.write_text('{"seed": 0, "si', encoding="utf-8"),
     lambda key: key.write_bytes(b"\xff\xfe"),
-    lambda key: key.write_text("[]"),
+    lambda key: key.write_text("[]", encoding="utf-8"),
     lambda key: key.unlink(),
 ]
 IDS = ["changed", "cut", "not text", "no key", "missing"]
@@ -143,4 +147,4 @@ def test_a_folder_that_is_somebodys_own_is_refused_and_left_alone(folder, damage
 
 def test_an_empty_folder_is_anybodys(tmp_path):
     kept_folder(tmp_path, KEY, "remove it")
-    assert json.loads((tmp_path / "key.json").read_text()) == {"seed": 0, "sizes": [1, 2]}
+    assert json.loads((tmp_path / "key.json").read_text(encoding="utf-8")) == {"seed": 0, "sizes": [1, 2]}

@@ -17,7 +17,7 @@ STAGE = "01_features"
 def weights(tmp_path):
     folder = tmp_path / "weights"
     (folder / "vae").mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
     (folder / "vae/model.bin").write_bytes(bytes(100))
     return folder
 
@@ -58,7 +58,7 @@ def stage(home, monkeypatch):
     """A stage under way."""
     monkeypatch.setattr(runs, "notebook_fingerprint", lambda name: "the code")
     stage = begin()
-    stage.output("latents.npy").write_text("half")
+    stage.output("latents.npy").write_text("half", encoding="utf-8")
     yield stage
     files.release_lock(runs.stage_lock("tiny", STAGE))
 

@@ -53,7 +53,7 @@ def test_hidden_files_of_systems_are_no_files_of_the_set(run):
 
 def test_a_file_that_its_stage_did_not_write_is_not_read(run):
     assert written("toy", "00_teacher/settings.json") == run / "00_teacher/settings.json"
-    (run / "00_teacher/settings.json").write_text("{}")
+    (run / "00_teacher/settings.json").write_text("{}", encoding="utf-8")
     with pytest.raises(NotAsWritten, match=r"settings\.json is not what 00_teacher wrote"):
         written("toy", "00_teacher/settings.json")
     (run / "00_teacher/mine.json").touch()
@@ -65,9 +65,9 @@ def test_a_file_that_its_stage_did_not_write_is_not_read(run):
 @pytest.mark.parametrize("kind", ["outputs", "figures"])
 def test_a_manifest_that_lists_files_elsewhere_is_damaged(run, kind, name):
     manifest = run / "00_teacher/manifest.json"
-    content = json.loads(manifest.read_text())
+    content = json.loads(manifest.read_text(encoding="utf-8"))
     content[kind][name] = "0" * 64
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(content), encoding="utf-8")
     assert read_manifest("toy", "00_teacher") is None
 
 

@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
             for number in range(count):
                 Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(of_class / f"{number}.png")
     params = folder / "many.yaml"
-    params.write_text(yaml.dump(QUICK | {"data_dir": str(folder / "set")}))
+    params.write_text(yaml.dump(QUICK | {"data_dir": str(folder / "set")}), encoding="utf-8")
     environment = os.environ | {"DC3_HOME": str(folder), "DC3_PROGRESS": "0"}
     command = [sys.executable, "-m", "dc3.cli", "run", str(params), "--until", "04"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)

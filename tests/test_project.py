@@ -1,5 +1,6 @@
 """The repository as a whole: what is committed, and what installs it."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -27,19 +28,19 @@ def notebooks():
 
 
 def test_conda_installs_from_the_same_two_files_as_make():
-    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text(encoding="utf-8"))
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     assert pip == ["-c constraints.txt", "-e .[test]"]
     others = [entry for entry in environment["dependencies"] if not isinstance(entry, dict)]
     assert others == ["python=3.11", "pip"], "a dependency outside pyproject.toml would drift"
-    assert "-c constraints.txt -e '.[test]'" in (REPOSITORY / "Makefile").read_text()
+    assert "-c constraints.txt -e '.[test]'" in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 
 
 def test_every_dependency_is_pinned_within_its_range():
     from packaging.requirements import Requirement
 
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").split())
     extras = project["optional-dependencies"]
     for text in [*project["dependencies"], *extras["test"], *extras["ray"]]:
         requirement = Requirement(text)
@@ -57,7 +58,7 @@ def test_a_committed_notebook_is_a_document(path):
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert notebook.cells[0].cell_type == "markdown" and "?**" in notebook.cells[0].source, "it opens with its question"
-    assert not MACHINE_PATH.search(path.read_text())
+    assert not MACHINE_PATH.search(path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 1.5 * MEGABYTE
 
 
@@ -71,7 +72,7 @@ def test_committed_files_are_small():
 def test_no_committed_text_names_a_machines_path():
     for path in committed():
         if path.suffix in (".md", ".yaml", ".yml", ".toml", ".json", ".csv", ".txt", ".ipynb"):
-            assert not MACHINE_PATH.search(path.read_text()), path
+            assert not MACHINE_PATH.search(path.read_text(encoding="utf-8")), path
 
 
 def test_the_demos_figures_are_those_of_its_notebooks():
@@ -85,7 +86,15 @@ def test_the_demos_figures_are_those_of_its_notebooks():
 def test_every_test_that_the_documents_name_is_there():
     named = []
     for path in [*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]:
-        named += re.findall(r"`(test_\w+\.py)(?:::(\w+))?", path.read_text())
+        named += re.findall(r"`(test_\w+\.py)(?:::(\w+))?", path.read_text(encoding="utf-8"))
     assert len(named) > 20
     for file, test in named:
-        assert f"def {test}" in (REPOSITORY / "tests" / file).read_text(), f"{file}::{test}"
+        assert f"def {test}" in (REPOSITORY / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+def test_every_text_file_is_read_and_written_with_an_encoding():
+    """Also of paths whose type ruff cannot tell."""
+    for path in (path for path in committed() if path.suffix == ".py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("read_text", "write_text"):
+                assert "encoding" in {keyword.arg for keyword in node.keywords}, f"{path.name}:{node.lineno}"

@@ -19,7 +19,7 @@ def test_the_page_holds_summary_pictures_and_notebooks_and_needs_nothing_else(ho
     make_run("toy", data_dir=FOLDER_OF_THE_MACHINE)
     result = report("toy")
     assert result.exit_code == 0 and re.match(r"runs/toy/report\.html: \d+\.\d MB", result.output)
-    page = (home / "runs/toy/report.html").read_text()
+    page = (home / "runs/toy/report.html").read_text(encoding="utf-8")
     for told in (
         "65.0 ± 7.1",
         "55.0 ± 7.1",
@@ -44,7 +44,7 @@ def test_code_is_shown_when_asked_for_and_the_file_goes_where_it_is_told(home):
     make_run("toy", until="00")
     assert report("toy", "--out", home / "plain.html").exit_code == 0
     assert report("toy", "--out", home / "code.html", "--code").exit_code == 0
-    plain, code = ((home / name).read_text() for name in ("plain.html", "code.html"))
+    plain, code = ((home / name).read_text(encoding="utf-8") for name in ("plain.html", "code.html"))
     assert "highlight-ipynb" not in plain.split("</style>")[-1] and "highlight" in code.split("</style>")[-1]
     assert "somebody" not in code
 
@@ -53,7 +53,7 @@ def test_a_run_that_is_not_finished_names_what_is_missing_and_shows_how_far_it_g
     folder = make_run("toy", until="05")
     (folder / "05_validation/manifest.json").unlink()
     assert report("toy").exit_code == 0
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Not finished: 01_features, 02_binning, 05_validation, 06_color_and_fid, 07_finetuning." in page
     assert "65.0" not in page, "an accuracy of a stage that was not finished"
     assert page.count("This stage is not finished") == 1 and "Page of 05_validation" in page
@@ -66,7 +66,7 @@ def test_of_a_damaged_run_the_page_shows_what_can_be_read(home, damaged):
     path = make_run("toy") / damaged
     path.write_bytes(path.read_bytes()[:40])
     assert report("toy").exit_code == 0
-    page = (home / "runs/toy/report.html").read_text()
+    page = (home / "runs/toy/report.html").read_text(encoding="utf-8")
     assert "Page of 06_color_and_fid" in page and "FID" in page.upper()
     assert "damaged" in page.lower() and path.stem.split(".")[0] in page
     assert ("65.0 ± 7.1" in page) == (path.name != "results.parquet")

@@ -83,7 +83,7 @@ def test_changed_code_is_redone_and_a_changed_comment_is_not(workshop):
 
 
 def test_an_output_changed_behind_the_runners_back_is_redone(workshop):
-    (workshop.root / "runs/tiny/01_total/total.txt").write_text("99")
+    (workshop.root / "runs/tiny/01_total/total.txt").write_text("99", encoding="utf-8")
     assert "total.txt" in workshop.run()["01_total"] and workshop.read("01_total/total.txt") == "12"
 
 
@@ -152,8 +152,8 @@ def test_dc3_params_lists_name_type_default_and_help(finished):
 
 
 def test_the_code_of_a_stage_includes_the_modules_it_imports_at_second_hand(tmp_path):
-    (tmp_path / "near.py").write_text("from dc3 import far\n")
-    (tmp_path / "far.py").write_text("x = 1\n")
-    (tmp_path / "other.py").write_text("y = 1\n")
+    (tmp_path / "near.py").write_text("from dc3 import far\n", encoding="utf-8")
+    (tmp_path / "far.py").write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / "other.py").write_text("y = 1\n", encoding="utf-8")
     found = fingerprints.imported_files("from dc3.near import f", tmp_path)
     assert found == {tmp_path / "near.py", tmp_path / "far.py"}

@@ -63,7 +63,7 @@ def test_a_vae_with_a_pickle_for_its_weights_runs_nothing(tmp_path, trace):
 def test_a_params_file_is_data(tmp_path, trace, call):
     module, function = call.split(".")
     text = f"!!python/object/apply:{module}.{function} ['touch {trace.name}']"
-    (tmp_path / "bad.yaml").write_text(f"ipc: {text}\n")
+    (tmp_path / "bad.yaml").write_text(f"ipc: {text}\n", encoding="utf-8")
     with pytest.raises(ParameterError, match=r"bad\.yaml: line 1: remove the tag"):
         read_file(tmp_path / "bad.yaml")
     with pytest.raises(ParameterError, match=r"ipc = .* remove the tag"):
@@ -78,7 +78,11 @@ def test_no_code_of_ours_reads_pickles_or_trusts_remote_code():
     )
     assert forbidden.search("torch.load(path)") and not forbidden.search("torch.load(path, weights_only=True)")
     sources = [*REPOSITORY.glob("dc3/**/*.py"), *NOTEBOOKS.glob("*.ipynb")]
-    found = [f"{path.name}: {hit.group()}" for path in sources for hit in forbidden.finditer(path.read_text())]
+    found = [
+        f"{path.name}: {hit.group()}"
+        for path in sources
+        for hit in forbidden.finditer(path.read_text(encoding="utf-8"))
+    ]
     assert len(sources) > 40 and not found
 
 
@@ -101,5 +105,5 @@ def test_leaks_are_found():
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")), ids=lambda path: path.stem)
 def test_a_committed_notebook_tells_nothing_of_the_machine_it_ran_on(path):
-    assert leaks(path.read_text(), os.environ, [getpass.getuser(), socket.gethostname()]) == []
-    assert "os.environ" not in path.read_text()
+    assert leaks(path.read_text(encoding="utf-8"), os.environ, [getpass.getuser(), socket.gethostname()]) == []
+    assert "os.environ" not in path.read_text(encoding="utf-8")

@@ -163,12 +163,12 @@ def test_kernel_memory_is_the_output_and_little_more():
     """n = 4000: 64 MB of output; the docstring's arithmetic gives 8 MB of scratch and 8 MB of factors."""
 
     def peak():
-        status = Path("/proc/self/status").read_text().splitlines()
+        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
 
     factors = random_factors(4000, 10, 512)
     gradient_kernel(*(factor[:600] for factor in factors))
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = peak()
     kernel = gradient_kernel(*factors)
     assert kernel.nbytes == 64e6

@@ -35,7 +35,7 @@ def house(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "notebook_fingerprint", lambda name: "the code")
     for run in ("mine", "twin"):
         make_count(run)
-    (tmp_path / "weights").write_text("weights")
+    (tmp_path / "weights").write_text("weights", encoding="utf-8")
     make_total("twin", tmp_path / "weights")
     return tmp_path
 
@@ -43,7 +43,7 @@ def house(tmp_path, monkeypatch):
 def make_count(run, numbers="0,1"):
     stage = runs.Stage("00_count", run, {"run": run}, "the code")
     stage.folder.mkdir(parents=True, exist_ok=True)
-    stage.output("numbers.txt").write_text(numbers)
+    stage.output("numbers.txt").write_text(numbers, encoding="utf-8")
     stage.finish()
 
 
@@ -54,8 +54,8 @@ def make_total(run, weights):
     written = [stage.output(name) for name in ("total.txt", "deep/er/table.txt", ".hidden", "begun.json")]
     for path in (*written, stage.figures / "total_curve.png", runs.executed_copy(run, STAGE)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(path.name)
-    runs.executed_copy(run, STAGE).write_text('{"cells": []}')
+        path.write_text(path.name, encoding="utf-8")
+    runs.executed_copy(run, STAGE).write_text('{"cells": []}', encoding="utf-8")
     stage.finish(count=2)
 
 
@@ -68,26 +68,29 @@ def why_not_current():
 
 
 def cut(path):
-    path.write_text(path.read_text()[:100])
+    path.write_text(path.read_text(encoding="utf-8")[:100], encoding="utf-8")
 
 
 def climbing(manifest):
     """A manifest with a file outside the stage's folder, whose bytes are as it says."""
-    content = json.loads(manifest.read_text())
+    content = json.loads(manifest.read_text(encoding="utf-8"))
     content["outputs"]["../../../weights"] = files.sha256(manifest.parents[3] / "weights")
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(content), encoding="utf-8")
 
 
 def of_earlier_layout(manifest):
     """Manifests of dc3's flat modules had no layout."""
-    manifest.write_text(json.dumps({k: v for k, v in json.loads(manifest.read_text()).items() if k != "layout"}))
+    manifest.write_text(
+        json.dumps({k: v for k, v in json.loads(manifest.read_text(encoding="utf-8")).items() if k != "layout"}),
+        encoding="utf-8",
+    )
 
 
 def half_finish(house):
     folder = house / "runs/mine" / STAGE
     folder.mkdir()
-    (folder / "begun.json").write_text('{"layout": 2}')
-    (folder / "half.txt").write_text("half")
+    (folder / "begun.json").write_text('{"layout": 2}', encoding="utf-8")
+    (folder / "half.txt").write_text("half", encoding="utf-8")
     return folder
 
 
@@ -97,7 +100,7 @@ def test_the_stage_is_current_and_replaces_what_lay_there(house):
     stale = "figures/mine/total_of_other_parameters.png"
     for leftover in ("runs/mine/.01_total.shared/outputs/total.txt", "figures/mine/total_curve.png", stale, others):
         (house / leftover).parent.mkdir(parents=True, exist_ok=True)
-        (house / leftover).write_text("of a take-over that was killed, or of other parameters")
+        (house / leftover).write_text("of a take-over that was killed, or of other parameters", encoding="utf-8")
     assert take_over() == "twin" and why_not_current() is None
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
         "manifest.json", "table.txt", "total.txt"]  # fmt: skip
@@ -110,7 +113,10 @@ def test_the_stage_is_current_and_replaces_what_lay_there(house):
 
 def test_the_manifest_says_whose_it_is_and_where_it_comes_from(house):
     take_over()
-    mine, twin = (json.loads((house / "runs" / run / STAGE / "manifest.json").read_text()) for run in ("mine", "twin"))
+    mine, twin = (
+        json.loads((house / "runs" / run / STAGE / "manifest.json").read_text(encoding="utf-8"))
+        for run in ("mine", "twin")
+    )
     assert mine == twin | {"run": "mine", "params": PARAMS | {"run": "mine"}, "shared_from": "twin"}
     assert list(mine["outputs"]) == ["deep/er/table.txt", "total.txt"] and mine["facts"] == {"count": 2}
 
@@ -118,18 +124,20 @@ def test_the_manifest_says_whose_it_is_and_where_it_comes_from(house):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda house: (house / f"runs/twin/{STAGE}/total.txt").write_text("99"),
+        lambda house: (house / f"runs/twin/{STAGE}/total.txt").write_text("99", encoding="utf-8"),
         lambda house: (house / f"runs/twin/{STAGE}/deep/er/table.txt").unlink(),
         lambda house: (house / f"runs/twin/{STAGE}/manifest.json").unlink(),
         lambda house: cut(house / f"runs/twin/{STAGE}/manifest.json"),
-        lambda house: (house / f"runs/twin/{STAGE}/manifest.json").write_text('{"layout": 2, "params": 3}'),
-        lambda house: (house / f"runs/twin/{STAGE}/manifest.json").write_text("[" * 100_000),
+        lambda house: (house / f"runs/twin/{STAGE}/manifest.json").write_text(
+            '{"layout": 2, "params": 3}', encoding="utf-8"
+        ),
+        lambda house: (house / f"runs/twin/{STAGE}/manifest.json").write_text("[" * 100_000, encoding="utf-8"),
         lambda house: climbing(house / f"runs/twin/{STAGE}/manifest.json"),
-        lambda house: (house / f"runs/twin/notebooks/{STAGE}.ipynb").write_text('{"cells": ['),
+        lambda house: (house / f"runs/twin/notebooks/{STAGE}.ipynb").write_text('{"cells": [', encoding="utf-8"),
         lambda house: of_earlier_layout(house / f"runs/twin/{STAGE}/manifest.json"),
-        lambda house: (house / "figures/twin/total_curve.png").write_text("painted over"),
+        lambda house: (house / "figures/twin/total_curve.png").write_text("painted over", encoding="utf-8"),
         lambda house: (house / f"runs/twin/notebooks/{STAGE}.ipynb").unlink(),
-        lambda house: (house / "weights").write_text("other weights"),
+        lambda house: (house / "weights").write_text("other weights", encoding="utf-8"),
         lambda house: (house / "weights").unlink(),
         lambda house: make_count("mine", "0,1,2"),
     ],
@@ -185,7 +193,7 @@ def test_a_full_disk_is_not_the_other_runs_fault(house, monkeypatch):
 def test_a_damaged_twin_does_not_hide_a_sound_one(house):
     make_count("zwilling")
     make_total("zwilling", house / "weights")
-    (house / f"runs/twin/{STAGE}/total.txt").write_text("99")
+    (house / f"runs/twin/{STAGE}/total.txt").write_text("99", encoding="utf-8")
     assert take_over() == "zwilling" and why_not_current() is None
 
 

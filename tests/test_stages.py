@@ -22,7 +22,7 @@ def begin(home, monkeypatch):
 
 def manifest(stage):
     stage.finish()
-    return json.loads((stage.folder / "manifest.json").read_text())
+    return json.loads((stage.folder / "manifest.json").read_text(encoding="utf-8"))
 
 
 def test_pictures_and_tables_of_other_parameters_are_not_taken_for_the_stages_own(begin, home):
@@ -49,7 +49,7 @@ def finished(begin):
     notebook = runs.executed_copy("tiny", STAGE)
     notebook.parent.mkdir(parents=True)
     for path in (stage.output("table.txt"), stage.figures / "compensation_set.png", notebook):
-        path.write_text("computed for weeks")
+        path.write_text("computed for weeks", encoding="utf-8")
     stage.finish()
     return stage
 
@@ -57,7 +57,10 @@ def finished(begin):
 def of_earlier_layout(*records):
     """Manifests of dc3's flat modules had no layout."""
     for path in records:
-        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "layout"}))
+        path.write_text(
+            json.dumps({k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k != "layout"}),
+            encoding="utf-8",
+        )
 
 
 @pytest.mark.parametrize("renew", [lambda begin: begin(), lambda begin: runs.discard("tiny", STAGE)])
@@ -72,7 +75,7 @@ def test_a_stage_of_an_earlier_layout_is_said_and_set_aside_never_removed(begin,
     renew(begin)
     kept = home / "runs/tiny/.earlier" / STAGE
     for name in ("table.txt", "figures/compensation_set.png", f"figures/{STAGE}.ipynb"):
-        assert (kept / name).read_text() == "computed for weeks"
+        assert (kept / name).read_text(encoding="utf-8") == "computed for weeks"
     assert not stage.output("table.txt").exists() and why_not_current(stage) == "not done yet"
     begin().finish()
     assert why_not_current(stage) is None and (kept / "table.txt").exists()
@@ -102,7 +105,7 @@ def test_a_damaged_manifest_has_the_stage_made_again(begin, content):
 def test_a_damaged_begun_json_is_nothing_to_go_on_from(begin):
     stage = begin()
     stage.output("half.txt").touch()
-    (stage.folder / "begun.json").write_text('{"layout": 2, "pa')
+    (stage.folder / "begun.json").write_text('{"layout": 2, "pa', encoding="utf-8")
     assert not begin().output("half.txt").exists()
 
 

@@ -33,7 +33,7 @@ def folder(tmp_path):
             for k, file in enumerate(("b.png", "a.PNG", "more/c.png")):
                 (path := tmp_path / "images" / split / name / file).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(np.full((10, 9, 3), 60 * shade + k, np.uint8)).save(path, format="PNG")
-    (tmp_path / "images/train/cat/notes.txt").write_text("not an image")
+    (tmp_path / "images/train/cat/notes.txt").write_text("not an image", encoding="utf-8")
     return tmp_path / "images"
 
 

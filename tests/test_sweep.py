@@ -38,7 +38,7 @@ class Sweeps(Workshop):
         super().__init__(root, {"00_count": COUNT, "05_validation": VALIDATION})
 
     def write(self, name, text):
-        (self.root / f"{name}.yaml").write_text(text)
+        (self.root / f"{name}.yaml").write_text(text, encoding="utf-8")
         return self.root / f"{name}.yaml"
 
     def sweep(self, file, part="1/1"):
@@ -149,13 +149,13 @@ def read(tmp_path, monkeypatch):
     """Reads the text of a sweep's file, on notebooks with a few parameters."""
     declarations = (
         'run: RunName = "demo"  # name\nipc: PositiveInt = 10  # images\nmethod: str = "dc3"  # what\n'
-        "lam: PositiveFloat = 1.0  # weight\nstudent_seeds: SeedList = [0, 1]  # seeds\nsoft: bool = True  # labels"
+        "lam: Weight = 1.0  # weight\nstudent_seeds: SeedList = [0, 1]  # seeds\nsoft: bool = True  # labels"
     )
     write_notebook(tmp_path, "00_first", ["", declarations])
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
 
     def read_text(text):
-        (tmp_path / "cifar_sweep.yaml").write_text(text)
+        (tmp_path / "cifar_sweep.yaml").write_text(text, encoding="utf-8")
         return sweep.read_sweep(tmp_path / "cifar_sweep.yaml")
 
     return read_text

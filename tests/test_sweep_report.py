@@ -123,7 +123,7 @@ def test_the_report_is_a_page_in_one_file_with_its_pictures(tmp_path, monkeypatc
     folder.mkdir(parents=True)
     swept().to_parquet(folder / "results.parquet")
     page = report.write_sweep_report(folder / "results.parquet")
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "5 runs, 8 students" in text and "45.0 ± 7.1" in text and 'src="data:image/png' in text
     made = {path.name for path in (tmp_path / "figures" / "toy").iterdir()}
     assert {"results.csv", "sweep_accuracy.md", "sweep_settings.png", "sweep_ipc.png", "sweep_epochs.png"} <= made

@@ -54,7 +54,7 @@ FILES = {
     "nan.safetensors": not_finite,
     "foreign nan.pth": lambda path: torch.save({k: v * float("nan") for k, v in weights().items()}, path),
     "empty.pth": lambda path: path.touch(),
-    "text.pth": lambda path: path.write_text("the teacher is in the other folder"),
+    "text.pth": lambda path: path.write_text("the teacher is in the other folder", encoding="utf-8"),
     "list.pth": lambda path: torch.save([1, 2, 3], path),
     "pickle.pth": lambda path: path.write_bytes(pickle.dumps({"a": 1})),
     "itself.pth": containing_itself,

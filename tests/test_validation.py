@@ -258,7 +258,7 @@ def test_bad_sets_are_refused_before_training(monkeypatch):
         ({"network": "conv9"}, r"network = 'conv9': choose one of conv3"),
         ({"mix": "blend"}, r"mix = 'blend': choose one of cutmix, mixup, none"),
         ({"epochs": 0}, r"epochs = 0: at least 1"),
-        ({"lr": -1.0}, r"lr = -1.0: above 0"),
+        ({"lr": -1.0}, r"lr = -1.0: a finite number above 0"),
         ({"ema": 1.0}, r"ema = 1.0: a decay"),
     ],
 )

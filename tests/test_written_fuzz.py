@@ -21,7 +21,7 @@ DECLARED = """
 run: RunName = "tiny"  # name of the run
 text: str = "the default"  # a text
 texts: NameList = ["the", "default"]  # some texts
-number: NonNegativeFloat = 0.125  # a number
+number: float = 0.125  # a number
 count: NonNegativeInt = 3  # a whole number
 counts: NumberList = [3]  # whole numbers
 flag: bool = False  # yes or no
@@ -113,7 +113,7 @@ def value_of(spelling, kind):
     meant = Decimal(spelling)
     if kind is int:
         return int(meant) if "." not in spelling and "e" not in spelling.lower() and 0 <= meant <= LARGEST else None
-    return float(meant) if meant >= 0 and (float(meant) > 0) == (meant > 0) and float(meant) < float("inf") else None
+    return float(meant) if (float(meant) == 0) == (meant == 0) and abs(float(meant)) < float("inf") else None
 
 
 @many

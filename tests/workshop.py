@@ -73,7 +73,7 @@ class Workshop:
     def __init__(self, root: Path, notebooks=TINY):
         self._lies_in(root)
         self.notebooks.mkdir()
-        self.params.write_text("n: 4\n")
+        self.params.write_text("n: 4\n", encoding="utf-8")
         for name, cells in notebooks.items():
             write_notebook(self.notebooks, name, cells)
 
@@ -87,7 +87,7 @@ class Workshop:
         return copy
 
     def read(self, name, run="tiny"):
-        return (self.root / "runs" / run / name).read_text()
+        return (self.root / "runs" / run / name).read_text(encoding="utf-8")
 
     def entered(self):
         """Runs, figures and notebooks of this process are those of the workshop."""

@@ -10,15 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.training_utils import cast_training_params
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from dc3.generators.finetuning import seeded
 from dc3.generators.recipes import LoRASettings
-from dc3.models.pipelines import first_line, load_pipeline
+from dc3.machine import paths
+from dc3.models.pipelines import first_line, load_pipeline, quiet_loading
 
 ADAPTER = "default"
 KINDS = (StableDiffusionPipeline, StableDiffusionInstructPix2PixPipeline)
@@ -104,17 +111,8 @@ def load_lora_base(
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
         part.requires_grad_(False)
     prompts = settings.prompts(classes)
-    _check_distinct(pipeline, prompts)
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.rank,
-        init_lora_weights="gaussian",
-        target_modules=list(settings.targets),
-    )
-    try:
-        seeded(lambda: pipeline.unet.add_adapter(config, adapter_name=ADAPTER), seed)
-    except ValueError as error:
-        raise ValueError(f"lora_targets = {list(settings.targets)}: {first_line(error)}") from error
+    _check_distinct(pipeline.tokenizer, prompts)
+    seeded(lambda: _add_lora(pipeline.unet, settings), seed)
     cast_training_params(pipeline.unet, torch.float32)
     if pipeline.vae.dtype != torch.float32:
         pipeline.vae.to(torch.float32)
@@ -130,21 +128,52 @@ def _pipeline(base: str, revision: str, dtype: torch.dtype) -> DiffusionPipeline
     return pipeline
 
 
-def _tokens(pipeline: DiffusionPipeline, texts: list[str]) -> Tensor:
-    tokenizer = pipeline.tokenizer
+def check_base(base: str, classes: Sequence[str], settings: LoRASettings, revision: str = "") -> None:
+    """Raises as `load_lora_base` would, judging by the base's configurations alone: its weights are not read."""
+    quiet_loading()
+    location, of_revision = paths.model_location(base), {"revision": revision or None}
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(location, subfolder="tokenizer", **of_revision)
+        config = UNet2DConditionModel.load_config(location, subfolder="unet", **of_revision)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"lora_base = {base!r} cannot be loaded ({first_line(error)})") from error
+    _check_distinct(tokenizer, settings.prompts(classes))
+    with torch.device("meta"):
+        _add_lora(UNet2DConditionModel.from_config(config), settings)
+
+
+def _add_lora(unet: UNet2DConditionModel, settings: LoRASettings) -> None:
+    """Adds a fresh LoRA. ValueError naming lora_targets when one of them is no layer that takes one."""
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.rank,
+        init_lora_weights="gaussian",
+        target_modules=list(settings.targets),
+    )
+    names = [name for name, _ in unet.named_modules()]
+    lacking = [target for target in settings.targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    try:
+        if lacking:
+            raise ValueError(f"the U-Net has no layers whose names end with {', '.join(map(repr, lacking))}")
+        unet.add_adapter(config, adapter_name=ADAPTER)
+    except ValueError as error:
+        raise ValueError(f"lora_targets = {list(settings.targets)}: {first_line(error)}") from error
+
+
+def _tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return tokenizer(
         texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     ).input_ids
 
 
-def _check_distinct(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
+def _check_distinct(tokenizer: CLIPTokenizer, prompts: list[str]) -> None:
     """ValueError when the tokenizer, which truncates long texts, gives two prompts the same tokens."""
     read: dict[tuple[int, ...], str] = {}
-    for prompt, tokens in zip(prompts, map(tuple, _tokens(pipeline, prompts).tolist()), strict=True):
+    for prompt, tokens in zip(prompts, map(tuple, _tokens(tokenizer, prompts).tolist()), strict=True):
         if tokens in read:
             raise ValueError(
                 f"prompt_template: {prompt!r} and {read[tokens]!r} are the same to the model, which reads "
-                f"{pipeline.tokenizer.model_max_length} tokens: shorten the template, or give class_names"
+                f"{tokenizer.model_max_length} tokens: shorten the template, or give class_names"
             )
         read[tokens] = prompt
 
@@ -152,4 +181,4 @@ def _check_distinct(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
 @torch.no_grad()
 def _embeddings(pipeline: DiffusionPipeline, texts: list[str]) -> Tensor:
     """(n, tokens, width), computed once because the text encoder is frozen."""
-    return pipeline.text_encoder(_tokens(pipeline, texts).to(pipeline.device))[0]
+    return pipeline.text_encoder(_tokens(pipeline.tokenizer, texts).to(pipeline.device))[0]

@@ -7,6 +7,7 @@ from typing import Any
 from dc3.models.prompts import check_place
 
 PUBLISHED_CLASSES = 1000  # in the DiT checkpoints that dit_base may name
+PARTS_OF_POSITION = 4  # of a token's embedding: sine and cosine, for each of two axes
 PLACE = "{class}"  # for the class name in the prompt template
 
 
@@ -75,10 +76,12 @@ class DiTShape:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"dit_heads = {self.heads}: choose a divisor of dit_width = {self.width}")
+        if self.width % PARTS_OF_POSITION:
+            raise ValueError(f"dit_width = {self.width}: a multiple of {PARTS_OF_POSITION}")
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "DiTShape":
-        """The shape in 07's parameters. ValueError when dit_heads does not divide dit_width."""
+        """The shape in 07's parameters. ValueError when dit_heads or 4 do not divide dit_width."""
         return cls(params["dit_width"], params["dit_depth"], params["dit_heads"], params["dit_patch"])
 
     def check_size(self, size: int, downscaling: int) -> None:

@@ -1,6 +1,7 @@
 """Device, mixed precision, and arrays as tensors."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,6 +19,16 @@ def device(name: str = "auto") -> torch.device:
         allowed = ", ".join(kind for kind in available if available[kind])
         raise ValueError(f"device = {name!r}: not available on this machine; allowed: auto, {allowed}")
     return torch.device(name)
+
+
+@cache
+def why_no_compile(name: str) -> str:
+    """Why torch.compile fails on a device, most often for want of a compiler; "" when it works. Takes seconds."""
+    try:
+        torch.compile(torch.sin)(torch.ones(1, device=device(name)))
+    except Exception as error:  # torch's own are of many kinds
+        return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    return ""
 
 
 def autocast(

@@ -32,7 +32,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
         os.replace(partial, path)
         flush_to_disk(path.parent)
     except Exception as error:
-        if getattr(error, "errno", None) != errno.ENOSPC and shutil.disk_usage(path.parent).free < FULL:
+        told = getattr(error, "errno", None) == errno.ENOSPC
+        if told and error.filename is None:  # type: ignore[attr-defined]
+            raise OSError(errno.ENOSPC, error.strerror, str(path)) from error  # type: ignore[attr-defined]
+        if not told and shutil.disk_usage(path.parent).free < FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
     finally:

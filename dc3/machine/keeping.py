@@ -76,7 +76,7 @@ def kept_folder(folder: Path, key: Key, remedy: str = "") -> None:
         raise AnotherTraining(f"{folder} is not empty and has no readable {KEY}: {remedy}")
     remove(folder)
     with replacing(folder / KEY) as partial:
-        partial.write_text(json.dumps(key))
+        partial.write_text(json.dumps(key), encoding="utf-8")
 
 
 def check_same_training(what: str, found: Key, wanted: Key, remedy: str) -> None:
@@ -89,7 +89,7 @@ def check_same_training(what: str, found: Key, wanted: Key, remedy: str) -> None
 def _key_of(folder: Path) -> dict[str, Any] | None:
     """The key of a folder; None when it is absent or unreadable."""
     try:
-        key = json.loads((folder / KEY).read_text())
+        key = json.loads((folder / KEY).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return key if isinstance(key, dict) else None

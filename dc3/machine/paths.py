@@ -101,7 +101,7 @@ def files_below(folder: Place, hidden: bool = False) -> Iterator[str]:
 
 def resolve(path: str) -> Path:
     """The absolute path of a parameter's value: relative paths are relative to the repository."""
-    return REPOSITORY / Path(path).expanduser()
+    return REPOSITORY / os.path.expanduser(path)  # which leaves ~ with an unknown name as it is
 
 
 def located(path: str) -> Place:
@@ -120,7 +120,7 @@ def model_location(name: str) -> str:
     """The argument of `from_pretrained`: the shipped editor's folder, an existing path, or the hub id unchanged."""
     if name == SHIPPED_EDITOR.name:
         return str(SHIPPED_EDITOR)
-    return str(resolve(name)) if name and resolve(name).exists() else name
+    return str(resolve(name)) if name and os.path.exists(resolve(name)) else name
 
 
 def shown(path: Path) -> str:

@@ -1,5 +1,7 @@
 """Templates of instructions and prompts: text with one placeholder, {p} or {class}."""
 
+from string import Formatter
+
 
 def check_place(parameter: str, template: str, place: str) -> None:
     """ValueError unless `template` has the `place`, such as "{class}"."""
@@ -8,9 +10,11 @@ def check_place(parameter: str, template: str, place: str) -> None:
 
 
 def check_instruction(instruction: str) -> None:
-    """ValueError unless `instruction` has {p} and no other braces."""
+    """ValueError unless `instruction` has {p} and no other braces; none is formatted, as {p:1000000000}."""
     check_place("instruction", instruction, "{p}")
     try:
-        instruction.format(p="sunny")
-    except (LookupError, ValueError, AttributeError) as error:
-        raise ValueError(f"instruction = {instruction!r}: only {{p}} may be in braces ({error!r})") from None
+        fields = [field for _, *field in Formatter().parse(instruction) if field[0] is not None]
+    except ValueError as error:
+        raise ValueError(f"instruction = {instruction!r}: only {{p}} may be in braces ({error})") from None
+    if any(field != ["p", "", None] for field in fields) or not fields:
+        raise ValueError(f"instruction = {instruction!r}: only {{p}} may be in braces")

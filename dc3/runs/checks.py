@@ -4,6 +4,7 @@ Every rule is a kernel's own; here it is called early, with the names of the par
 needs, because some of it is slow to import.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -23,6 +24,8 @@ Values = Mapping[str, Any]
 DIFFUSION_MODELS = {"vae": "vae_revision", "editor": "editor_revision"}  # parameter → the one with its revision
 CROPS = {"factor": "crops_per_side", "num_crop": "crop_tries", "mipc": "crop_images"}  # argument of rded → parameter
 HUB_SECONDS = 10
+MODEL_FILES = {"vae": ("config.json", "vae/config.json")}  # parameter → files of which a local folder has one
+PIPELINE_FILES = ("model_index.json",)  # of the other models
 STABLE_DIFFUSION_DOWNSCALING = 8  # pixels a side for each of a latent
 
 
@@ -152,9 +155,24 @@ def _check_features(params: Values) -> None:
         feature_networks.check_available(params["feature_network"])
 
 
+def _check_device(params: Values) -> None:
+    from dc3.machine import devices  # brings torch
+
+    devices.device(params["device"])
+
+
+def _check_compile(name: str, params: Values) -> None:
+    from dc3.machine import devices
+
+    if params[name] and (reason := devices.why_no_compile(params.get("device", "auto"))):
+        raise ValueError(f"{name} = True: torch.compile does not work on this machine ({reason}); give false")
+
+
 def _check_generators(params: Values) -> None:
     if "lora" in params["generators"]:
         recipes.LoRASettings.of(params)
+        if params["generate_size"]:
+            _check_vae_size("generate_size", "lora_base", params)
     if "dit" in params["generators"] and not params["dit_base"]:
         _check_new_dit(recipes.DiTShape.of(params), params)
 
@@ -168,6 +186,7 @@ def _check_new_dit(shape: recipes.DiTShape, params: Values) -> None:
 
 
 CHECKS: dict[str, Callable[[Values], None]] = {  # a parameter of the stage → the check of its parameters
+    "device": _check_device,
     "teacher_network": _check_teacher,
     "instruction": lambda params: prompts.check_instruction(params["instruction"]),
     "guidance_from": lambda params: guidance.check_interval(params["guidance_from"], params["guidance_until"]),
@@ -179,6 +198,8 @@ CHECKS: dict[str, Callable[[Values], None]] = {  # a parameter of the stage → 
     "student_network": _check_students,
     "published_as": _check_published,
     "feature_network": _check_features,
+    "edit_compile": lambda params: _check_compile("edit_compile", params),
+    "student_compile": lambda params: _check_compile("student_compile", params),
     "dit_patch": _check_generators,
 }
 
@@ -220,8 +241,13 @@ def _looks_local(value: str) -> bool:
 
 
 def _check_path(name: str, value: str) -> None:
-    if not paths.resolve(value).exists():
-        raise ParameterError(f"{name} = {value!r}: nothing there; relative paths are relative to the repository")
+    try:
+        paths.resolve(value).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        told = f"{name} = {value!r}: nothing there; relative paths are relative to the repository"
+        raise ParameterError(told) from None
+    except OSError as error:
+        raise ParameterError(f"{name} = {value!r}: {error.strerror}") from None
 
 
 def _check_teacher_file(params: Values, classes: tuple[str, ...]) -> None:
@@ -249,8 +275,9 @@ def _check_teacher_file(params: Values, classes: tuple[str, ...]) -> None:
 
 
 def check_diffusion_model(name: str, value: str, revision: str = "") -> None:
-    """ParameterError unless `value` is the shipped editor, a folder, or a hub id that is cached or reachable."""
-    if Path(paths.model_location(value)).exists():
+    """ParameterError unless `value` is the shipped editor, a model's folder, or a hub id, cached or reachable."""
+    if value and os.path.exists(folder := paths.model_location(value)):
+        _check_model_folder(name, value, Path(folder))
         return
     if _looks_local(value):
         _check_path(name, value)
@@ -264,6 +291,12 @@ def check_diffusion_model(name: str, value: str, revision: str = "") -> None:
             f"{name} = {value!r}: neither a folder here nor a model on the hub "
             f"({type(error).__name__}); give {paths.SHIPPED_EDITOR.name!r}, a folder in diffusers' format, or a hub id"
         ) from error
+
+
+def _check_model_folder(name: str, value: str, folder: Path) -> None:
+    expected = MODEL_FILES.get(name, PIPELINE_FILES)
+    if not any((folder / file).is_file() for file in expected):
+        raise ParameterError(f"{name} = {value!r}: has no {' or '.join(expected)}; give a folder in diffusers' format")
 
 
 def _is_cached(model: str, file: str, revision: str) -> bool:
@@ -293,7 +326,9 @@ def _check_image_set(params: Values) -> None:
             _check_room(params, images.classes, out)
         if "dit" in params.get("generators", []):
             recipes.dit_rows(params["dit_rows"] if params["dit_base"] else [], len(images.classes))
-        recipes.prompt_names(params.get("class_names", []), images.classes)
+        names = recipes.prompt_names(params.get("class_names", []), images.classes)
+        if "lora" in params.get("generators", []) and "lora_base" in params:
+            _check_lora(params, tuple(names))
     except (ValueError, OSError, RuntimeError) as error:
         raise ParameterError(str(error)) from None
 
@@ -316,6 +351,24 @@ def _check_crops(params: Values, images: "ImageSet") -> None:
         rded.check_crops(images.at(params["image_size"]), params["ipc"], 0, rded.Crops.of(params))
     except ValueError as error:
         raise ValueError(f"{_renamed(error, CROPS)}; or remove rded from compared") from None
+
+
+def _check_lora(params: Values, classes: tuple[str, ...]) -> None:
+    template, rank, targets = params["prompt_template"], params["lora_rank"], tuple(params["lora_targets"])
+    settings = recipes.LoRASettings(template, rank, targets)
+    if refusal := _lora_refusal(params["lora_base"], classes, settings, params["lora_revision"]):
+        raise ValueError(refusal)
+
+
+@cache  # as _refusal
+def _lora_refusal(base: str, classes: tuple[str, ...], settings: recipes.LoRASettings, revision: str) -> str:
+    from dc3.generators import lora  # brings diffusers
+
+    try:
+        lora.check_base(base, classes, settings, revision)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return ""
 
 
 def _check_room(params: Values, classes: tuple[str, ...], out: str) -> None:

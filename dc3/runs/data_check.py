@@ -29,6 +29,7 @@ from dc3.machine.progress import tqdm
 from dc3.runs import duplicates
 from dc3.runs.parameters import declared
 
+LONGEST_RUN_NAME = 40  # characters, of one that is suggested
 DATA_SET, CONDENSED, UNSPLIT = "data set", "condensed set", "classes without splits"
 DECODED_BY_DEFAULT = 20_000  # images: a minute or two for photographs
 ANY_FRAME = Frame(8)  # decoding fails alike at any size
@@ -229,7 +230,7 @@ def teacher_epochs(images: int) -> int | None:
 def suggestions(check: DataCheck) -> dict[str, str]:
     """`dc3 run` commands for the folder, by purpose."""
     size, folder = check.image_size, str(check.folder)
-    name = re.sub(r"[^\w.-]", "_", check.folder.name) or "mine"
+    name = re.sub(r"[^\w.-]", "_", check.folder.name[:LONGEST_RUN_NAME]).lstrip(".-") or "mine"
     if check.layout == CONDENSED:
         return {"to begin with": _command("demo", run=name, condensed_dir=folder, image_size=size)}
     train = check.splits["train"]

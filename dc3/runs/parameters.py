@@ -20,8 +20,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
     TypeAdapter,
     ValidationError,
 )
@@ -33,9 +31,19 @@ from dc3.runs.written import read_as, shown, shown_name, shown_path, values_of
 
 LARGEST = 2**31 - 1  # of whole numbers: more than a run can count, and what the libraries' integers hold
 LARGEST_SEED = 2**32 - 1  # scikit-learn's
-LARGEST_SIZE = 8192  # pixels a side
+SMALLEST_SIZE, LARGEST_SIZE = 8, 8192  # pixels a side
 LARGEST_SCALE = 100  # of guidance: beyond it, edits are noise, and in float16 NaN
-LONGEST_TEXT = 10_000  # characters
+LARGEST_WEIGHT = 1e6  # of one term of a sum against another, which a larger one would round away
+LARGEST_RATE, SMALLEST_RATE = 1.0, 1e-8  # of learning: a step of more is no descent, one of less is none in float32
+COLDEST, HOTTEST = 0.01, 1000.0  # temperature: beyond them, soft labels are one class, or all alike
+NOISE_LEVELS = 1000  # that diffusion models are trained at: no sampler has more steps
+MOST_CHANNELS = 8192  # of a layer
+MOST_IN_BATCH = 65_536
+MOST_EPOCHS = 1_000_000
+MOST_STEPS = 10_000_000  # of a training
+SMALLEST_GPU_SHARE = 0.0001  # that Ray counts
+LONGEST_TEXT = 1000  # characters; no system has longer paths, and no text encoder reads longer prompts
+LONGEST_PART = 255  # bytes of a file's or folder's name
 LONGEST_NAME = 200  # bytes; file systems give a name 255, and a lock's name is the run's with a stage's
 KEPT_IN_NAMES = ("L", "M", "N", "Pc")  # Unicode's categories: letters, accents, digits, underscores
 
@@ -44,6 +52,13 @@ def _without_controls(text: str) -> str:
     """The text; ValueError for control characters other than tabs and ends of lines: no path or prompt has them."""
     if found := next((char for char in text if unicodedata.category(char) == "Cc" and char not in "\t\n"), None):
         raise ValueError(f"remove the control character {found!r}")
+    return text
+
+
+def _location(text: str) -> str:
+    """The path, URL or hub id; ValueError for one with a name that no file system takes."""
+    if (longest := max(len(part.encode()) for part in text.split("/"))) > LONGEST_PART:
+        raise ValueError(f"a name in it has {longest} bytes; file systems take at most {LONGEST_PART}")
     return text
 
 
@@ -68,8 +83,20 @@ def _distinct(items: list) -> list:
     return items
 
 
+def _zero_or_from(least: float) -> AfterValidator:
+    """Refuses what lies between 0, which stands for the default, and `least`."""
+
+    def check(value: float) -> float:
+        if 0 < value < least:
+            raise ValueError(f"must be 0, or at least {least:g}")
+        return value
+
+    return AfterValidator(check)
+
+
 Distinct = AfterValidator(_distinct)
 Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_without_controls)]
+Location = Annotated[Text, AfterValidator(_location)]
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
 Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
@@ -105,7 +132,7 @@ GeneratorKind = Literal["dit", "lora"]
 RivalList = Annotated[list[Rival], Distinct]
 BaselineList = Annotated[list[Baseline], Distinct]
 NetworkList = Annotated[list[Network], Distinct]
-FolderList = Annotated[list[Text], Distinct]
+FolderList = Annotated[list[Location], Distinct]
 GeneratorList = Annotated[list[GeneratorKind], Field(min_length=1), Distinct]
 NameList = list[Text]  # two classes may have one name
 NumberList = list[NonNegativeInt]
@@ -113,7 +140,22 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 GuidanceScale = Annotated[float, Field(gt=1, le=LARGEST_SCALE)]  # diffusers does not guide at 1, or with images below 1
 ImageGuidanceScale = Annotated[float, Field(ge=1, le=LARGEST_SCALE)]
-ImageSize = Annotated[int, Field(ge=8, le=LARGEST_SIZE)]
+SamplingGuidance = Annotated[float, Field(ge=1, le=LARGEST_SCALE)]  # 1: none
+ImageSize = Annotated[int, Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE)]
+ImageSizeOrZero = Annotated[int, Field(ge=0, le=LARGEST_SIZE), _zero_or_from(SMALLEST_SIZE)]
+Weight = Annotated[float, Field(ge=0, le=LARGEST_WEIGHT)]
+LearningRate = Annotated[float, Field(ge=SMALLEST_RATE, le=LARGEST_RATE)]
+LearningRateOrZero = Annotated[float, Field(ge=0, le=LARGEST_RATE), _zero_or_from(SMALLEST_RATE)]
+TemperatureOrZero = Annotated[float, Field(ge=0, le=HOTTEST), _zero_or_from(COLDEST)]
+Channels = Annotated[int, Field(gt=0, le=MOST_CHANNELS)]
+Epochs = Annotated[int, Field(gt=0, le=MOST_EPOCHS)]
+TrainingSteps = Annotated[int, Field(gt=0, le=MOST_STEPS)]
+DenoisingSteps = Annotated[int, Field(gt=0, le=NOISE_LEVELS)]
+BatchSize = Annotated[int, Field(gt=0, le=MOST_IN_BATCH)]
+BatchSizeOrZero = Annotated[int, Field(ge=0, le=MOST_IN_BATCH)]
+UpTo1000 = Annotated[int, Field(gt=0, le=1000)]
+UpTo100000 = Annotated[int, Field(gt=0, le=100_000)]
+GPUShare = Annotated[float, Field(ge=SMALLEST_GPU_SHARE, le=1)]
 JpegQuality = Annotated[int, Field(ge=1, le=95)]
 RunName = Annotated[str, AfterValidator(_run_name)]  # not "..", which is another folder
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
@@ -127,37 +169,48 @@ __all__ = [  # the types of parameters, which cells import by *
     "Allocation",
     "BaselineList",
     "BatchRule",
+    "BatchSize",
+    "BatchSizeOrZero",
     "BlendMode",
+<<<<<<< HEAD
     "ColoringName",
+=======
+    "Channels",
+>>>>>>> values
     "Dataset",
+    "DenoisingSteps",
     "Device",
     "EditPrecision",
     "EncodeResampling",
     "EngineName",
+    "Epochs",
     "FolderList",
     "Fraction",
     "Framing",
     "Function",
+    "GPUShare",
     "GeneratorList",
     "GradientLoss",
     "Greedy",
     "GuidanceScale",
     "ImageGuidanceScale",
     "ImageSize",
+    "ImageSizeOrZero",
     "IpcList",
     "JpegQuality",
     "KMeansKind",
     "LatentsDtype",
+    "LearningRate",
+    "LearningRateOrZero",
+    "Location",
     "Method",
     "Mix",
     "NameList",
     "Network",
     "NetworkList",
-    "NonNegativeFloat",
     "NonNegativeInt",
     "NumberList",
     "PCASolver",
-    "PositiveFloat",
     "PositiveInt",
     "Precision",
     "PromptList",
@@ -165,11 +218,17 @@ __all__ = [  # the types of parameters, which cells import by *
     "RivalList",
     "RunName",
     "Sampler",
+    "SamplingGuidance",
     "Seed",
     "SeedList",
     "Selection",
     "Share",
     "StoredFormat",
+    "TemperatureOrZero",
+    "TrainingSteps",
+    "UpTo1000",
+    "UpTo100000",
+    "Weight",
 ]  # fmt: skip
 
 TYPES = {name: globals()[name] for name in __all__} | {kind.__name__: kind for kind in (int, float, bool, list)}

@@ -175,7 +175,7 @@ def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title
     partial.unlink()
     target = executed.with_suffix(".html")
     with replacing(target) as half_written:
-        half_written.write_text(page(nbformat.read(executed, 4), title))
+        half_written.write_text(page(nbformat.read(executed, 4), title), encoding="utf-8")
     return target
 
 

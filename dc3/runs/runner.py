@@ -351,7 +351,7 @@ def write_figures_readme(folder: Path, stages: Sequence[str]) -> Path | None:
         return None
     heading = f"# Figures and tables of run {folder.name}\n\nWritten by `dc3 run`; for print there are PDFs beside."
     with replacing(folder / README) as partial:
-        partial.write_text("\n\n".join([heading, *sections]) + "\n")
+        partial.write_text("\n\n".join([heading, *sections]) + "\n", encoding="utf-8")
     return folder / README
 
 
@@ -365,4 +365,4 @@ def _section(folder: Path, stage: str) -> str:
 def _figure(path: Path, title: str) -> str:
     if path.suffix == ".png":
         return f"**{title}**\n\n![{title}]({path.name})"
-    return f"**{title}** ([csv]({path.with_suffix('.csv').name}))\n\n{path.read_text().strip()}"
+    return f"**{title}** ([csv]({path.with_suffix('.csv').name}))\n\n{path.read_text(encoding='utf-8').strip()}"

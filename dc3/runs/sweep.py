@@ -46,7 +46,8 @@ SLOW_TO_CHECK = [  # the parameter that triggers a check in check_inputs, then t
     (
         *("dataset", "data_dir", "image_size", "images_per_class", "ipc", "sure_share", "compared", "crops_per_side"),
         *("crop_tries", "crop_images", "generators", "dit_base", "dit_rows", "class_names"),
-        *("teacher", "teacher_network", "teacher_width", "allow_pickle"),
+        *("teacher", "teacher_network", "teacher_width", "allow_pickle", "prompt_template", "dit_revision"),
+        *("lora_base", "lora_revision", "lora_rank", "lora_targets"),
     ),
     ("vae", "vae_revision", "encode_size"),
     ("editor", "editor_revision", "edit_size"),

@@ -1,0 +1,78 @@
+"""The short-lived folders of kernels: short paths, and nothing left by killed processes."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+import pytest
+from workshop import Workshop
+
+from dc3.machine import temporary
+from dc3.machine.temporary import LONGEST_SOCKET, PREFIX, temporary_folder
+from dc3.runs.runner import kernel_channel
+
+HOLD = """
+import sys, time
+from dc3.machine.temporary import temporary_folder
+with temporary_folder() as folder:
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def long_folder(tmp_path, monkeypatch):
+    """A TMPDIR of more than 100 characters."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_the_sockets_of_a_kernel_fit_where_tmpdir_is_long(long_folder):
+    with kernel_channel() as channel, socket.socket(socket.AF_UNIX) as one:
+        path = f"{channel['ip']}-1"
+        assert not path.startswith(str(long_folder)) and len(path) <= LONGEST_SOCKET
+        one.bind(path)
+
+
+def test_where_no_short_folder_can_be_written_to_tmpdir_is_named(long_folder, monkeypatch):
+    monkeypatch.setattr(temporary, "COMMON", (str(long_folder),))
+    with pytest.raises(OSError, match=r"TMPDIR = '.*longlong.*': too long a path for sockets; set TMPDIR"):
+        temporary.short_base(20)
+
+
+@pytest.mark.process
+def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_that_of_a_living_one_stays(tmp_path, monkeypatch):
+    base = tempfile.mkdtemp(dir="/tmp")
+    monkeypatch.setattr(tempfile, "tempdir", base)
+    command = [sys.executable, "-c", HOLD]
+    options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"TMPDIR": base}}
+    killed, living = (subprocess.Popen(command, **options) for _ in range(2))
+    try:
+        folders = [process.stdout.readline().strip() for process in (killed, living)]
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        with temporary_folder() as own:
+            left = {str(path) for path in own.parent.glob(f"{PREFIX}*")}
+            assert left == {folders[1], str(own)}
+    finally:
+        living.kill()
+        living.communicate()
+        shutil.rmtree(base)
+
+
+def test_what_killed_runners_left_in_a_run_is_removed_at_the_next_start(tmp_path):
+    workshop = Workshop(tmp_path)
+    workshop.run()
+    notebooks = tmp_path / "runs/tiny/notebooks"
+    for left in ("01_total.partial.ipynb", ".01_total.7.partial.ipynb"):
+        (notebooks / left).write_text("{", encoding="utf-8")
+    (tmp_path / "runs/tiny/.00_count.shared").mkdir()
+    assert workshop.run() == {"00_count": "up to date", "01_total": "up to date"}
+    assert sorted(path.name for path in notebooks.iterdir()) == ["00_count.ipynb", "01_total.ipynb"]
+    assert not list((tmp_path / "runs/tiny").glob("*.shared"))
