@@ -1,23 +1,23 @@
 # make demo: install, run the numbered notebooks on the embedded image set, name the figures.
-# make test: install, linters, tests, nbval over the notebooks. Both start from a bare clone.
+# make test: install, linters, the site of docs/, tests, nbval over the notebooks. Both start from a bare clone.
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 SLOW := and not slow
 
-.PHONY: demo test test-all unit lint ray tests nbval notebooks gpu lock
+.PHONY: demo test test-all unit lint docs ray tests nbval notebooks gpu lock
 
 demo: .venv/installed
 	$(BIN)/dc3 run params/demo.yaml
 
 # The quick checks first; Ray's tests, which want the machine to themselves; then two jobs at once: the other tests in two
 # processes, and the notebooks, which need one another.
-test: .venv/installed lint ray
+test: .venv/installed lint docs ray
 	$(MAKE) --jobs=2 tests nbval
 
 # With the tests marked slow.
-test-all: .venv/installed lint ray
+test-all: .venv/installed lint docs ray
 	$(MAKE) --jobs=2 tests nbval SLOW=
 
 # The quick ones, while you work.
@@ -28,6 +28,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The pages and the notebooks as they are committed, in site/html. A warning is an error, and so is a link that leads nowhere.
+docs: .venv/installed
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . site/html
 
 # One thread a process: the processors are taken. The notebooks, one after the other, take longest: the tests give way to them.
 tests: .venv/installed

@@ -1,4 +1,4 @@
-"""DC3: dataset condensation with colour compensation (arXiv 2508.01139). One module an idea: see README.md."""
+"""DC3: dataset condensation with colour compensation (arXiv 2508.01139). One module an idea: see CONTRIBUTING.md."""
 
 import os
 

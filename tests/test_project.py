@@ -42,7 +42,7 @@ def test_every_dependency_is_pinned_within_its_range():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").split())
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["test"], *extras["ray"]]:
+    for text in [*project["dependencies"], *(text for extra in extras.values() for text in extra)]:
         requirement = Requirement(text)
         if requirement.name == project["name"]:
             assert requirement.extras <= extras.keys(), "an extra that names others"

@@ -1,0 +1,91 @@
+"""README and docs/: what they say runs, and agrees with the committed tables."""
+
+import re
+
+import pandas as pd
+from PIL import Image
+
+from dc3 import teacher
+from dc3.images import datasets
+from dc3.machine.paths import REPOSITORY
+from dc3.models import checkpoints
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+FIGURES = REPOSITORY / "figures"  # those committed, wherever runs write theirs
+NAMES = {  # in the README's table → in the tables of 05 and 06
+    "DC3 (compensated)": "DC3",
+    "DC3's picks, no compensation": "DC3 picks, plain",
+    "random picks": "random",
+}
+
+
+def rows(page, name):
+    """The cells of the rows of Markdown tables whose first cell is `name`."""
+    lines = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+    return [[cell.strip() for cell in line.strip("|").split("|")[1:]] for line in lines]
+
+
+def write_demo(folder):
+    """What the README's Python reads of a demo, smaller: a teacher, and two images a class as 04 writes them."""
+    train = datasets.load("scenes10", "train", images_per_class=40).as_tested(32)
+    (folder / "00_teacher").mkdir(parents=True)
+    model, _ = teacher.train(train, teacher.TeacherRecipe("conv3", epochs=6, seed=0, width=16), device="cpu")
+    file = folder / "00_teacher/teacher.safetensors"
+    checkpoints.save(model, file, network="conv3", classes=train.classes, image_size=32)
+    picks = train.first_per_class(2)
+    for index, (label, image) in enumerate(zip(picks.labels, picks.images(), strict=True)):
+        path = folder / f"04_compensation/condensed/{label:05d}/{index % 2:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def test_the_readme_is_read_in_minutes():
+    assert len(README) < 9000
+
+
+def test_the_readmes_python_trains_a_student_on_a_condensed_set(tmp_path, monkeypatch, capsys):
+    write_demo(tmp_path / "runs/demo")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(block, names)
+    top1 = names["student"].final.top1
+    assert capsys.readouterr().out == f"20 images train a student to {top1:.1%} on 1,000 test images\n"
+    assert top1 > 0.2, "chance is 0.1"
+
+
+def test_the_readmes_table_of_the_demo_is_that_of_the_committed_run():
+    accuracy = pd.read_csv(FIGURES / "demo/validation_ipc.csv").set_index(["method", "ipc"])
+    colours = pd.read_csv(FIGURES / "demo/color_and_fid_colors.csv").set_index("set")["colourfulness M"]
+    for name, method in NAMES.items():
+        top1 = [100 * accuracy.loc[(method, ipc), ["top1_mean", "top1_std"]].astype(float) for ipc in (10, 1)]
+        measured = [f"{mean:.1f} ± {deviation:.1f} %" for mean, deviation in top1]
+        assert rows(README, name) == [[*measured, f"{colours[method]:.1f}"]], name
+
+
+def test_numbers_on_cifar10_are_those_of_the_committed_sweep():
+    table = pd.read_csv(FIGURES / "cifar10/sweep_accuracy.csv", dtype=str, keep_default_na=False).set_index("name")
+    renamed = {"DC3, sure_share 0.1, edit_candidates 4": "DC3, sure_share 0.1, best of four colourings"}
+    page = (REPOSITORY / "docs/measurements.md").read_text(encoding="utf-8")
+    for name, cells in table.rename(index=renamed).iterrows():
+        assert rows(page, name) == [list(cells)], name
+    compared = (REPOSITORY / "docs/comparison.md").read_text(encoding="utf-8")
+    names = {"random": "random", "RDED": "RDED", "DC3's picks, plain": "DC3 picks, plain", "DC3, small editor": "DC3"}
+    for name, measured in names.items():
+        ipcs = table.loc[measured, [f"IPC {ipc}, 300 epochs" for ipc in (1, 10, 50)]]
+        assert [row[:3] for row in rows(compared, f"{name}, here")] == [list(ipcs)], name
+    for name in ("DC3 picks, plain", "RDED", "random", "DC3 picks, plain, sure_share 0.1"):
+        assert table.loc[name, "IPC 10, 300 epochs"] in re.sub(r"\s+%", "", README), name
+
+
+def test_published_numbers_of_the_comparison_are_those_that_figures_show():
+    from dc3.runs.published import CONV3, RESNET18
+
+    compared = (REPOSITORY / "docs/comparison.md").read_text(encoding="utf-8")
+    for method in ("RDED", "D⁴M", "DC3"):
+        published = ["" if number is None else str(number) for number in RESNET18["CIFAR-10"][method]]
+        assert [*published, "ResNet-18"] in [row[:4] for row in rows(compared, f"{method}, published [2]")]
+    assert str(CONV3["CIFAR-10"]["RDED"][1]) == rows(compared, "RDED, published [1]")[0][1]
+    names = {"RDED": "RDED [1, 2]", "D⁴M": "D⁴M [2, 3]", "Minimax": "Minimax [2, 4]", "DC3": "DC3 [2, 8]"}
+    for method, name in names.items():
+        assert rows(compared, name)[0][:2] == [str(number) for number in RESNET18["ImageNet-1K"][method][1:]], name
