@@ -144,6 +144,7 @@ SamplingGuidance = Annotated[float, Field(ge=1, le=LARGEST_SCALE)]  # 1: none
 ImageSize = Annotated[int, Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE)]
 ImageSizeOrZero = Annotated[int, Field(ge=0, le=LARGEST_SIZE), _zero_or_from(SMALLEST_SIZE)]
 Weight = Annotated[float, Field(ge=0, le=LARGEST_WEIGHT)]
+Nats = Annotated[float, Field(ge=0, le=100)]
 LearningRate = Annotated[float, Field(ge=SMALLEST_RATE, le=LARGEST_RATE)]
 LearningRateOrZero = Annotated[float, Field(ge=0, le=LARGEST_RATE), _zero_or_from(SMALLEST_RATE)]
 TemperatureOrZero = Annotated[float, Field(ge=0, le=HOTTEST), _zero_or_from(COLDEST)]
@@ -172,11 +173,8 @@ __all__ = [  # the types of parameters, which cells import by *
     "BatchSize",
     "BatchSizeOrZero",
     "BlendMode",
-<<<<<<< HEAD
-    "ColoringName",
-=======
     "Channels",
->>>>>>> values
+    "ColoringName",
     "Dataset",
     "DenoisingSteps",
     "Device",
@@ -206,6 +204,7 @@ __all__ = [  # the types of parameters, which cells import by *
     "Method",
     "Mix",
     "NameList",
+    "Nats",
     "Network",
     "NetworkList",
     "NonNegativeInt",
