@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from html import escape
 
 import ipywidgets as widgets
 import numpy as np
@@ -39,20 +40,28 @@ def png(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, s
     return stream.getvalue()
 
 
+class Caption(widgets.HTML):
+    """A line of text that is shown as it is; a Label takes what stands between two `$` for a formula."""
+
+    def say(self, text: str) -> None:
+        """Shows `text` in the place of what was there."""
+        self.value = escape(text)
+
+
 def class_choice(images: ImageSet, labels: Iterable[int]) -> widgets.Dropdown:
     """A menu of the classes of some labels, by name."""
     options = [(images.classes[label], int(label)) for label in sorted(set(labels))]
     return widgets.Dropdown(options=options, description="class")
 
 
-def on_change(control: widgets.Widget, action: Callable[[], None], report: widgets.Label) -> None:
+def on_change(control: widgets.Widget, action: Callable[[], None], report: Caption) -> None:
     """Calls `action` when the control's value changes; shows its exceptions in `report`, as nothing else does."""
 
     def handle(_change: object) -> None:
         try:
             action()
         except Exception as error:
-            report.value = error_text(error)
+            report.say(error_text(error))
 
     control.observe(handle, "value")
 
@@ -86,14 +95,15 @@ class EditPanel:
         self.seed = widgets.BoundedIntText(0, min=0, max=2**31, description="seed ≥ 0")
         self.button = widgets.Button(description="edit", button_style="primary")
         self.button.on_click(lambda _: self.pressed())
-        self.picture, self.caption = widgets.Image(format="png"), widgets.Label("source, warm, cold, blended")
+        self.picture, self.caption = widgets.Image(format="png"), Caption()
         choices = [self.image, self.warm, self.cold, self.guidance, self.keeping, self.blend, self.seed, self.button]
         self.view = widgets.HBox([widgets.VBox(choices), widgets.VBox([self.picture, self.caption])])
         self.edit()
 
     def pressed(self) -> None:
         """Edits, with the button disabled meanwhile; the caption shows errors."""
-        self.button.disabled, self.caption.value = True, "editing …"
+        self.button.disabled = True
+        self.caption.say("editing …")
         try:
             self.edit()
         except Exception as error:  # nothing else shows the exceptions of a button's handler
@@ -102,7 +112,7 @@ class EditPanel:
             self.button.disabled = False
 
     def _failed(self, why: str) -> None:
-        self.caption.value = f"this edit failed: {why}"
+        self.caption.say(f"this edit failed: {why}")
         self.picture.value = b""
 
     def edit(self) -> None:
@@ -118,7 +128,7 @@ class EditPanel:
         if blended is None:
             self._failed("NaN or black; change the seed or lower the guidance")
             return
-        self.caption.value = (
+        self.caption.say(
             f"image {self.image.value}: source, {self.warm.value}, {self.cold.value}, {self.blend.value} blend; "
             f"guidance {self.guidance.value:g} and {self.keeping.value:g}, seed {seed}"
         )
@@ -161,7 +171,7 @@ class BinPanel:
         self.of_class = class_choice(images, table["label"])
         self.bin = widgets.Dropdown(options=[ALL], description="bin")
         self.map, self.picture = widgets.HTML(), widgets.Image(format="png")
-        self.hint, self.caption = widgets.Label(HINT), widgets.Label()
+        self.hint, self.caption = Caption(HINT), Caption()
         on_change(self.of_class, self.choose_class, self.hint)
         on_change(self.bin, self.show, self.hint)
         controls = widgets.HBox([self.of_class, self.bin])
@@ -182,7 +192,8 @@ class BinPanel:
 
     def show(self) -> None:
         """Shows the map of the chosen class, and images of the chosen bin."""
-        part, self.hint.value = self.part, HINT
+        part = self.part
+        self.hint.say(HINT)
         self.map.value = STYLE + _map(part, self.images.images(part["index"].to_numpy()), self.bin.value)
         if self.bin.value == ALL:
             first = part.drop_duplicates("bin").sort_values("bin")[:BIN_SHOWN]
@@ -190,7 +201,7 @@ class BinPanel:
         else:
             shown = part.loc[part["bin"] == self.bin.value, "index"]
             text = f"bin {self.bin.value}: {min(len(shown), BIN_SHOWN)} of its {len(shown)} images"
-        self.caption.value = text
+        self.caption.say(text)
         self.picture.value = png(self.images.images(shown.to_numpy()[:BIN_SHOWN]), BIN_COLUMNS, SMALL)
 
 
@@ -242,7 +253,7 @@ class PickPanel:
         self.images, self.picks, self.logit_grad, self.embedding = images, picks, logit_grad, embedding
         self.of_class = class_choice(images, picks["label"])
         self.rank = widgets.IntSlider(0, 0, 0, description="pick")
-        self.caption, self.picture = widgets.Label(), widgets.Image(format="png")
+        self.caption, self.picture = Caption(), widgets.Image(format="png")
         on_change(self.of_class, self.choose_class, self.caption)
         on_change(self.rank, self.show, self.caption)
         self.view = widgets.VBox([widgets.HBox([self.of_class, self.rank]), self.caption, self.picture])
@@ -266,7 +277,7 @@ class PickPanel:
         nearest, similarity = self.nearest(int(pick["index"]))
         gain = "" if np.isnan(pick["gain"]) else f", gain {pick['gain']:.3g}"
         alike = f"similarity {similarity[0]:.3f} to {similarity[-1]:.3f}" if len(nearest) else "none"
-        self.caption.value = (
+        self.caption.say(
             f"image {int(pick['index'])}, bin {int(pick['bin'])}{gain}; after it the images most like it: {alike}"
         )
         self.picture.value = png(self.images.images([int(pick["index"]), *nearest]), PICK_COLUMNS, side=96)

@@ -1,4 +1,6 @@
 import io
+from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
@@ -57,3 +59,10 @@ def test_without_a_screen_there_is_no_panel(images, random_editor, monkeypatch):
     assert panels.edit_panel(images, Compensator(COLORING, random_editor)) is None
     monkeypatch.delenv(HEADLESS)
     assert panels.edit_panel(images, Compensator(COLORING, random_editor)) is not None
+
+
+def test_a_prompt_with_dollar_signs_or_markup_is_shown_as_it_is(images, random_editor):
+    odd = "$1 vs $5 <b>x</b> & a|b"
+    panel = panels.EditPanel(images, Compensator(replace(COLORING, warm_prompts=[odd]), random_editor))
+    assert panel.caption._view_name == "HTMLView", "a Label would take what is between the dollars for a formula"
+    assert odd in unescape(panel.caption.value) and "<" not in panel.caption.value

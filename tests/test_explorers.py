@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -105,11 +106,18 @@ def test_without_a_screen_there_are_no_panels(images, table, picks, factors, mon
     assert panels.pick_panel(images, picks, *factors) is not None
 
 
-def test_errors_of_a_control_are_shown_in_the_panel(images, table, picks, factors, monkeypatch):
+def unreadable(self, indices):
+    raise ValueError("cannot read $1_vs_$5/<b>.png")
+
+
+def test_errors_of_a_control_are_shown_in_the_panel_as_they_are(images, table, picks, factors, monkeypatch):
     bins, chosen = panels.BinPanel(images, table), panels.PickPanel(images, picks, *factors)
     with monkeypatch.context() as patched:
-        patched.setattr(type(images), "images", lambda self, indices: 1 / 0)
+        patched.setattr(type(images), "images", unreadable)
         bins.bin.value, chosen.of_class.value = 1, 1
-    assert bins.hint.value == chosen.caption.value == "ZeroDivisionError: division by zero"
+    for caption in (bins.hint, chosen.caption):
+        assert (
+            caption._view_name == "HTMLView" and unescape(caption.value) == "ValueError: cannot read $1_vs_$5/<b>.png"
+        )
     bins.bin.value = 2
     assert bins.hint.value == panels.HINT, "gone once it works again"

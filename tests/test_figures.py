@@ -54,6 +54,34 @@ def test_student_curves_draw_one_line_per_method_in_percent():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["DC3", "random"]
 
 
+def test_students_tested_once_are_points_beside_chance():
+    runs = pd.DataFrame({"method": ["DC3", "random"], "seed": 0, "epoch": 5, "top1": [0.2, 0.3]})
+    figure = accuracy.student_curves(runs, chance=0.1)
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    assert all(line.get_marker() not in (None, "None", "") for line in ax.get_lines()[:2])
+    assert ax.bbox.contains(*ax.texts[0].get_window_extent().min), "chance is named within the axes"
+
+
+def test_bytes_are_plain_numbers_however_near_to_each_other():
+    students = pd.DataFrame({"method": ["a", "b"], "ipc": 1, "top1_mean": 0.5, "top1_std": 0.1})
+    for stored in ([700, 800], [700, 80_000], [12_300, 55_000]):
+        figure = accuracy.accuracy_by_bytes(students.assign(stored_bytes=stored))
+        figure.draw_without_rendering()
+        shown = [tick.get_text() for tick in figure.axes[0].get_xticklabels(which="both") if tick.get_text()]
+        assert len(shown) == len(set(shown)) > 1 and all(text == f"{float(text):g}" for text in shown)
+
+
+def test_a_confusion_matrix_of_a_thousand_classes_shows_every_image():
+    count = 1003
+    ax = figures.confusion(np.eye(count, dtype=int), [f"c{k}" for k in range(count)]).axes[0]
+    cells = ax.collections[0].get_array().reshape(201, 201)
+    assert (np.diag(cells)[:-1] == 5).all() and cells[-1, -1] == 3 and cells.sum() == count
+    assert "(cells: images of 5 × 5 classes)" in ax.get_xlabel()
+    whole = figures.confusion(np.eye(200, dtype=int), [f"c{k}" for k in range(200)]).axes[0]
+    assert whole.collections[0].get_array().size == 200**2 and "(cells: images)" in whole.get_xlabel()
+
+
 def test_a_training_set_keeps_its_colour_in_every_figure():
     alone, beside = colors_of(["DC3"]), colors_of(["random", "mine", "DC3", "yours", "random"])
     assert alone["DC3"] == beside["DC3"] and list(beside) == ["random", "mine", "DC3", "yours"]

@@ -25,9 +25,11 @@ def student_curves(runs: pd.DataFrame, chance: float) -> Figure:
     figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 3))
     percent = _readable(runs.dropna(subset=["top1"]), "method").assign(accuracy=lambda table: 100 * table["top1"])
     sets = {"hue": "method", "style": "method", "palette": colors_of(percent["method"])}
-    sns.lineplot(percent, x="epoch", y="accuracy", **sets, errorbar=("pi", 100), ax=ax)
+    one = percent["epoch"].nunique() == 1  # a line through one epoch would not be seen
+    sns.lineplot(percent, x="epoch", y="accuracy", **sets, markers=one, errorbar=("pi", 100), ax=ax)
     ax.axhline(100 * chance, color="grey", linestyle=":", linewidth=1)
-    ax.annotate("chance", (0, 100 * chance), textcoords="offset points", xytext=(2, 3), fontsize=7, color="grey")
+    beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (2, 3)}
+    ax.annotate("chance", (0, 100 * chance), **beside, fontsize=7, color="grey")
     ax.set(xlabel="epoch", ylabel="test accuracy (%)")
     ax.legend(title="", loc="center right")
     return figure
@@ -42,6 +44,7 @@ def network_heatmap(table: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(0.7 + names + 1.1 * wide.shape[1], 0.7 + 0.45 * wide.shape[0]))
     sns.heatmap(wide, annot=True, fmt=".1f", cmap="viridis", ax=ax, cbar_kws={"label": "test accuracy (%)"})
     ax.set(xlabel="student", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
     return figure
 
 
@@ -81,6 +84,14 @@ def methods_by_ipc(table: pd.DataFrame) -> Figure:
     return figure
 
 
+class Plain(LogFormatter):
+    """Ticks as plain numbers: matplotlib's own write formulas, which the style does not read, or 0.75 as 8e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The text of a tick, "" where LogFormatter has none."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def accuracy_by_bytes(table: pd.DataFrame) -> Figure:
     """Test accuracy over the bytes that a set takes per class, one point per row; an image of 256 px counts as many.
 
@@ -97,8 +108,8 @@ def accuracy_by_bytes(table: pd.DataFrame) -> Figure:
         for x, y, ipc in zip(kilobytes, 100 * part["top1_mean"], part["ipc"], strict=True):
             ax.annotate(f"{ipc}", (x, y), textcoords="offset points", xytext=(5, -2), fontsize=6, color="grey")
     ax.set(xscale="log", xlabel="stored kB per class (beside a point: its IPC)", ylabel="test accuracy (%)")
-    ax.xaxis.set_major_formatter(LogFormatter())  # matplotlib's default writes formulas, which the style does not read
-    ax.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+    ax.xaxis.set_major_formatter(Plain())
+    ax.xaxis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

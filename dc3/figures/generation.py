@@ -29,7 +29,8 @@ def loss_curves(history: pd.DataFrame) -> Figure:
         part["loss"] = smooth.droplevel(["set", "seed"])
         part = part.dropna(subset=["loss"])
         sets = {"hue": "set", "style": "set", "palette": colors_of(part["set"])}
-        sns.lineplot(part, x="step", y="loss", **sets, errorbar=("pi", 100), ax=ax)
+        one = part["step"].nunique() == 1  # a line through one step would not be seen
+        sns.lineplot(part, x="step", y="loss", **sets, markers=one, errorbar=("pi", 100), ax=ax)
         ax.set(title=f"{generator}, running mean of {window} steps", xlabel="training step", ylabel="denoising loss")
     _legend_above(figure, axes[0])
     sns.despine(figure)

@@ -22,6 +22,7 @@ from dc3.figures.style import colors_of
 WIDTH = 6.5  # inches: the text column of TMLR, which the style's font sizes fit
 MAX_CLASSES = 10  # in figures with one panel or row per class
 MAX_NAMES = 25  # classes with names on an axis
+MAX_CELLS = 250  # rows of a confusion matrix, which have about three pixels each
 LETTER = 4.6  # points: slightly more than the average width of a letter at 7 points
 SLANTED_LETTERS = 14  # in a line of a slanted heading
 GAP = 2  # pixels between the images of a mosaic
@@ -117,20 +118,29 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Counts (C, C) from `evaluation.confusion_matrix`, true class down, predicted class across.
 
     Up to MAX_CLASSES classes have counts in their cells, up to MAX_NAMES have names; more are a raster with a colour
-    bar, because 200 classes of vector cells take megabytes.
+    bar, because 200 classes of vector cells take megabytes. Above MAX_CELLS classes, a cell is the sum over a block of
+    neighbouring classes: smaller cells would fall between the pixels.
     """
+    block = -(-len(classes) // MAX_CELLS)
     figure, ax = plt.subplots(figsize=(4.6, 3.8))
     few = len(classes) <= MAX_CLASSES
     cells = {"annot": few, "fmt": "d", "annot_kws": {"size": 7}, "cbar": not few, "cmap": "Blues"}
-    sns.heatmap(matrix, **cells, xticklabels=False, yticklabels=False, ax=ax, rasterized=not few)
+    sns.heatmap(_in_blocks(matrix, block), **cells, xticklabels=False, yticklabels=False, ax=ax, rasterized=not few)
     ax.set(xlabel="predicted class (cells: images)", ylabel="true class")
     if len(classes) <= MAX_NAMES:
         names = readable(classes, LONGEST_TITLE)
         ax.set_xticks(np.arange(len(classes)) + 0.5, names, rotation=45, ha="right", rotation_mode="anchor")
         ax.set_yticks(np.arange(len(classes)) + 0.5, names, rotation=0)
     else:
-        ax.set(xlabel="predicted class, in the order of the classes (cells: images)", ylabel="true class")
+        of = f" of {block} × {block} classes" if block > 1 else ""
+        ax.set(xlabel=f"predicted class, in the order of the classes (cells: images{of})", ylabel="true class")
     return figure
+
+
+def _in_blocks(matrix: np.ndarray, side: int) -> np.ndarray:
+    """The sums of (C, C) over blocks of `side` × `side`; the last blocks may be smaller."""
+    starts = np.arange(0, len(matrix), side)
+    return np.add.reduceat(np.add.reduceat(matrix, starts, axis=0), starts, axis=1)
 
 
 def bin_maps(table: pd.DataFrame, classes: Sequence[str], picks: Sequence[int] = ()) -> Figure:
