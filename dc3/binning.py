@@ -83,7 +83,7 @@ def bin_all(
     """
     labels = class_numbers(labels, count=len(latents))
     bin_numbers = np.empty(len(labels), np.int64)
-    for _, members in tqdm(list(groups(labels)), desc="bins", unit="class"):
+    for _, members in tqdm(list(groups(labels)), desc="bins", unit="classes"):
         binned = bin_class(read_rows(latents, members), components, bins, seed=seed, pca=pca, kmeans=kmeans)
         bin_numbers[members] = binned.labels
     return bin_numbers

@@ -1,7 +1,10 @@
 """The dc3 command: run the notebooks once or over a grid, report, compare and export runs, train the editor."""
 
+import importlib.metadata
 import io
 import logging
+import platform
+import shlex
 import signal
 import sys
 from functools import partial
@@ -28,6 +31,8 @@ class Stoppable(TyperGroup):
         """Executes the command that the arguments name."""
         try:
             return super().invoke(context)
+        except ParameterError as error:
+            stop(str(error), REFUSED)
         except KeyboardInterrupt as stopped:
             number = stopped.args[0] if stopped.args else signal.SIGINT
             stage = getattr(stopped, "stage", "")
@@ -50,12 +55,33 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at folders of images.")
 app.add_typer(data_app, name="data")
 
 
+def say_version(is_asked: bool) -> None:
+    """Prints dc3's version and ends the command."""
+    if is_asked:
+        typer.echo(f"dc3 {importlib.metadata.version('dc3')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
 @app.callback()
-def log_to_terminal() -> None:
+def log_to_terminal(
+    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="show it")] = False,
+) -> None:
     """Logs plain lines to the terminal, from libraries only warnings and errors."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for library in ("papermill", "httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder")],
+) -> None:
+    """Make a folder with notebooks and params of your own; runs and figures of dc3 in it stay in it."""
+    from dc3.runs import workspace
+
+    made = workspace.create(folder)
+    typer.echo(f"{made} has notebooks and params to change at will. Next:\n  cd {shlex.quote(str(folder))}")
+    typer.echo("  jupyter lab notebooks        (or all of them: dc3 run params/demo.yaml)")
 
 
 @app.command()
@@ -68,18 +94,21 @@ def run(
 ) -> None:
     """Execute the notebooks of a run in order; skip stages that are up to date."""
     from dc3.machine.files import Busy
+    from dc3.runs import workspace
+    from dc3.runs.guide import guide
     from dc3.runs.runner import StageFailed, run_notebooks
 
     try:
+        workspace.check_is_here(params_file)
         values = {"run": params_file.stem} | read_file(params_file) | given(p)
-        figures = run_notebooks(values, start, force, until)
+        for line in workspace.changed_cells():
+            typer.echo(line)
+        name = run_notebooks(values, start, force, until)
     except (ParameterError, Busy) as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
     except StageFailed as error:
         stop(str(error), FAILED)
-    typer.echo(f"\nfigures and tables of run {values['run']}:")
-    for figure in figures:
-        typer.echo(f"  {paths.shown(figure)}")
+    typer.echo(f"\n{guide(name)}")
 
 
 @app.command()
@@ -208,9 +237,13 @@ def export_set(
 @app.command()
 def params() -> None:
     """List every parameter with its type, default, notebooks and help."""
+    from dc3.runs import workspace
+
     for parameter in all_declared().values():
         stages = ", ".join(name[:2] for name in parameter.notebooks)
         typer.echo(f"{parameter.name}: {parameter.type_name} = {parameter.default!r}  [{stages}]\n    {parameter.help}")
+    for line in workspace.changed_cells():
+        typer.echo(line)
 
 
 @app.command()

@@ -133,7 +133,7 @@ def fill(
     _remove_others(folder, set(targets))
     origins = [_origin(images, int(index), stamp) for index in picks["index"]]
     waiting = [k for k, path in enumerate(targets) if not _is_made(path, origins[k])]
-    with tqdm(total=len(picks), initial=len(picks) - len(waiting), desc="condensed", unit="img") as bar:
+    with tqdm(total=len(picks), initial=len(picks) - len(waiting), desc="condensed", unit="images") as bar:
         for made in _all_made(make, picks, np.array(waiting, np.int64), batch, engine):
             with replacing(targets[made.row]) as partial:
                 partial.write_bytes(storage.encoded(made.image, origins[made.row] | {"draw": made.draw}))
@@ -366,7 +366,7 @@ def publish(folder: Path, target: Place) -> int:
     check_room_for(names, target)
     with reaching(target):
         (target / PROVENANCE).unlink(missing_ok=True)
-        for name in tqdm([*names, PROVENANCE], desc="published", unit="file"):
+        for name in tqdm([*names, PROVENANCE], desc="published", unit="files"):
             _copy(folder / name, target / name)
     return len(names)
 

@@ -49,7 +49,7 @@ def embedded_batches(
     features are a map instead of a vector, and NaN.
     """
     _require_two("images", len(images))
-    for start in tqdm(range(0, len(images), batch_size), desc=network.label("features")):
+    for start in tqdm(range(0, len(images), batch_size), desc=network.label("features"), unit="batches"):
         pixels = image_slice(images, start, start + batch_size)
         check_images(pixels)
         batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(network.device)

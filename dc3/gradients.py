@@ -73,7 +73,7 @@ def gradient_factors(
     logit_grad = np.empty((len(labels), layer.out_features), np.float32)
     embedding = np.empty((len(labels), layer.in_features), np.float32)
     start = 0
-    with tqdm(total=len(labels), unit="image") as bar:
+    with tqdm(total=len(labels), desc="gradients", unit="images") as bar:
         for gradient, features in factor_batches(model, images, labels, loss, batch_size, amp=amp):
             logit_grad[start : start + len(gradient)] = gradient
             embedding[start : start + len(gradient)] = features

@@ -5,7 +5,6 @@ Without a screen (papermill, nbval) there are no panels.
 
 import base64
 import io
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from html import escape
@@ -19,16 +18,11 @@ from dc3.blending import IMAGES_NEEDED
 from dc3.compensation import Compensator, EditDraw, compensated, to_uint8
 from dc3.figures.images import MUTED, mosaic
 from dc3.images.image_set import ImageSet
-from dc3.machine.paths import HEADLESS
+from dc3.machine.paths import is_headless
 from dc3.models.pipelines import first_line
 from dc3.sampling import gradient_kernel
 
 SHOWN_PIXELS = 160  # a side of an image in a panel
-
-
-def has_screen() -> bool:
-    """Whether a person may see panels: False if DC3_HEADLESS is 1."""
-    return os.environ.get(HEADLESS) != "1"
 
 
 def png(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, side: int = SHOWN_PIXELS) -> bytes:
@@ -76,7 +70,7 @@ def edit_panel(images: np.ndarray, compensator: Compensator) -> widgets.Widget |
 
     Controls choose prompts, guidance scales, seed and blend; `compensator` gives their first values and the rest.
     """
-    return EditPanel(images, compensator).view if has_screen() else None
+    return None if is_headless() else EditPanel(images, compensator).view
 
 
 class EditPanel:
@@ -160,7 +154,7 @@ STYLE = """<style>
 
 def bin_panel(images: ImageSet, table: pd.DataFrame) -> widgets.Widget | None:
     """The panel for a map with the columns index (into `images`), label, bin, x, y; None without a screen."""
-    return BinPanel(images, table).view if has_screen() else None
+    return None if is_headless() else BinPanel(images, table).view
 
 
 class BinPanel:
@@ -243,7 +237,7 @@ def pick_panel(
 
     logit_grad (n, C) and embedding (n, d) of all images give the similarities.
     """
-    return PickPanel(images, picks, logit_grad, embedding).view if has_screen() else None
+    return None if is_headless() else PickPanel(images, picks, logit_grad, embedding).view
 
 
 class PickPanel:

@@ -63,7 +63,7 @@ def pick_crops(images: ImageSet, teacher: nn.Module, ipc: int, seed: int, crops:
     check_crops(images, ipc, seed, crops)
     check_takes(teacher, images.image_size, len(images.classes), "teacher")
     tables = []
-    for label in tqdm(range(len(images.classes)), unit="class"):
+    for label in tqdm(range(len(images.classes)), desc="crops of classes", unit="classes"):
         indices, boxes = random_crops(images, label, seed, crops)
         losses = crop_losses(images, indices, boxes, teacher, crops)
         tables.append(_best_crops(indices, boxes, losses, ipc, crops.factor).assign(label=label))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import std
 
 from dc3.images.image_set import ImageSet, class_numbers
 from dc3.machine import devices
-from dc3.machine.progress import trange
+from dc3.machine.progress import tqdm
 from dc3.models import augmentation, networks
 from dc3.models.evaluation import (
     Evaluation,
@@ -253,13 +255,15 @@ def train_student(
     seed: int,
     allow_unequal: bool = False,
     device: str | torch.device | None = None,
+    bar: std.tqdm | None = None,
 ) -> StudentResult:
     """Trains a student from scratch on `train` by `protocol`, and tests it on `test`.
 
     Images to train on may have any sizes; the student sees crops of the size of the test images.
     Runs on the teacher's device, without a teacher (soft=False) on `device`. The number of classes is that of the
-    teacher, else of `test`. All draws come from (seed, epoch). Raises ValueError, before training, for a class without
-    images, unequal images per class, and a teacher for images of another size or number of classes.
+    teacher, else of `test`. All draws come from (seed, epoch). `bar`, that of many students, advances by
+    each epoch; None: the student has its own. Raises ValueError, before training, for a class without images, unequal
+    images per class, and a teacher for images of another size or number of classes.
     """
     if protocol.soft and teacher is None:
         raise ValueError("soft = True: needs a teacher; soft = False trains on hard labels")
@@ -273,7 +277,9 @@ def train_student(
     if teacher is not None:
         networks.check_takes(teacher, size, classes, "teacher")
     student = _Student(protocol.resolved(classes, len(labels)), teacher, classes, size, seed, device)
-    return student.fit(source, torch.from_numpy(labels).to(device), tested, test.labels)
+    name = f"student {protocol.network}, seed {seed}"
+    with nullcontext(bar) if bar is not None else tqdm(total=protocol.epochs, desc=name, unit="epochs") as advanced:
+        return student.fit(source, torch.from_numpy(labels).to(device), tested, test.labels, advanced)
 
 
 class _Student:
@@ -295,16 +301,19 @@ class _Student:
         groups = parameter_groups(self.model, protocol.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, protocol.lr, betas=(0.9, 0.999))
 
-    def fit(self, source: Stored, labels: Tensor, test: Images, test_labels: np.ndarray) -> StudentResult:
+    def fit(
+        self, source: Stored, labels: Tensor, test: Images, test_labels: np.ndarray, bar: std.tqdm
+    ) -> StudentResult:
         if self.teacher is not None:
             self.teacher.eval()
         epochs, every, history = self.protocol.epochs, self.protocol.evaluate_every, []
-        for epoch in trange(epochs, desc=f"student {self.protocol.network}, seed {self.seed}"):
+        for epoch in range(epochs):
             row = self._epoch(epoch, source, labels)
             if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
                 final = evaluate(self._tested(), test, test_labels, amp=self.protocol.amp)
                 row |= {"top1": final.top1, "top5": final.top5}
             history.append(row)
+            bar.update()
         return StudentResult(self._tested().eval(), history, final)
 
     def _tested(self) -> nn.Module:

@@ -87,7 +87,7 @@ def train(
     if checkpoint_path is not None:
         run.images = images_digest(images)
         run.restore(Path(checkpoint_path), replace_checkpoint)
-    for epoch in (bar := trange(run.epoch, recipe.epochs, desc=f"teacher {recipe.network}")):
+    for epoch in (bar := trange(run.epoch, recipe.epochs, desc=f"teacher {recipe.network}", unit="epochs")):
         row = run.train_epoch(epoch)
         last = epoch + 1 == recipe.epochs
         if tested is not None and (last or (evaluate_every and (epoch + 1) % evaluate_every == 0)):

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from torch import nn
+from tqdm import std
 
 from dc3.images.image_set import ImageSet
 from dc3.machine.keeping import kept
+from dc3.machine.progress import tqdm
 from dc3.models.evaluation import Labelled, images_digest, weights_digest
 from dc3.students import Protocol, train_student
 
@@ -33,16 +35,20 @@ def validate(
     """
     tables = []
     tested = images_digest(test) if keep else ""
-    for method, images in sets.items():
-        images = images.cached()
-        for seed in seeds:
-            train = partial(_student_table, images, teacher, test, protocol, seed)
-            if keep is None:
-                table = train()
-            else:
-                file = keep / f"{_digest(images, teacher, protocol, seed, tested)}.parquet"
-                table = kept(file, partial(_write, train), pd.read_parquet)
-            tables.append(table.assign(method=method, network=protocol.network, seed=seed))
+    count = len(sets) * len(seeds)
+    with tqdm(total=count * protocol.epochs, desc=f"{count} students {protocol.network}", unit="epochs") as bar:
+        for method, images in sets.items():
+            images = images.cached()
+            for seed in seeds:
+                before, train = bar.n, partial(_student_table, images, teacher, test, protocol, seed, bar)
+                if keep is None:
+                    table = train()
+                else:
+                    file = keep / f"{_digest(images, teacher, protocol, seed, tested)}.parquet"
+                    table = kept(file, partial(_write, train), pd.read_parquet)
+                if bar.n == before:  # it was there
+                    bar.total -= protocol.epochs
+                tables.append(table.assign(method=method, network=protocol.network, seed=seed))
     table = pd.concat(tables, ignore_index=True)
     first = ["method", "network", "seed"]
     return table[[*first, *(column for column in table if column not in first)]]
@@ -60,10 +66,10 @@ def smaller(sets: Mapping[str, ImageSet], ipc: int) -> dict[str, ImageSet]:
 
 
 def _student_table(
-    images: ImageSet, teacher: nn.Module | None, test: Labelled, protocol: Protocol, seed: int
+    images: ImageSet, teacher: nn.Module | None, test: Labelled, protocol: Protocol, seed: int, bar: std.tqdm
 ) -> pd.DataFrame:
     """The history of one student, one row per epoch."""
-    result = train_student(images, teacher, test, protocol, seed=seed)
+    result = train_student(images, teacher, test, protocol, seed=seed, bar=bar)
     table = pd.DataFrame(result.history)
     table["per_class"] = [None] * (len(table) - 1) + [result.final.per_class]
     return table

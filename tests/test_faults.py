@@ -216,7 +216,7 @@ def test_a_disk_without_room_for_the_executed_notebook(images, tmp_path):
 def test_a_run_with_room_again_goes_on_to_its_end(chain):
     assert chain.finished.returncode == 0, chain.finished.stderr
     assert stages_run(chain.finished) == notebook_names()[bool(chain.full) :]
-    assert "figures/tiny/binning_tsne.png" in chain.finished.stdout
+    assert "figures/tiny/sampling_tsne.png" in chain.finished.stdout
 
 
 def test_odd_images_a_class_of_one_and_more_bins_than_images_go_through(chain):

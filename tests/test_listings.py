@@ -64,7 +64,7 @@ def stage(home, monkeypatch):
 
 
 def test_a_stage_depends_on_a_model_that_lies_here_and_on_no_name_of_a_hub(stage, home, weights, monkeypatch):
-    monkeypatch.setattr(paths, "REPOSITORY", home)
+    monkeypatch.setattr(paths, "WORKSPACE", home)
     for elsewhere in ("stabilityai/sd-vae-ft-mse", "IMAGENET1K_V1", "", "/no/such.pt"):
         assert stage.use_model(elsewhere) == elsewhere
     assert not stage.external

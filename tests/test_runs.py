@@ -31,7 +31,7 @@ def test_a_run_executes_the_stages_in_order_and_names_its_figures(tmp_path):
     result = workshop.dc3("run", workshop.params)
     assert result.returncode == 0, result.stderr
     assert stages_run(result) == ["00_count", "01_total"] and workshop.read("01_total/total.txt") == "12"
-    assert result.stdout.rstrip().endswith("figures/tiny/total_figure.txt")
+    assert "\nfigures and tables: figures/tiny\n" in result.stdout and "dc3 report tiny" in result.stdout
     notebook = nbformat.read(tmp_path / "runs/tiny/notebooks/01_total.ipynb", as_version=4)
     assert all(cell.execution_count for cell in notebook.cells)
     manifest = json.loads(workshop.read("01_total/manifest.json"))

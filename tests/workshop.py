@@ -7,6 +7,7 @@ executes no notebook.
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,7 @@ TOTAL = [
     '(stage.figures / "total_figure.txt").write_text("a figure")\n'
     "stage.finish()",
 ]
+SAID = re.compile(r"stage \d+ of \d+: (\w+) +(.*)")
 TINY = MappingProxyType({"00_count": COUNT, "01_total": TOTAL})
 
 
@@ -97,19 +99,18 @@ class Workshop:
         """What the runner said of each stage before its end: "up to date", "running (…)" or "shared from run …"."""
         with self.entered(), heard() as lines:
             run_notebooks({"run": "tiny", "n": 4} | values, start, force, until, execute=execute_here)
-        return dict(line.split(maxsplit=1) for line in lines if " done in " not in line)
+        return dict(found.groups() for line in lines if (found := SAID.match(line)))
 
     def command(self, *arguments):
         """The dc3 command in this process: .exit_code, .stdout, .stderr."""
         with self.entered():
             return command(*arguments)
 
-    def begin(self, *arguments) -> subprocess.Popen:
+    def begin(self, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) -> subprocess.Popen:
         """The dc3 command in a process of its own, in the background."""
         environment = os.environ | {"DC3_HOME": str(self.root), "DC3_NOTEBOOKS": str(self.notebooks)}
         command = [sys.executable, "-m", "dc3.cli", *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=environment, cwd=self.root, **pipes)
+        return subprocess.Popen(command, env=environment, cwd=self.root, stdout=stdout, stderr=stderr, text=True)
 
     def dc3(self, *arguments) -> subprocess.CompletedProcess:
         """The dc3 command in a process of its own, to its end."""
@@ -156,4 +157,5 @@ def executed(said: dict[str, str]) -> list[str]:
 
 def stages_run(result: subprocess.CompletedProcess) -> list[str]:
     """The same, of what the command printed."""
-    return [line.split()[0] for line in result.stdout.splitlines() if " running (" in line]
+    said = filter(None, map(SAID.match, result.stdout.splitlines()))
+    return [found[1] for found in said if found[2].startswith("running (")]

@@ -223,7 +223,8 @@ def generate(
     labels = np.repeat(np.arange(generator.classes), sampling.per_class)
     numbers = np.tile(np.arange(sampling.per_class), generator.classes)
     made = np.empty((len(labels), sampling.image_size, sampling.image_size, 3), np.uint8)
-    for start in progress.tqdm(range(0, len(labels), sampling.batch_size), desc=f"{generator.name} generates"):
+    starts = range(0, len(labels), sampling.batch_size)
+    for start in progress.tqdm(starts, desc=f"{generator.name} generates", unit="batches"):
         rows = np.resize(np.arange(start, min(start + sampling.batch_size, len(labels))), sampling.batch_size)
         noise = [_noise(seed, int(labels[k]), int(numbers[k])) for k in rows]
         with torch.no_grad(), autocast(generator.vae.device, amp):

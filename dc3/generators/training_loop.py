@@ -46,7 +46,7 @@ def fit(
     start = len(losses)
     network.train()
     running = None
-    for step in (bar := trange(start, steps, initial=start, total=steps, desc=checkpoint.stem)):
+    for step in (bar := trange(start, steps, initial=start, total=steps, desc=checkpoint.stem, unit="steps")):
         optimizer.zero_grad(set_to_none=True)
         losses.append(backward(loss_at, step, accumulate, checkpoint.stem))
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

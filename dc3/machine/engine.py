@@ -60,7 +60,7 @@ class Engine:
         ModuleNotFoundError without Ray.
         """
         if self.is_local:
-            return (work(chunk) for chunk in progress.tqdm(chunks, desc=what, unit="batch"))
+            return _worked_on_here(work, chunks, what)
         return self._on_ray(work, chunks, actors)
 
     def stop(self) -> None:
@@ -123,6 +123,13 @@ class Engine:
                 f"ray_actors = {wanted}: the {len(machines)} machine(s) of the Ray cluster have room for {int(room)}, "
                 f"at {threads} processor core(s) (OMP_NUM_THREADS) and {self.gpus:g} GPU (ray_gpus) each"
             )
+
+
+def _worked_on_here(work: Work, chunks: Sequence[np.ndarray], what: str) -> Iterator[Columns]:
+    with progress.tqdm(total=sum(map(len, chunks)), desc=what, unit="images") as bar:
+        for chunk in chunks:
+            yield work(chunk)
+            bar.update(len(chunk))
 
 
 def _on_gpus(gpus: float, share: float) -> float:

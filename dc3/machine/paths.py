@@ -1,6 +1,7 @@
 """Where things lie.
 
-Two environment variables move them: DC3_HOME the outputs (runs/, figures/), DC3_NOTEBOOKS the numbered notebooks.
+In the workspace: the folder of `dc3 init` that the current folder is or lies in, else the repository. Two environment
+variables move parts of it: DC3_HOME the outputs (runs/, figures/), DC3_NOTEBOOKS the numbered notebooks.
 """
 
 import os
@@ -15,11 +16,20 @@ if TYPE_CHECKING:
     from upath import UPath
 
 HEADLESS = "DC3_HEADLESS"  # 1: no screen; set by the runner and by `make test`
+MARKER = ".dc3"  # a file in the folders of `dc3 init`
+
+
+def workspace_of(path: Path) -> Path | None:
+    """The folder of `dc3 init` that an absolute path is or lies in; None outside."""
+    return next((folder for folder in (path, *path.parents) if (folder / MARKER).is_file()), None)
+
+
 PACKAGE = Path(__file__).resolve().parents[1]
-REPOSITORY = PACKAGE.parent
-NOTEBOOKS = Path(os.environ.get("DC3_NOTEBOOKS", REPOSITORY / "notebooks")).resolve()
+REPOSITORY = PACKAGE.parent  # of a clone
+WORKSPACE = workspace_of(Path.cwd()) or REPOSITORY
+NOTEBOOKS = Path(os.environ.get("DC3_NOTEBOOKS", WORKSPACE / "notebooks")).resolve()
 SHIPPED_EDITOR = PACKAGE / "tiny-instruct-pix2pix"
-HOME = Path(os.environ.get("DC3_HOME", REPOSITORY)).resolve()
+HOME = Path(os.environ.get("DC3_HOME", WORKSPACE)).resolve()
 RUNS = HOME / "runs"  # <run>/<stage>/
 FEATURES = RUNS / ".features"  # a cache of image sets' features; may be deleted at any time
 FIGURES = HOME / "figures"  # <run>/: pictures, and tables as .csv and .md
@@ -27,6 +37,11 @@ Place = Union[Path, "UPath"]  # upath and fsspec are imported only for URLs
 DROPPINGS = ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 MARKS = ["size", "ETag", "etag", "md5Hash", "content_md5", "checksum", "mtime", "LastModified", "last_modified"]
 MARKS += ["updated", "modified", "created"]  # fields by which file systems show that a file changed
+
+
+def is_headless() -> bool:
+    """Whether nobody looks on: the runner or `make test` executes the notebook."""
+    return os.environ.get(HEADLESS) == "1"
 
 
 def is_url(text: str) -> bool:
@@ -100,8 +115,8 @@ def files_below(folder: Place, hidden: bool = False) -> Iterator[str]:
 
 
 def resolve(path: str) -> Path:
-    """The absolute path of a parameter's value: relative paths are relative to the repository."""
-    return REPOSITORY / os.path.expanduser(path)  # which leaves ~ with an unknown name as it is
+    """The absolute path of a parameter's value: relative paths are relative to the workspace."""
+    return WORKSPACE / os.path.expanduser(path)  # which leaves ~ with an unknown name as it is
 
 
 def located(path: str) -> Place:
@@ -109,10 +124,10 @@ def located(path: str) -> Place:
     return place(path) if is_url(path) else resolve(path)
 
 
-def relative_in_repository(place: Place) -> str:
-    """A place for a manifest: relative inside the repository, so that every clone finds it with `located`."""
-    if isinstance(place, Path) and place.is_relative_to(REPOSITORY):
-        return place.relative_to(REPOSITORY).as_posix()
+def relative_in_workspace(place: Place) -> str:
+    """A place for a manifest: relative inside the workspace, so that every clone finds it with `located`."""
+    if isinstance(place, Path) and place.is_relative_to(WORKSPACE):
+        return place.relative_to(WORKSPACE).as_posix()
     return str(place)
 
 

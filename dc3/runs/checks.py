@@ -244,7 +244,7 @@ def _check_path(name: str, value: str) -> None:
     try:
         paths.resolve(value).stat()
     except (FileNotFoundError, NotADirectoryError):
-        told = f"{name} = {value!r}: nothing there; relative paths are relative to the repository"
+        told = f"{name} = {value!r}: nothing there; relative paths are relative to {paths.WORKSPACE}"
         raise ParameterError(told) from None
     except OSError as error:
         raise ParameterError(f"{name} = {value!r}: {error.strerror}") from None

@@ -195,7 +195,7 @@ def _inspect(images: ImageSet, decode: bool) -> Iterator[dict[str, Any]]:
         return row
 
     with ThreadPoolExecutor(DECODERS) as pool:
-        yield from tqdm(pool.map(inspect, range(len(images))), total=len(images), desc=images.split, unit="img")
+        yield from tqdm(pool.map(inspect, range(len(images))), total=len(images), desc=images.split, unit="images")
 
 
 def _others(images: ImageSet) -> Counter:

@@ -15,8 +15,9 @@ from dc3.machine.files import printable, replacing, sha256
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"  # what a stage under way began with: decides if it resumes after a kill
 SMALL = 64 << 20  # bytes: larger inputs, such as latents, are compared with their manifest by the runner only
-BEGUN_FORM: dict[str, type | tuple[type, ...]] = {"params": dict, "code": str, "external": dict}
-MANIFEST_FORM = BEGUN_FORM | {
+RECORD_FORM: dict[str, type | tuple[type, ...]] = {"params": dict, "code": str, "external": dict}
+BEGUN_FORM = RECORD_FORM | {"superseded": dict}  # figures of before: name → mtime_ns
+MANIFEST_FORM = RECORD_FORM | {
     **{"inputs": dict, "outputs": dict, "figures": dict, "facts": dict, "versions": dict},
     **{"wall_seconds": (int, float), "finished": str},
 }

@@ -252,16 +252,27 @@ class Parameter:
 
 
 def notebook_names(folder: Path | None = None) -> list[str]:
-    """Stage names in order: 00_teacher, 01_features, …, one per notebook of `folder` (default: notebooks/)."""
-    return sorted(path.stem for path in (folder or paths.NOTEBOOKS).glob("[0-9][0-9]_*.ipynb"))
+    """Stage names in order: 00_teacher, 01_features, …, one per notebook of `folder` (default: notebooks/).
+
+    ParameterError when there are none.
+    """
+    folder = folder or paths.NOTEBOOKS
+    if not (names := sorted(path.stem for path in folder.glob("[0-9][0-9]_*.ipynb"))):
+        raise ParameterError(f"{folder} has no notebooks: `dc3 init FOLDER` makes a folder that has; call dc3 in there")
+    return names
 
 
 def declared(notebook: str, folder: Path | None = None) -> dict[str, Parameter]:
-    """The declarations in a notebook's parameters cell. ParameterError when the cell has anything else.
+    """The declarations in a notebook's parameters cell. ParameterError when the cell has anything else."""
+    return declared_in(((folder or paths.NOTEBOOKS) / f"{notebook}.ipynb").read_text(encoding="utf-8"), notebook)
+
+
+def declared_in(text: str, notebook: str) -> dict[str, Parameter]:
+    """The same for the text of a notebook's file.
 
     Uses json and ast, because importing papermill takes three seconds.
     """
-    source = _parameters_cell((folder or paths.NOTEBOOKS) / f"{notebook}.ipynb")
+    source = _parameters_cell(text)
     lines = source.splitlines()
     found = {}
     for node in ast.parse(source).body:
@@ -284,9 +295,9 @@ def _comment_after(value: ast.expr, lines: list[str]) -> str:
     return lines[value.end_lineno - 1].encode()[value.end_col_offset :].decode()
 
 
-def _parameters_cell(path: Path) -> str:
+def _parameters_cell(text: str) -> str:
     """The source of the cell with the tag `parameters`, or ""."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(text)["cells"]
     tagged = (cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     return "".join(next(tagged, {"source": ""})["source"])
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:  # nbformat takes seconds to import
     from nbformat import NotebookNode
 
 Content = TypeVar("Content")
-SWEEP_NOTEBOOK = paths.REPOSITORY / "notebooks" / "sweep_report.ipynb"
+SWEEP_NOTEBOOK = paths.WORKSPACE / "notebooks" / "sweep_report.ipynb"
 SUMMARY = """# Run {run}
 
 {dataset}, {classes} classes, {ipc} images per class, method {method}.
 
-{unfinished}{damaged}Executed notebooks: {links}
+{unfinished}{damaged}{by_hand}Executed notebooks: {links}
 
 ## Accuracy
 
@@ -65,6 +65,7 @@ def write_report(run: str, out: Path | None = None, code: bool = False) -> Path:
 def _summary(run: str, found: Manifests) -> str:
     """The page's summary, as Markdown."""
     params, missing = results.parameters(found), ", ".join(results.missing(found))
+    by_hand = ", ".join(name for name in found if name not in _executed(run))
     nothing: dict[str, Any] = {}
     settings, damage = _readable(results.settings, run, nothing)
     accuracy, more_damage = _readable(_accuracy, run, "Not readable.")
@@ -77,6 +78,7 @@ def _summary(run: str, found: Manifests) -> str:
         ipc=params.get("ipc", "?"),
         method=params.get("method", "?"),
         unfinished=f"**Not finished: {missing}.** Their results are missing here.\n\n" if missing else "",
+        by_hand=f"Without an executed notebook, as after work by hand: {by_hand}.\n\n" if by_hand else "",
         damaged="".join(f"**Damaged: {literal(text)}.**\n\n" for text in (damage, more_damage) if text),
         links=" · ".join(f"[{name.replace('_', ' ')}](#{name})" for name in _executed(run)),
         accuracy=accuracy,
@@ -118,7 +120,7 @@ def _stage_cells(run: str, name: str, finished: bool) -> list:
     try:
         cells = nbformat.read(executed_copy(run, name), as_version=4).cells
     except Exception as error:  # nbformat raises errors of many kinds for what is not a notebook
-        cells, damage = [], f"{type(error).__name__}: dc3 run makes it again"
+        cells, damage = [], f"{type(error).__name__}; dc3 run … --from {name[:2]} makes it again"
         state = f"\n\n**The executed notebook of {name} is damaged** ({literal(damage)})."
     heading = nbformat.v4.new_markdown_cell(f'<a id="{name}"></a>\n\n---{state}')
     return [heading, *cells]
@@ -170,7 +172,7 @@ def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_suffix(".partial.ipynb")
-    execute_notebook(notebook, partial, values, progress_bar=False)
+    execute_notebook(notebook, partial, values)
     strip_noise(partial, executed)
     partial.unlink()
     target = executed.with_suffix(".html")

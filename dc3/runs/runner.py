@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dc3.machine import files, paths
 from dc3.machine.files import flush_to_disk, remove, replacing, sha256
 from dc3.machine.fingerprints import notebook_fingerprint
+from dc3.machine.progress import Relay, relay
 from dc3.machine.temporary import temporary_folder
 from dc3.runs.checks import check_inputs
 from dc3.runs.manifests import MANIFEST, Record, read_json, read_manifest, write_json
@@ -67,35 +69,41 @@ def run_notebooks(
     until: str = "",
     preflight: bool = True,
     execute: Execute | None = None,
-) -> list[Path]:
-    """Runs every stage that is not current; returns the paths of the run's figures and tables.
+) -> str:
+    """Runs every stage that is not current, and writes the README of the run's figures; returns the run's name.
 
     `start` ("03") redoes from that stage on and leaves the earlier ones; `until` ends after that stage; `force` redoes
     all. Redone stages start from nothing. `preflight=False` is for callers that have called `check_inputs`. `execute`
-    runs one notebook (default: `execute_in_kernel`).
+    runs one notebook (default: `execute_in_kernel`, which shows the notebook's progress bars on a terminal).
     ParameterError before anything runs when a value is refused or data or a model is missing; StageFailed when a cell
     raises; files.Busy when another process executes the same run; Stopped after SIGINT or SIGTERM.
     """
     parameters = all_declared()
     checked = check(values, parameters)
-    names = _between(start, until, notebook_names())
+    every = notebook_names()
+    names = _between(start, until, every)
     run, redo = checked["run"], force or bool(start)
     with files.locked(run_lock(run), BUSY.format(run=run)):
         _remove_leftovers(run)
         for name in names:
+            stage = f"stage {every.index(name) + 1} of {len(every)}: {name:<18}"
             own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
             reason = _why_not_current(run, name, own, redo)
             if reason is None:
-                log.info("%-18s up to date", name)
+                log.info("%s up to date", stage)
                 continue
             if preflight:
                 check_inputs(checked)
                 preflight = False
             with _stopped_in(name):
-                if redo or not _is_taken_over(run, name, own):
-                    _redo(run, name, _to_inject(values, own, parameters), reason, redo, execute or execute_in_kernel)
+                other = None if redo else _taken_over(run, name, own)
+                log.info("%s %s", stage, f"shared from run {other}" if other else f"running ({reason})")
+                if other is None:
+                    seconds = _redo(run, name, _to_inject(values, own, parameters), redo, execute or execute_in_kernel)
+                    if sys.stdout.isatty():  # elsewhere a line a stage is enough
+                        log.info("%s done in %.0f s", stage, seconds)
         write_figures_readme(paths.FIGURES / run, notebook_names())
-    return sorted((paths.FIGURES / run).iterdir())
+    return run
 
 
 def _remove_leftovers(run: str) -> None:
@@ -118,38 +126,25 @@ def _stopped_in(name: str) -> Iterator[None]:
 def _why_not_current(run: str, name: str, params: dict[str, Any], redo: bool) -> str | None:
     if redo:
         return "forced"
-    return why_not_current(run, name, params) or _why_no_notebook(executed_copy(run, name))
+    return why_not_current(run, name, params)
 
 
-def _why_no_notebook(executed: Path) -> str | None:
-    """None for a readable notebook. It has no SHA-256 in the manifest, because it is written after it."""
-    if not executed.exists():
-        return "no executed notebook"
-    content = read_json(executed)
-    is_notebook = isinstance(content, dict) and isinstance(content.get("cells"), list)
-    return None if is_notebook else "its executed notebook is damaged"
-
-
-def _redo(run: str, name: str, injected: dict[str, Any], reason: str, from_nothing: bool, execute: Execute) -> None:
-    """Executes one stage. After a kill the next run continues it."""
-    log.info("%-18s running (%s)", name, reason)
+def _redo(run: str, name: str, injected: dict[str, Any], from_nothing: bool, execute: Execute) -> float:
+    """Executes one stage and returns its seconds. After a kill the next run continues it."""
     if from_nothing:
         _discard(run, name)
     execute(name, run, injected)
     manifest = read_manifest(run, name)
     if manifest is None:
         raise StageFailed(f"{name}.ipynb ended without finishing its stage: call stage.finish() in it")
-    log.info("%-18s done in %.0f s", name, manifest["wall_seconds"])
+    return manifest["wall_seconds"]
 
 
-def _is_taken_over(run: str, name: str, params: dict[str, Any]) -> bool:
+def _taken_over(run: str, name: str, params: dict[str, Any]) -> str | None:
     try:
-        other = take_over(run, name, params)
+        return take_over(run, name, params)
     except (OSError, files.Busy) as error:
         raise StageFailed(f"{name}: another run's result cannot be taken over: {error}") from None
-    if other:
-        log.info("%-18s shared from run %s", name, other)
-    return other is not None
 
 
 def _discard(run: str, name: str) -> None:
@@ -190,7 +185,8 @@ def execute_in_kernel(name: str, run: str, params: dict[str, Any]) -> None:
     started = time.monotonic()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params)
+        with relay() as bars:
+            execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params, bars)
     except PapermillExecutionError as error:
         raise StageFailed(_failure(name, error)) from None
     except DeadKernelError:
@@ -202,8 +198,11 @@ def execute_in_kernel(name: str, run: str, params: dict[str, Any]) -> None:
     log.debug("%s: %.1f s with the kernel's start", name, time.monotonic() - started)
 
 
-def execute_notebook(source: Path, target: Path, params: dict[str, Any], progress_bar: bool = True) -> None:
-    """Executes a notebook with these parameters in a fresh kernel, in its own folder, into `target`."""
+def execute_notebook(source: Path, target: Path, params: dict[str, Any], bars: Relay | None = None) -> None:
+    """Executes a notebook with these parameters in a fresh kernel, in the folder of notebooks, into `target`.
+
+    bars: shows the progress bars of the notebook.
+    """
     import papermill
     from traitlets.config import Config
 
@@ -215,8 +214,9 @@ def execute_notebook(source: Path, target: Path, params: dict[str, Any], progres
             _unformatted(target),
             params,
             kernel_name="python3",
-            cwd=str(source.parent),
-            progress_bar=progress_bar,
+            cwd=str(paths.NOTEBOOKS),  # in the workspace, by which the kernel finds its places
+            progress_bar=False,  # it counts cells, most of which take a moment and one an hour
+            stderr_file=bars,
             autosave_cell_every=0,
             config=Config({"KernelManager": channel}),
         )
@@ -228,7 +228,7 @@ def _unformatted(path: Path) -> str:
 
 
 def _keep_copy(partial: Path, target: Path) -> None:
-    """Moves the executed notebook to its name, or removes it when a full disk truncated it: the stage is redone."""
+    """Moves the executed notebook to its name, or removes it when a full disk truncated it."""
     from nbformat.reader import NotJSONError
 
     try:
@@ -305,7 +305,7 @@ def _gather(run: str, name: str, manifest: Record, gathered: Path) -> bool:
             for file in manifest[kind]:
                 link(folder / file, gathered / kind / file)
         files_of = ((gathered / kind / file, digest) for kind in sources for file, digest in manifest[kind].items())
-        return not _why_no_notebook(gathered / "notebook.ipynb") and all(sha256(f) == digest for f, digest in files_of)
+        return _is_notebook(gathered / "notebook.ipynb") and all(sha256(f) == digest for f, digest in files_of)
     except FileNotFoundError:  # deleted, or just restarted by its own run
         return False
     except OSError as error:
@@ -313,6 +313,12 @@ def _gather(run: str, name: str, manifest: Record, gathered: Path) -> bool:
             raise
         log.warning("%s of run %s is not shared: %s", name, run, error)
         return False
+
+
+def _is_notebook(path: Path) -> bool:
+    """Whether a file reads as a notebook. It has no SHA-256 in the manifest, because it is written after it."""
+    content = read_json(path)
+    return isinstance(content, dict) and isinstance(content.get("cells"), list)
 
 
 def _move_in(gathered: Path, run: str, name: str) -> None:
@@ -323,10 +329,11 @@ def _move_in(gathered: Path, run: str, name: str) -> None:
     for folder in (figures, notebook.parent):
         folder.mkdir(parents=True, exist_ok=True)
     (gathered / "outputs").rename(stage)
-    for figure in figures_of(figures, name):
-        figure.unlink()
+    superseded = set(figures_of(figures, name))
     for figure in (gathered / "figures").iterdir():
-        figure.replace(figures / figure.name)
+        superseded.discard(figure.replace(figures / figure.name))
+    for figure in superseded:
+        figure.unlink()
     (gathered / "notebook.ipynb").replace(notebook)
     for folder in (stage.parent, figures, notebook.parent):
         flush_to_disk(folder)

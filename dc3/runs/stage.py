@@ -22,6 +22,7 @@ from dc3.machine import files, paths
 from dc3.machine.files import remove, sha256
 from dc3.machine.fingerprints import is_unchanged, notebook_fingerprint, path_fingerprint
 from dc3.machine.paths import Place
+from dc3.runs import by_hand
 from dc3.runs.manifests import (
     BEGUN,
     MANIFEST,
@@ -78,7 +79,7 @@ class Stage:
     def use(self, path: Path | str) -> Place:
         """Records that the stage depends on a file or folder outside the run (data, weights); returns its place."""
         place = paths.located(str(path))
-        self.external[paths.relative_in_repository(place)] = path_fingerprint(place)
+        self.external[paths.relative_in_workspace(place)] = path_fingerprint(place)
         if begun := read_begun(self.folder):
             write_json(self.folder / BEGUN, begun | {"external": begun["external"] | self.external})
         return place
@@ -99,6 +100,7 @@ class Stage:
 
     def finish(self, **facts: Any) -> None:
         """Writes the manifest, with facts for readers (accuracies, counts), and so completes the stage."""
+        self._remove_superseded()
         outputs = {
             path.relative_to(self.folder).as_posix(): sha256(path)
             for path in sorted(self.folder.rglob("*"))
@@ -125,6 +127,13 @@ class Stage:
         write_json(self.folder / MANIFEST, manifest)
         files.release_lock(stage_lock(self.run, self.name))
 
+    def _remove_superseded(self) -> None:
+        """Removes the figures of before that the stage has not written anew."""
+        superseded = (read_begun(self.folder) or {"superseded": {}})["superseded"]
+        for figure in figures_of(self.figures, self.name):
+            if superseded.get(figure.name) == figure.stat().st_mtime_ns:
+                figure.unlink()
+
 
 S = TypeVar("S", bound=Stage)
 
@@ -133,24 +142,28 @@ def begin(name: str, namespace: dict[str, Any], kind: type[S] = Stage) -> S:  # 
     """Begins a stage with the parameters its notebook declares, taken from the notebook's `globals()`.
 
     Files of an interrupted stage with the same parameters, code, data and weights are kept, and the stage resumes from
-    them; otherwise its files and figures are removed. ParameterError when a value is refused, files.Busy when another
-    process works on the stage.
+    them; otherwise its files are removed now, and those of its figures that it does not write anew when it finishes.
+    Unless a runner executes the notebook, it prints a line on what it changes. ParameterError when a value is refused,
+    files.Busy when another process works on the stage.
     """
     parameters = declared(name)
     params = check({key: namespace[key] for key in parameters}, parameters)
     stage = kind(name, params["run"], params, notebook_fingerprint(name))
     files.take_lock(stage_lock(stage.run, name), busy_message(stage.run, name), ORPHAN_SECONDS)
     set_aside_earlier_layout(stage.run, name)
+    if not paths.is_headless():
+        manifest = read_manifest(stage.run, name)
+        is_changed = manifest is None or why_different(manifest, stage.run, params, stage.code) is not None
+        print(by_hand.first_line(name, params, is_changed))
     images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # where a copy goes
     begun = {"layout": LAYOUT, "params": images_of, "code": stage.code, "external": {}}
     left = read_begun(stage.folder)
     if left is None or why_different(left, stage.run, images_of, stage.code):
-        left = begun
+        figures = figures_of(stage.figures, name)
+        left = begun | {"superseded": {figure.name: figure.stat().st_mtime_ns for figure in figures}}
         remove(stage.folder)
-        for figure in figures_of(stage.figures, name):  # which `finish` would count as new
-            figure.unlink()
     (stage.folder / MANIFEST).unlink(missing_ok=True)
-    write_json(stage.folder / BEGUN, begun | {"external": left["external"]})
+    write_json(stage.folder / BEGUN, left | begun | {"external": left["external"]})
     stage.figures.mkdir(parents=True, exist_ok=True)
     _remove_half_written(stage)
     return stage
@@ -290,6 +303,8 @@ def executed_copy(run: str, name: str) -> Path:
 
 def git_commit() -> str | None:
     """The repository's commit, with + for uncommitted changes; None outside a checkout, or without git."""
+    if not (paths.REPOSITORY / ".git").exists():  # installed, perhaps inside somebody's repository
+        return None
     command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         answer = subprocess.run(command, cwd=paths.REPOSITORY, capture_output=True, text=True)
