@@ -2,7 +2,9 @@
 
 import ast
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 
 import nbformat
@@ -34,6 +36,20 @@ def test_conda_installs_from_the_same_two_files_as_make():
     others = [entry for entry in environment["dependencies"] if not isinstance(entry, dict)]
     assert others == ["python=3.11", "pip"], "a dependency outside pyproject.toml would drift"
     assert "-c constraints.txt -e '.[test]'" in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("version", "found"), [((3, 10), ""), ((3, 11), "python3"), ((3, 13), "python3")])
+def test_make_takes_any_python_that_the_package_takes(tmp_path, version, found):
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11"
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = {version}; $2"\n')
+    python.chmod(0o755)
+    (tmp_path / "python").symlink_to("/bin/false")
+    install = [shutil.which("make"), "--dry-run", "--always-make", ".venv/installed"]
+    environment = {"PATH": str(tmp_path)}
+    steps = subprocess.run(install, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout
+    assert steps.startswith(f'test -n "{found}" ||')
 
 
 def test_every_dependency_is_pinned_within_its_range():

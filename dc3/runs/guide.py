@@ -3,7 +3,6 @@
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def _pictures(run: str) -> list[str]:
     found = [name for name in PICTURES if (folder / name).exists()][:MOST]
     if not found:
         return [f"figures and tables: {paths.shown(folder)}"]
-    lines = _aligned((paths.shown(folder / name), PICTURES[name]) for name in found)
+    lines = _aligned([(paths.shown(folder / name), PICTURES[name]) for name in found])
     return [f"worth opening ({paths.shown(folder / 'README.md')} has all figures and tables):", *lines]
 
 
@@ -96,10 +95,9 @@ def _next(run: str, dc3: str) -> list[str]:
     return _aligned([("next:", f"{dc3} export {run} --to hf    (the condensed set with its card, to share)")])
 
 
-def _aligned(pairs: Any) -> Iterator[str]:
-    pairs = list(pairs)
+def _aligned(pairs: list[tuple[str, str]]) -> list[str]:
     width = max(len(first) for first, _ in pairs)
-    return (f"  {first:<{width}}  {second}" for first, second in pairs)
+    return [f"  {first:<{width}}  {second}" for first, second in pairs]
 
 
 def _command() -> str:
