@@ -140,6 +140,9 @@ def sweep(
         str, option(metavar="K/N", help="every N-th run from the K-th on, to divide runs among N machines")
     ] = "1/1",
     force: Annotated[bool, typer.Option("--force", help="run every stage of every run again, without sharing")] = False,
+    known: Annotated[
+        Path | None, option(metavar="TABLE", help="results of the sweep from elsewhere: their runs are not executed")
+    ] = None,
     report: Annotated[bool, typer.Option(help="write a report on all finished runs")] = True,
 ) -> None:
     """Execute the runs of a grid, share their common stages, and collect the results in one table."""
@@ -147,7 +150,7 @@ def sweep(
     from dc3.runs.sweep import run_sweep
 
     try:
-        failures, table = run_sweep(sweep_file, part, force)
+        failures, table = run_sweep(sweep_file, part, force, known)
     except ParameterError as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
     typer.echo(f"results: {paths.shown(table)}")

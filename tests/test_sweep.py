@@ -41,11 +41,11 @@ class Sweeps(Workshop):
         (self.root / f"{name}.yaml").write_text(text, encoding="utf-8")
         return self.root / f"{name}.yaml"
 
-    def sweep(self, file, part="1/1"):
+    def sweep(self, file, part="1/1", known=None):
         """The failures of a sweep, and the stages that it executed."""
         with self.entered(), heard() as lines:
-            failures, _ = sweep.run_sweep(file, part)
-        return failures, [line.split()[0] for line in lines if " running (" in line]
+            failures, _ = sweep.run_sweep(file, part, known=known)
+        return failures, [line.split(" running (")[0].split()[-1] for line in lines if " running (" in line]
 
     def results(self, name):
         return pd.read_parquet(self.root / f"runs/{name}.sweep/results.parquet")
@@ -269,3 +269,21 @@ def test_the_slow_checks_can_be_asked_by_themselves():
         sweep.preflight()(parameters.check({"editor": "./none"}, declared))
     with pytest.raises(ParameterError, match="ipc = 9999"):
         sweep.preflight()(parameters.check({"ipc": 9999}, declared))
+
+
+def test_runs_that_are_known_from_elsewhere_are_not_executed_and_stand_in_the_table(finished, tmp_path):
+    table = finished.results("pair")
+    known = table[table["run"] == "pair.student_epochs-2"].assign(top1=0.123)
+    known.to_csv(tmp_path / "known.csv", index=False)
+    here = Sweeps(tmp_path)
+    file = here.write("pair_sweep", PAIR)
+    failures, executed = here.sweep(file, known=tmp_path / "known.csv")
+    assert failures == {} and executed.count("05_validation") == 1
+    assert here.results("pair").groupby("run")["top1"].max().to_dict() == {
+        "pair.student_epochs-2": 0.123,
+        "pair.student_epochs-3": table.set_index("run").loc["pair.student_epochs-3", "top1"].max(),
+    }
+    with pytest.raises(ParameterError, match=r"--known .*: results of another sweep or version, such as pair"):
+        here.sweep(here.write("pair_sweep", PAIR.replace("[2, 3]", "[4, 5]")), known=tmp_path / "known.csv")
+    with pytest.raises(ParameterError, match="--known nowhere"):
+        here.sweep(file, known="nowhere.csv")

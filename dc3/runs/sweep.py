@@ -30,7 +30,7 @@ from dc3.runs.parameters import (
     notebook_names,
     read_file,
 )
-from dc3.runs.results import SCORES, VALIDATION, of_run, whole_sets
+from dc3.runs.results import SCORES, VALIDATION, of_run, read_results, whole_sets
 from dc3.runs.runner import StageFailed, run_notebooks
 from dc3.runs.written import shown, shown_name
 
@@ -175,14 +175,18 @@ def results(path: Path | str) -> pd.DataFrame:
     return _collect(read_sweep(path))
 
 
-def run_sweep(path: Path | str, part: str = "1/1", force: bool = False) -> tuple[dict[str, str], Path]:
+def run_sweep(
+    path: Path | str, part: str = "1/1", force: bool = False, known: Path | str | None = None
+) -> tuple[dict[str, str], Path]:
     """Executes the runs of a part ("1/2": every second) up to 05, and writes the table of all finished runs.
 
+    known: results of the same sweep from elsewhere, whose runs are not executed and are in the table as they are.
     Returns the failed runs with the last line of their messages, and the table's path. ParameterError, before anything
-    runs, when any run of any part has a refused value or lacks data or a model.
+    runs, when any run of any part has a refused value or lacks data or a model, or `known` is no table of this sweep.
     """
     sweep = read_sweep(path)
-    names = _part(part, list(sweep.runs))
+    elsewhere = _known(sweep, known) if known else pd.DataFrame({"run": []})
+    names = [name for name in _part(part, list(sweep.runs)) if name not in set(elsewhere["run"])]
     for_each(sweep.runs, preflight())
     for name, other in sweep.repeated.items():
         log.info("%s has the same parameters as %s and is skipped", name, other)
@@ -194,7 +198,17 @@ def run_sweep(path: Path | str, part: str = "1/1", force: bool = False) -> tuple
         except (StageFailed, ParameterError, files.Busy) as error:
             failures[name] = str(error).rstrip().splitlines()[-1]
             log.info("failed: %s", failures[name])
-    return failures, _write_results(sweep)
+    return failures, _write_results(sweep, elsewhere)
+
+
+def _known(sweep: Sweep, path: Path | str) -> pd.DataFrame:
+    try:
+        table = read_results(path)
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"--known {path}: {error}") from None
+    if strangers := sorted(set(table.get("run", ["no column run"])) - set(sweep.runs)):
+        raise ParameterError(f"--known {path}: results of another sweep or version, such as {strangers[0]}")
+    return table
 
 
 def _part(part: str, names: list[str]) -> list[str]:
@@ -227,8 +241,11 @@ def preflight() -> Callable[[Values], None]:
     return check_run
 
 
-def _write_results(sweep: Sweep) -> Path:
-    table, path = _collect(sweep), paths.RUNS / f"{sweep.name}.sweep" / "results.parquet"
+def _write_results(sweep: Sweep, elsewhere: pd.DataFrame) -> Path:
+    own = _collect(sweep)
+    tables = [elsewhere, own[~own["run"].isin(elsewhere["run"])]]
+    table = pd.concat([table for table in tables if len(table)] or [own], ignore_index=True)
+    path = paths.RUNS / f"{sweep.name}.sweep" / "results.parquet"
     with replacing(path) as partial:
         table.to_parquet(partial, index=False)
     log.info("\n%d of %d runs of sweep %s are finished", table["run"].nunique(), len(sweep.runs), sweep.name)
