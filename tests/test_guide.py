@@ -69,6 +69,6 @@ def test_an_environment_that_is_not_active_is_named_in_commands(monkeypatch, tmp
 
 
 def test_the_version_is_that_of_the_package():
-    project = tomllib.loads((paths.REPOSITORY / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((paths.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     result = command("--version")
     assert result.exit_code == 0 and result.stdout.startswith(f"dc3 {project['version']}, Python 3.")

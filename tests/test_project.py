@@ -40,10 +40,11 @@ def test_conda_installs_from_the_same_two_files_as_make():
 
 @pytest.mark.parametrize(("version", "found"), [((3, 10), ""), ((3, 11), "python3"), ((3, 13), "python3")])
 def test_make_takes_any_python_that_the_package_takes(tmp_path, version, found):
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["requires-python"] == ">=3.11"
     python = tmp_path / "python3"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = {version}; $2"\n')
+    pretending = f'exec {sys.executable} -c "import sys; sys.version_info = {version}; $2"'
+    python.write_text(f"#!/bin/sh\n{pretending}\n", encoding="utf-8")
     python.chmod(0o755)
     (tmp_path / "python").symlink_to("/bin/false")
     install = [shutil.which("make"), "--dry-run", "--always-make", ".venv/installed"]

@@ -38,7 +38,7 @@ def installed(tmp_path_factory):
     python = root / "env/bin/python"
     call(python, *PIP, "install", *OFFLINE, next((root / "dist").glob("*.whl")), cwd=root)
     packages = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=root).strip()
-    with open(f"{packages}/others.pth", "w") as others:
+    with open(f"{packages}/others.pth", "w", encoding="utf-8") as others:
         others.write(sysconfig.get_path("purelib"))
     return root / "env/bin/dc3"
 

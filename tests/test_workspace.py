@@ -41,7 +41,7 @@ def test_in_it_and_below_it_dc3_uses_its_places(folder, inside):
 
 
 def test_a_folder_with_files_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     refused = command("init", tmp_path)
     assert refused.exit_code == 2 and "not empty; name a new folder" in refused.stderr
     assert names(tmp_path) == ["mine.txt"]
@@ -61,7 +61,7 @@ def test_without_notebooks_every_command_says_where_to_get_them(tmp_path, monkey
 
 def set_default(folder, notebook, old, new):
     path = folder / f"{notebook}.ipynb"
-    path.write_text(path.read_text().replace(old, new))
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
 
 
 def git(folder, *words):
@@ -128,7 +128,7 @@ def test_parameters_cells_that_are_not_as_committed_are_named(clone, arguments, 
 
 def test_an_installed_dc3_compares_with_the_notebooks_that_came_with_it(folder, monkeypatch):
     monkeypatch.setattr(paths, "NOTEBOOKS", folder / "notebooks")
-    monkeypatch.setattr(workspace, "_committed", lambda file: (paths.REPOSITORY / file).read_text())
+    monkeypatch.setattr(workspace, "_committed", lambda file: (paths.REPOSITORY / file).read_text(encoding="utf-8"))
     assert workspace.changed_cells() == []
     set_default(folder / "notebooks", "03_sampling", "ipc: PositiveInt = 10", "ipc: PositiveInt = 5")
     [note] = workspace.changed_cells()
@@ -136,7 +136,7 @@ def test_an_installed_dc3_compares_with_the_notebooks_that_came_with_it(folder, 
 
 
 def figures(workshop):
-    return {path.name: path.read_text() for path in (workshop.root / "figures/tiny").glob("total_*")}
+    return {path.name: path.read_text(encoding="utf-8") for path in (workshop.root / "figures/tiny").glob("total_*")}
 
 
 BROKEN = TOTAL[2].replace("stage.finish()", 'raise RuntimeError("killed")')
@@ -144,7 +144,7 @@ BROKEN = TOTAL[2].replace("stage.finish()", 'raise RuntimeError("killed")')
 
 def test_figures_stay_until_their_successors_are_there(clone):
     old = Path(clone.root / "figures/tiny/total_old.txt")
-    old.write_text("of an earlier version")
+    old.write_text("of an earlier version", encoding="utf-8")
     write_notebook(clone.notebooks, "01_total", [*TOTAL[:2], BROKEN.replace("a figure", "a new figure")])
     with pytest.raises(StageFailed, match="killed"):
         clone.run(n=3)

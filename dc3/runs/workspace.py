@@ -20,13 +20,13 @@ def create(folder: Path) -> Path:
 
     ParameterError when the folder has files, FileNotFoundError when nothing to copy came with dc3.
     """
-    folder = folder.expanduser().resolve()
+    folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ParameterError(f"FOLDER = {str(folder)!r}: it is there and not empty; name a new folder")
     source = _source()
     for name in FOLDERS:
         shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns(".*"))
-    (folder / paths.MARKER).write_text(NOTE)
+    (folder / paths.MARKER).write_text(NOTE, encoding="utf-8")
     return folder
 
 
