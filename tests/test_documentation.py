@@ -25,6 +25,12 @@ def rows(page, name):
     return [[cell.strip() for cell in line.strip("|").split("|")[1:]] for line in lines]
 
 
+def section(page, heading):
+    """The text below a heading of a page of docs/, up to the next one."""
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
 def write_demo(folder):
     """What the README's Python reads of a demo, smaller: a teacher, and two images a class as 04 writes them."""
     train = datasets.load("scenes10", "train", images_per_class=40).as_tested(32)
@@ -66,9 +72,8 @@ def test_the_readmes_table_of_the_demo_is_that_of_the_committed_run():
 def test_numbers_on_cifar10_are_those_of_the_committed_sweep():
     table = pd.read_csv(FIGURES / "cifar10/sweep_accuracy.csv", dtype=str, keep_default_na=False).set_index("name")
     renamed = {"DC3, sure_share 0.1, edit_candidates 4": "DC3, sure_share 0.1, best of four colourings"}
-    page = (REPOSITORY / "docs/measurements.md").read_text(encoding="utf-8")
     for name, cells in table.rename(index=renamed).iterrows():
-        assert rows(page, name) == [list(cells)], name
+        assert rows(section("measurements.md", "CIFAR-10"), name) == [list(cells)], name
     compared = (REPOSITORY / "docs/comparison.md").read_text(encoding="utf-8")
     names = {"random": "random", "RDED": "RDED", "DC3's picks, plain": "DC3 picks, plain", "DC3, small editor": "DC3"}
     for name, measured in names.items():
@@ -76,6 +81,17 @@ def test_numbers_on_cifar10_are_those_of_the_committed_sweep():
         assert [row[:3] for row in rows(compared, f"{name}, here")] == [list(ipcs)], name
     for name in ("DC3 picks, plain", "RDED", "random", "DC3 picks, plain, sure_share 0.1"):
         assert table.loc[name, "IPC 10, 300 epochs"] in re.sub(r"\s+%", "", README), name
+
+
+def test_numbers_on_stored_size_are_those_of_the_committed_rows():
+    table = pd.read_csv(FIGURES / "cifar10/sizes.csv")
+    for (name, factor), of_set in table.groupby(["training_set", "factor"]):
+        cells = []
+        for size in sorted(table.stored_size.unique()):
+            students = of_set[of_set.stored_size == size]
+            measured = f"{100 * students.top1.mean():.1f} ± {100 * students.top1.std():.1f}"
+            cells += [measured, f"{students.stored_bytes.iloc[0]:,.0f}"] if len(students) else ["", ""]
+        assert rows(section("measurements.md", "Stored size"), f"{name}, factor {factor}") == [cells], (name, factor)
 
 
 def test_published_numbers_of_the_comparison_are_those_that_figures_show():

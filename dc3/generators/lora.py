@@ -173,7 +173,8 @@ def _check_distinct(tokenizer: CLIPTokenizer, prompts: list[str]) -> None:
         if tokens in read:
             raise ValueError(
                 f"prompt_template: {prompt!r} and {read[tokens]!r} are the same to the model, which reads "
-                f"{tokenizer.model_max_length} tokens: shorten the template, or give class_names"
+                f"{tokenizer.model_max_length} tokens: shorten the template, give class_names, or leave lora out of "
+                "generators"
             )
         read[tokens] = prompt
 
