@@ -1,17 +1,17 @@
 """Latents: the posterior means of a latent diffusion model's VAE, streamed to disk."""
 
+from __future__ import annotations
+
 import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 
 from dc3.images.image_set import ImageSet, in_memory
@@ -19,6 +19,9 @@ from dc3.machine.arrays import RowFile
 from dc3.machine.devices import autocast
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks
 from dc3.machine.files import replacing
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,9 @@ def load_vae(path_or_id: str | Path, revision: str | None = None, device: torch.
 
     Raises FileNotFoundError if neither has it.
     """
+    from diffusers import AutoencoderKL  # seconds, which the checks before a run do not need
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     name = str(path_or_id)
     local = Path(name).expanduser().is_dir()
     if not local and not HUB_ID.fullmatch(name):

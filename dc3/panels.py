@@ -3,11 +3,14 @@
 Without a screen (papermill, nbval) there are no panels.
 """
 
+from __future__ import annotations
+
 import base64
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from html import escape
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 import numpy as np
@@ -15,12 +18,13 @@ import pandas as pd
 from PIL import Image
 
 from dc3.blending import IMAGES_NEEDED
-from dc3.compensation import Compensator, EditDraw, compensated, to_uint8
 from dc3.figures.images import MUTED, mosaic
 from dc3.images.image_set import ImageSet
+from dc3.machine.files import first_line
 from dc3.machine.paths import is_headless
-from dc3.models.pipelines import first_line
-from dc3.sampling import gradient_kernel
+
+if TYPE_CHECKING:
+    from dc3.compensation import Compensator
 
 SHOWN_PIXELS = 160  # a side of an image in a panel
 
@@ -111,6 +115,8 @@ class EditPanel:
 
     def edit(self) -> None:
         """Edits the chosen image and shows it, or a failure in the caption."""
+        from dc3.compensation import Compensator, EditDraw, compensated, to_uint8  # brings the editor
+
         source, seed = self.images[self.image.value], self.seed.value
         drawn = EditDraw([self.warm.value, self.cold.value], [2 * seed, 2 * seed + 1], seed, 0)
         coloring = replace(self.compensator.coloring, blend_mode=self.blend.value)
@@ -278,6 +284,8 @@ class PickPanel:
 
     def nearest(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Up to NEAREST other images of the class, the most similar to image `index` first, and their similarities."""
+        from dc3.sampling import gradient_kernel  # brings torch
+
         members = self.images.class_indices(self.of_class.value)
         place = int(np.searchsorted(members, index))
         kernel = np.asarray(gradient_kernel(self.logit_grad[members], self.embedding[members], columns=[place]))[:, 0]

@@ -24,6 +24,15 @@ from dc3.models.evaluation import Labelled, accuracy, batches, images_digest, no
 
 log = logging.getLogger(__name__)
 
+SHIPPED = {  # a teacher's file → what it was trained for; more about it in teachers/README.md
+    "teachers/scenes10_conv3.safetensors": {
+        "dataset": "scenes10",
+        "images_per_class": 0,
+        "image_size": 32,
+        "teacher_network": "conv3",
+        "teacher_width": 64,
+    }
+}
 RISE = 0.2  # share of the steps in which the learning rate rises
 
 
@@ -177,6 +186,17 @@ class _Run:
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.history = state["epoch"], state["history"]
         log.info("teacher %s continues after epoch %d", self.recipe.network, self.epoch)
+
+
+def chosen(params: Mapping[str, Any]) -> str:
+    """The parameter `teacher` of 00_teacher, with "auto" decided: a shipped teacher's file if one fits, else "train".
+
+    It fits the image set as a whole, at the size and with the network that it was trained for.
+    """
+    if params["teacher"] != "auto":
+        return params["teacher"]
+    fitting = (file for file, made in SHIPPED.items() if all(params[name] == value for name, value in made.items()))
+    return next(fitting, "train")
 
 
 def obtain(

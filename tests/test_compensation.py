@@ -127,7 +127,7 @@ def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("kills", [4, pytest.param(24, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(24, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_set_ends_in_the_bytes_of_an_undisturbed_run(
     random_editor_folder, tmp_path, kills
 ):

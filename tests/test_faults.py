@@ -54,6 +54,7 @@ QUICK = {
     "images_generated": 1,
     "dit_generate_steps": 2,
 }
+LAST = "05"  # the stage after which the chain of the quick tests ends
 SMALL, ROOMY = "500k", "64m"  # a disk on which 00_teacher has room and the latents have not, and one with room for all
 
 
@@ -159,12 +160,12 @@ def disk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chain(images, disk):
-    """The whole chain. Where mounting is permitted, its disk is full at first, and the run is started again."""
+    """The chain up to LAST. Where mounting is permitted, its disk is full at first, and the run is started again."""
     home = Home(disk.folder, images)
     home.full = home.run() if disk.is_small else None
     home.kept = home.files("00_teacher")
     disk.enlarge()
-    home.finished = home.run()
+    home.finished = home.run("--until", LAST)
     return home
 
 
@@ -213,9 +214,13 @@ def test_a_disk_without_room_for_the_executed_notebook(images, tmp_path):
     assert "runs/tiny/notebooks/00_teacher.ipynb" in result.stderr and "[Errno 28]" in result.stderr
 
 
-def test_a_run_with_room_again_goes_on_to_its_end(chain):
+def up_to_last():
+    return [name for name in notebook_names() if name[:2] <= LAST]
+
+
+def test_a_run_with_room_again_goes_on(chain):
     assert chain.finished.returncode == 0, chain.finished.stderr
-    assert stages_run(chain.finished) == notebook_names()[bool(chain.full) :]
+    assert stages_run(chain.finished) == up_to_last()[bool(chain.full) :]
     assert "figures/tiny/sampling_tsne.png" in chain.finished.stdout
 
 
@@ -227,16 +232,30 @@ def test_odd_images_a_class_of_one_and_more_bins_than_images_go_through(chain):
     assert bins.groupby("label")["bin"].nunique().to_dict() == {0: TRAIN["cat"], 1: TRAIN["dog"]}
     picks = pd.read_parquet(stages / "03_sampling/selection.parquet")
     assert sorted(picks["label"]) == [0, 1]
-    tables = chain.folder / "figures" / "tiny"
-    for name in ("validation_accuracy", "color_and_fid_colors", "color_and_fid_distances"):
-        assert np.isfinite(pd.read_csv(tables / f"{name}.csv").filter(regex="mean|images|FID").to_numpy()).all()
+    check_tables(chain, "validation_accuracy")
+
+
+def check_tables(home, *names):
+    """Tables of figures have finite numbers."""
+    for name in names:
+        table = pd.read_csv(home.folder / f"figures/tiny/{name}.csv")
+        assert np.isfinite(table.filter(regex="mean|images|FID").to_numpy()).all(), name
+
+
+@pytest.mark.slow
+def test_odd_images_go_through_the_last_stages_too(chain, tmp_path):
+    home = Home(shutil.copytree(chain.folder, tmp_path / "home"), chain.data_dir)
+    result = home.run()
+    assert result.returncode == 0, result.stderr
+    assert stages_run(result) == [name for name in notebook_names() if name[:2] > LAST]
+    check_tables(home, "color_and_fid_colors", "color_and_fid_distances", "finetuning_scores")
 
 
 def test_a_read_only_data_folder_and_a_name_that_is_not_utf8_are_as_good_as_others(chain):
     assert chain.finished.returncode == 0, chain.finished.stderr
     table = pd.read_parquet(chain.folder / "runs/tiny/02_binning/bins.parquet")
     assert len(table) == sum(TRAIN.values())
-    again = chain.run()
+    again = chain.run("--until", LAST)
     assert again.returncode == 0 and stages_run(again) == []
     if os.access(chain.data_dir, os.W_OK):
         pytest.skip("root may write everywhere, and mounting is not permitted here: nothing was read-only")

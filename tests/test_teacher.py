@@ -10,7 +10,9 @@ import torchvision
 from torch import nn
 
 from dc3 import teacher
+from dc3.images import datasets
 from dc3.images.image_set import ImageSet, in_memory
+from dc3.machine import paths
 from dc3.machine.keeping import AnotherTraining
 from dc3.models import checkpoints, evaluation, networks
 from dc3.teacher import TeacherRecipe
@@ -315,3 +317,22 @@ def test_a_teacher_of_any_number_of_steps_is_trained(steps):
     recipe = TeacherRecipe("conv3", epochs=1, seed=0, width=4, batch_size=4)
     _, history = teacher.train(image_set(n=4 * steps, side=8), recipe, device="cpu")
     assert np.isfinite(history[0]["loss"]) and history[0]["lr"] >= 0
+
+
+@pytest.mark.parametrize("file", teacher.SHIPPED)
+def test_a_shipped_teacher_knows_the_images_that_it_was_trained_for(file):
+    made, shipped = teacher.SHIPPED[file], checkpoints.load(paths.REPOSITORY / file)
+    assert (shipped.network, shipped.image_size) == (made["teacher_network"], made["image_size"])
+    test = datasets.load(made["dataset"], "test").as_tested(made["image_size"])
+    assert shipped.classes == list(test.classes)
+    measured = evaluation.accuracy(shipped.model, test, test.labels)
+    assert measured == pytest.approx(shipped.accuracy, abs=0.01) and measured > 0.85
+
+
+def test_auto_is_a_shipped_teacher_where_it_fits_and_else_training():
+    (file, made), *_ = teacher.SHIPPED.items()
+    assert teacher.chosen(made | {"teacher": "auto"}) == file
+    others = {"dataset": "imagefolder", "images_per_class": 40, "image_size": 64, "teacher_width": 32}
+    for name, value in others.items():
+        assert teacher.chosen(made | {"teacher": "auto", name: value}) == "train", name
+    assert teacher.chosen(made | {"teacher": "train"}) == "train"

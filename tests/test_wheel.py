@@ -73,4 +73,4 @@ def test_a_stage_runs_in_that_folder(installed, tmp_path):
     few = ("-p", "images_per_class", "10", "-p", "teacher_epochs", "1", "-p", "teacher_min_accuracy", "0")
     call(*run, *few, cwd=tmp_path / "play")
     assert (tmp_path / "play/runs/demo/00_teacher/manifest.json").exists()
-    assert (tmp_path / "play/figures/demo/teacher_curve.png").exists()
+    assert (tmp_path / "play/figures/demo/teacher_confusion.png").exists()

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,7 +111,15 @@ class Workshop:
         """The dc3 command in a process of its own, in the background."""
         environment = os.environ | {"DC3_HOME": str(self.root), "DC3_NOTEBOOKS": str(self.notebooks)}
         command = [sys.executable, "-m", "dc3.cli", *map(str, arguments)]
-        return subprocess.Popen(command, env=environment, cwd=self.root, stdout=stdout, stderr=stderr, text=True)
+        return subprocess.Popen(
+            command,
+            env=environment,
+            cwd=self.root,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )
 
     def dc3(self, *arguments) -> subprocess.CompletedProcess:
         """The dc3 command in a process of its own, to its end."""

@@ -15,7 +15,8 @@ from dc3.features import downscaling
 from dc3.generators.finetuning import seeded
 from dc3.generators.recipes import PUBLISHED_CLASSES, DiTShape, dit_rows
 from dc3.machine import paths
-from dc3.models.pipelines import NOISE_SCHEDULE, first_line, quiet_loading
+from dc3.machine.files import first_line
+from dc3.models.pipelines import NOISE_SCHEDULE, quiet_loading
 
 NULL_CLASS = PUBLISHED_CLASSES  # DiTPipeline always guides away from row 1000 of the class embeddings
 

@@ -25,7 +25,8 @@ from transformers import CLIPTokenizer
 from dc3.generators.finetuning import seeded
 from dc3.generators.recipes import LoRASettings
 from dc3.machine import paths
-from dc3.models.pipelines import first_line, load_pipeline, quiet_loading
+from dc3.machine.files import first_line
+from dc3.models.pipelines import load_pipeline, quiet_loading
 
 ADAPTER = "default"
 KINDS = (StableDiffusionPipeline, StableDiffusionInstructPix2PixPipeline)

@@ -194,3 +194,8 @@ def printable(name: str | Path) -> str:
 def is_utf8(name: str) -> bool:
     """Whether a file name is valid UTF-8."""
     return printable(name) == name
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; the error's class when it has none."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -8,14 +8,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torchmetrics.image.fid import NoTrainInceptionV3
 
+from dc3.machine.files import first_line
 from dc3.models.evaluation import normalise, weights_digest
 from dc3.models.networks import last_linear
-from dc3.models.pipelines import first_line
 
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (b, H, W, 3) -> features (b, d), logits (b, C)
 NO_TORCH_FIDELITY = "feature_network = 'inception': run pip install torch-fidelity, or choose another network"
@@ -73,8 +71,12 @@ def check_available(name: str) -> None:
 
 
 def _check_name(name: str) -> None:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in ("teacher", "inception", *known):
+    if name in ("teacher", "inception"):
+        return
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
         raise ValueError(f"feature_network = {name!r}: choose teacher, inception, or torchvision's {', '.join(known)}")
 
 
@@ -135,6 +137,8 @@ def _pooled(embedding: Tensor, last_map: Tensor | None) -> Tensor:
 
 
 def _inception(weights: str | Path | None, device: torch.device) -> FeatureNetwork:
+    from torchmetrics.image.fid import NoTrainInceptionV3  # seconds, which the teacher's features do not need
+
     try:
         if weights is not None:
             torch.load(weights, "cpu", weights_only=True)  # torch-fidelity would run code hidden in the file
@@ -158,10 +162,12 @@ def _inception(weights: str | Path | None, device: torch.device) -> FeatureNetwo
 
 
 def _torchvision(name: str, weights: str | Path | None, device: torch.device) -> FeatureNetwork:
-    default = torchvision.models.get_model_weights(name).DEFAULT
+    from torchvision.models import get_model, get_model_weights
+
+    default = get_model_weights(name).DEFAULT
     try:
         state = default.get_state_dict() if weights is None else torch.load(weights, "cpu", weights_only=True)
-        model = torchvision.models.get_model(name, weights=None)
+        model = get_model(name, weights=None)
         model.load_state_dict(state)
     except UNLOADABLE as error:
         raise FileNotFoundError(

@@ -1,13 +1,20 @@
-"""Teacher and student networks: ConvNet-D and torchvision's, with the stems that small images need."""
+"""Teacher and student networks: ConvNet-D and torchvision's, with the stems that small images need.
+
+torchvision is imported where one of its networks is made: it brings torch's compiler, and ConvNets need neither.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models import VGG, AlexNet, resnet18, resnet101, swin_transformer, vision_transformer
+
+if TYPE_CHECKING:
+    from torchvision.models import VGG, AlexNet
 
 OURS, TORCHVISION = "dc3", "torchvision"  # layouts: stems for small images, or as torchvision's weights need
 
@@ -50,15 +57,21 @@ def _convnet(depth: int) -> Callable[[int, int, int], nn.Module]:
     return lambda classes, size, width: ConvNet(depth, classes, size, width)
 
 
+def _untrained(name: str, classes: int) -> nn.Module:
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None, num_classes=classes)
+
+
 def _torchvision(name: str) -> Callable[[int, int, int], nn.Module]:
-    return lambda classes, size, width: torchvision.models.get_model(name, weights=None, num_classes=classes)
+    return lambda classes, size, width: _untrained(name, classes)
 
 
-def _modified(resnet: Callable) -> Callable[[int, int, int], nn.Module]:
+def _modified(name: str) -> Callable[[int, int, int], nn.Module]:
     """RDED's ResNet for small images: 3×3 stem of stride 1, no max-pool."""
 
     def build(classes: int, size: int, width: int) -> nn.Module:
-        model = resnet(num_classes=classes)
+        model: Any = _untrained(name, classes)
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
@@ -71,7 +84,7 @@ def _mobile(name: str) -> Callable[[int, int, int], nn.Module]:
     """Five halvings leave one pixel of a 32 px image: up to 64 px the first convolution keeps the size."""
 
     def build(classes: int, size: int, width: int) -> nn.Module:
-        model = torchvision.models.get_model(name, weights=None, num_classes=classes)
+        model: Any = _untrained(name, classes)
         if size <= 64:
             model.features[0][0].stride = (1, 1)
         return model
@@ -80,19 +93,21 @@ def _mobile(name: str) -> Callable[[int, int, int], nn.Module]:
 
 
 def _vgg11(classes: int, size: int, width: int) -> nn.Module:
-    model = torchvision.models.vgg11(weights=None, num_classes=classes)
+    model: Any = _untrained("vgg11", classes)
     return _unstretched(model, size, classifier_index=0)
 
 
 def _alexnet(classes: int, size: int, width: int) -> nn.Module:
     """A stem of stride 4 is made for 224 px and collapses at 32: it shrinks with the image (32: 1, 64: 2, 128: 4)."""
-    model = torchvision.models.alexnet(weights=None, num_classes=classes)
+    model: Any = _untrained("alexnet", classes)
     model.features[0].stride = (min(4, max(1, size // 32)),) * 2
     return _unstretched(model, size, classifier_index=1)
 
 
 def _unstretched(model: VGG | AlexNet, image_size: int, classifier_index: int) -> nn.Module:
     """Puts the head on the final map: torchvision stretches a 1×1 map to 7×7 copies, each with its own weights."""
+    from torchvision.models import VGG
+
     channels, side = _final_map(model.features, image_size)
     if side >= model.avgpool.output_size[0]:
         return model
@@ -113,16 +128,20 @@ def _final_map(features: nn.Module, image_size: int) -> tuple[int, int]:
 
 def _vit_b_16(classes: int, size: int, width: int) -> nn.Module:
     """ViT-B with 16 px patches from 128 px on; below, patches of an eighth of the side: 64 tokens instead of 4."""
+    from torchvision.models import VisionTransformer
+
     patch = min(16, max(1, size // 8))
     if size % patch:
         raise ValueError(
             f"network = 'vit_b_16': cuts {patch} px patches at image_size {size}; use a multiple of {patch}"
         )
-    return vision_transformer.VisionTransformer(size, patch, 12, 12, 768, 3072, num_classes=classes)
+    return VisionTransformer(size, patch, 12, 12, 768, 3072, num_classes=classes)
 
 
 def _swin_v2_t(classes: int, size: int, width: int) -> nn.Module:
     """Swin V2-T; below 128 px patches of a sixteenth of the side (at most 4 px) and windows of 4 tokens, not 8."""
+    from torchvision.models import swin_transformer
+
     patch = min(4, max(1, size // 16))
     window = 8 if size >= 128 else 4
     return swin_transformer.SwinTransformer(
@@ -144,10 +163,10 @@ NETWORKS = {
     "conv5": Network(_convnet(5), 1e-3, pretrained=False),
     "conv6": Network(_convnet(6), 1e-3, pretrained=False),
     "resnet18": Network(_torchvision("resnet18"), 1e-3),
-    "resnet18_modified": Network(_modified(resnet18), 1e-3, pretrained=False),
+    "resnet18_modified": Network(_modified("resnet18"), 1e-3, pretrained=False),
     "resnet50": Network(_torchvision("resnet50"), 1e-3),
     "resnet101": Network(_torchvision("resnet101"), 1e-3),
-    "resnet101_modified": Network(_modified(resnet101), 1e-3, pretrained=False),
+    "resnet101_modified": Network(_modified("resnet101"), 1e-3, pretrained=False),
     "efficientnet_b0": Network(_mobile("efficientnet_b0"), 2e-3),
     "mobilenet_v2": Network(_mobile("mobilenet_v2"), 2.5e-3),
     "vgg11": Network(_vgg11, 5e-4, teacher_lr=0.01),
@@ -222,15 +241,19 @@ def check_weights(name: str, weights: str) -> None:
     """ValueError unless `weights` names torchvision's weights for the network."""
     if not find(name).pretrained:
         raise ValueError(f"weights = {weights!r}: torchvision has none for {name}; use weights=None or a checkpoint")
-    known = torchvision.models.get_model_weights(name)
+    from torchvision.models import get_model_weights
+
+    known = get_model_weights(name)
     if weights not in known.__members__:
         raise ValueError(f"weights = {weights!r}: choose one of {name}'s, {', '.join(known.__members__)}")
 
 
 def _pretrained(name: str, num_classes: int, weights: str) -> nn.Module:
+    from torchvision.models import get_model
+
     check_weights(name, weights)
     try:
-        model = torchvision.models.get_model(name, weights=weights)
+        model = get_model(name, weights=weights)
     except OSError as error:
         raise OSError(f"weights = {weights!r}: the download for {name} failed ({error}); use a checkpoint") from error
     if num_classes != 1000:

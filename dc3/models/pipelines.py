@@ -6,6 +6,7 @@ import transformers
 from diffusers import DiffusionPipeline
 
 from dc3.machine import paths
+from dc3.machine.files import first_line
 
 NOISE_SCHEDULE = {  # v and zero terminal SNR (arXiv 2305.08891): the usual one never hides small latents' mean
     "beta_start": 0.00085,
@@ -41,8 +42,3 @@ def quiet_loading() -> None:
     """Turns off the libraries' progress bars, which would stay in a notebook's outputs."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message; the error's class when it has none."""
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -68,7 +68,9 @@ def check_values(params: Values) -> None:
 
 
 def _check_teacher(params: Values) -> None:
-    if params["teacher"] == "train":
+    from dc3.teacher import chosen
+
+    if chosen(params) == "train":
         _check_networks("teacher_network", params, params["teacher_width"])
 
 
@@ -251,15 +253,16 @@ def _check_path(name: str, value: str) -> None:
 
 
 def _check_teacher_file(params: Values, classes: tuple[str, ...]) -> None:
-    """ValueError unless `teacher` is "train", a file whose network suits the run, or the name of weights.
+    """ValueError unless the teacher is trained, or `teacher` is a file whose network suits the run, or the name of weights.
 
     A pickle that may run code is left to the stage.
     """
     from dc3 import teacher
     from dc3.models import networks
 
-    path, network = paths.resolve(params["teacher"]), params["teacher_network"]
-    if params["teacher"] == "train":
+    chosen, network = teacher.chosen(params), params["teacher_network"]
+    path = paths.resolve(chosen)
+    if chosen == "train":
         return
     if not path.exists():
         try:
