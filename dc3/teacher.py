@@ -195,7 +195,7 @@ def chosen(params: Mapping[str, Any]) -> str:
     """
     if params["teacher"] != "auto":
         return params["teacher"]
-    fitting = (file for file, made in SHIPPED.items() if all(params[name] == value for name, value in made.items()))
+    fitting = (file for file, made in SHIPPED.items() if all(params.get(name) == value for name, value in made.items()))
     return next(fitting, "train")
 
 

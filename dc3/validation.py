@@ -26,8 +26,12 @@ def validate(
     *,
     seeds: Sequence[int],
     keep: Path | None = None,
+    redrawn: Mapping[str, Sequence[ImageSet]] | None = None,
 ) -> pd.DataFrame:
     """Students of every set (method → images), one per seed, as train_student trains them.
+
+    `redrawn` (method → one set per seed) has other draws of a set's images, so that the deviation over its students
+    holds the draws too. ValueError unless there is one for each seed.
 
     One row per method, seed and epoch: method, network, seed, epoch, loss, lr, top1, top5 (NaN if not tested), and in
     the last epoch per_class, the accuracy of each class. The folder `keep` holds the rows of each finished student,
@@ -37,9 +41,8 @@ def validate(
     tested = images_digest(test) if keep else ""
     count = len(sets) * len(seeds)
     with tqdm(total=count * protocol.epochs, desc=f"{count} students {protocol.network}", unit="epochs") as bar:
-        for method, images in sets.items():
-            images = images.cached()
-            for seed in seeds:
+        for method, whole in sets.items():
+            for seed, images in zip(seeds, _draws(method, whole, seeds, redrawn or {}), strict=True):
                 before, train = bar.n, partial(_student_table, images, teacher, test, protocol, seed, bar)
                 if keep is None:
                     table = train()
@@ -52,6 +55,16 @@ def validate(
     table = pd.concat(tables, ignore_index=True)
     first = ["method", "network", "seed"]
     return table[[*first, *(column for column in table if column not in first)]]
+
+
+def _draws(
+    method: str, images: ImageSet, seeds: Sequence[int], redrawn: Mapping[str, Sequence[ImageSet]]
+) -> Sequence[ImageSet]:
+    """The images of each seed's student."""
+    draws = redrawn.get(method) or [images.cached()] * len(seeds)
+    if len(draws) != len(seeds):
+        raise ValueError(f"redrawn: has {len(draws)} sets for {method}; give one for each of {len(seeds)} seeds")
+    return draws
 
 
 def smaller(sets: Mapping[str, ImageSet], ipc: int) -> dict[str, ImageSet]:

@@ -136,6 +136,6 @@ def test_a_full_gpu_is_not_told_as_a_size_that_does_not_fit(monkeypatch):
     extract = feature_networks.classifier_network(Full(3, 4), "teacher").extract
     with pytest.raises(torch.OutOfMemoryError, match="allocate 20 GiB"):
         extract(torch.zeros((2, 8, 8, 3), dtype=torch.uint8))
-    monkeypatch.setattr(feature_networks, "NoTrainInceptionV3", lambda *_: Full(3, 4)(None))
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", lambda *_: Full(3, 4)(None))
     with pytest.raises(torch.OutOfMemoryError, match="allocate 20 GiB"):
         feature_networks.feature_network("inception")

@@ -1,6 +1,7 @@
 """Three sizes through the method: what the editor sees, what is stored, what networks see."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from dc3.images import datasets
 from dc3.images.image_set import in_memory
 from dc3.models import networks
 from dc3.rded import Crops, mosaic, pick_crops
+from dc3.runs.notebook_stage import NotebookStage
 from dc3.students import Protocol, dc3_batch, train_student
 
 CLASSES = ("cat", "dog")
@@ -87,6 +89,18 @@ def test_sets_beside_are_read_from_the_originals_and_kept_as_the_own_one():
     assert (pixels == images.images([2, 3], 128)).all()
     kept = Storage(128, "jpeg", 75).in_memory("plain", CLASSES, pixels, labels)
     assert 0 < np.abs(kept.images().astype(int) - pixels).mean() < 40, "as a JPEG's reader sees it"
+
+
+def test_every_student_but_the_first_has_another_draw_of_random_images():
+    stage = NotebookStage("05_validation", "tiny", {}, "code")
+    stage.train, stage.settings, stage.storage = pictures(20), SimpleNamespace(seed=3), Storage(16)
+    first = stage._random_images(stage.storage, 2)
+    (draws,) = stage.redrawn({"DC3": first, "random": first}, [0, 1, 2]).values()
+    assert draws[0] is first and [len(draw) for draw in draws] == [4, 4, 4]
+    assert len({draw.pixels_digest() for draw in draws}) == 3
+    again = stage.redrawn({"random": first}, [5, 6, 7])["random"]
+    assert [draw.pixels_digest() for draw in again] == [draw.pixels_digest() for draw in draws]
+    assert stage.redrawn({"DC3": first}, [0, 1]) == {}
 
 
 @pytest.fixture(scope="module")

@@ -283,6 +283,16 @@ def test_validate_gives_a_tidy_table():
     assert table[table.top1.notna()].epoch.unique().tolist() == [2, 4]
 
 
+def test_each_student_of_a_redrawn_set_has_its_own_draw():
+    draws, protocol = [image_set(2, seed=1), image_set(2, seed=2)], replace(PROTOCOL, epochs=2)
+    table = validate({"random": draws[0]}, Oracle(), TEST, protocol, seeds=[7, 8], redrawn={"random": draws})
+    for seed, images in zip([7, 8], draws, strict=True):
+        alone = validate({"random": images}, Oracle(), TEST, protocol, seeds=[seed])
+        pd.testing.assert_frame_equal(table[table.seed == seed].reset_index(drop=True), alone)
+    with pytest.raises(ValueError, match="redrawn: has 2 sets for random; give one for each of 1 seeds"):
+        validate({"random": draws[0]}, Oracle(), TEST, protocol, seeds=[7], redrawn={"random": draws})
+
+
 def test_kept_students_are_not_trained_again_and_others_are(tmp_path, monkeypatch):
     sets, oracle, protocol = {"one": image_set(2, seed=1)}, Oracle(), replace(PROTOCOL, epochs=3)
     first = validate(sets, oracle, TEST, protocol, seeds=[7], keep=tmp_path)

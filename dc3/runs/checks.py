@@ -253,7 +253,7 @@ def _check_path(name: str, value: str) -> None:
 
 
 def _check_teacher_file(params: Values, classes: tuple[str, ...]) -> None:
-    """ValueError unless the teacher is trained, or `teacher` is a file whose network suits the run, or the name of weights.
+    """ValueError unless the teacher is trained, a file whose network suits the run, or named weights of torchvision.
 
     A pickle that may run code is left to the stage.
     """

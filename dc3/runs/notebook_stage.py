@@ -258,25 +258,42 @@ class NotebookStage(Stage):
             found[METHODS[method].name] = self.storage.in_memory(method, self.train.classes, images, labels)
         return found
 
+    def redrawn(self, sets: dict[str, ImageSet], seeds: list[int]) -> dict[str, list[ImageSet]]:
+        """Another draw of random images for every student but the first: name of the random set → one set per seed.
+
+        So the deviation over students holds the draws of picks too. {} without random images among `sets`; the others
+        are one draw of picks.
+        """
+        from dc3.strategies import METHODS
+
+        name = METHODS["random"].name
+        if name not in sets:
+            return {}
+        first = sets[name]
+        ipc = len(first) // len(first.classes)
+        return {name: [first, *(self._random_images(self.storage, ipc, draw) for draw in range(1, len(seeds)))]}
+
+    def _random_images(self, storage: Storage, ipc: int, draw: int = 0) -> ImageSet:
+        """Random training images, kept by `storage`; draw 0 is that of 03_sampling."""
+        from dc3.models.augmentation import mix_seed
+        from dc3.strategies import PickOptions, Pool, pick, plain_images
+
+        seed = mix_seed(self.settings.seed, "draw", draw) if draw else self.settings.seed
+        picks = pick("random", Pool(self.train.labels), PickOptions(ipc, seed))
+        images, labels = plain_images(self.train, picks, storage.size)
+        return storage.in_memory("random", self.train.classes, images, labels)
+
     def of_equal_bytes(self, own: ImageSet) -> dict[str, ImageSet]:
         """Random images kept at image_size, about as many of each class as take the bytes of `own`, by a name."""
         from dataclasses import replace
 
         import numpy as np
 
-        from dc3.strategies import PickOptions, Pool, pick, plain_images
-
         storage = replace(self.storage, size=self.settings.image_size)
-
-        def kept(ipc: int) -> ImageSet:
-            picks = pick("random", Pool(self.train.labels), PickOptions(ipc, self.settings.seed))
-            images, labels = plain_images(self.train, picks, storage.size)
-            return storage.in_memory("random", self.train.classes, images, labels)
-
-        some = kept(len(own) // len(own.classes))
+        some = self._random_images(storage, len(own) // len(own.classes))
         times = np.sum(np.asarray(own.stored_bytes)) / np.sum(np.asarray(some.stored_bytes))
         count = min(round(times * len(some) / len(some.classes)), int(self.train.counts().min()))
-        return {"random, equal bytes": kept(max(count, 1))}
+        return {"random, equal bytes": self._random_images(storage, max(count, 1))}
 
     def sets_elsewhere(self, folders: list[str], parameter: str) -> dict[str, ImageSet]:
         """Condensed sets in other folders, by the folders' names; `parameter` names them in messages."""
