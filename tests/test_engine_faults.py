@@ -93,6 +93,7 @@ def test_a_runner_that_is_killed_leaves_no_ray_behind_and_the_next_goes_on_to_th
     assert len(kept) == 2 * BATCH and all(path.stat().st_mtime_ns == at for path, at in kept.items())
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_killed_is_replaced_and_the_stage_ends_in_the_same_bytes(workshop, tmp_path):
     runner, processes = start_and_wait_for_two_batches(workshop)
     (actor,) = [process for process in processes if "MapWorker" in process.name()]
