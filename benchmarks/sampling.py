@@ -24,12 +24,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import submodlib
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dc3.sampling import FUNCTIONS, GREEDIES, LOG_DETERMINANT_RIDGE, gradient_kernel, select
+from dc3.sampling import FUNCTIONS, GREEDIES, gradient_kernel, select
+from dc3.submodlib_picks import function_of, maximised
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"
 CASES = [(500, 10, 512), (1300, 1000, 512), (5000, 10, 512)]
@@ -135,24 +135,12 @@ def kernel_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _submodlib(kernel: np.ndarray, function: str) -> object:
-    options = {
-        "GraphCut": {"ggsijs": kernel, "lambdaVal": 1.0},
-        "FacilityLocation": {"sijs": kernel, "separate_rep": False},
-        "LogDeterminant": {"sijs": kernel, "lambdaVal": LOG_DETERMINANT_RIDGE},
-    }.get(function, {"sijs": kernel})
-    return getattr(submodlib, f"{function}Function")(n=len(kernel), mode="dense", **options)
-
-
 def _picks(kernel: np.ndarray, function: str, greedy: str) -> list[int]:
     return select(kernel, BUDGET, function, greedy).indices.tolist()
 
 
 def _submodlib_picks(kernel: np.ndarray, function: str, greedy: str) -> list[int]:
-    picks = _submodlib(kernel, function).maximize(
-        budget=BUDGET, optimizer=greedy, stopIfZeroGain=False, stopIfNegativeGain=False, show_progress=False
-    )
-    return [index for index, _ in picks]
+    return maximised(function_of(kernel, function), BUDGET, greedy)
 
 
 def _apricot_picks(kernel: np.ndarray, function: str, greedy: str) -> list[int]:
