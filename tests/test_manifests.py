@@ -12,6 +12,7 @@ from dc3.condensed import Storage
 from dc3.machine.files import remove
 from dc3.runs.manifests import NotAsWritten, StageMissing, read_manifest, written, written_folder
 from dc3.runs.notebook_stage import NotebookStage
+from dc3.runs.reproduction import reproduce
 
 SET = "04_compensation/condensed"
 
@@ -103,3 +104,27 @@ def test_a_set_is_filled_again_beside_links_and_subfolders_and_their_files_stay(
     assert os.listdir(photographs) == ["mine.png"]
     assert sorted(path.name for path in (run / SET).iterdir()) == ["00000", "00001", "00002", "provenance.parquet"]
     assert {path.name: path.read_bytes() for path in (run / SET / "00001").iterdir()} == before
+
+
+def test_images_of_a_linked_folder_are_files_that_the_stage_did_not_write(run, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.png").write_bytes((run / SET / "00000/00000.png").read_bytes())
+    for label in range(3):
+        (run / SET / f"{label:05d}/more").symlink_to(elsewhere)
+    with pytest.raises(NotAsWritten, match=r"3 files that 04_compensation did not write .*00000/more/mine\.png"):
+        own_set()
+
+
+@pytest.mark.parametrize("folder", [".ipynb_checkpoints", "__MACOSX", "00000/@eaDir"])
+def test_folders_that_systems_leave_hold_no_files_of_the_set(run, folder):
+    (run / SET / folder).mkdir()
+    (run / SET / folder / "x.png").touch()
+    assert len(own_set()["DC3 picks, plain"]) == 6
+
+
+def test_an_image_that_is_another_is_not_compared_with_the_one_made_again(run):
+    provenance = pd.read_parquet(run / SET / "provenance.parquet")
+    (run / SET / provenance["file"].iloc[0]).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    with pytest.raises(NotAsWritten, match=r"00000\.png is not what 04_compensation wrote"):
+        reproduce("toy", int(provenance["index"].iloc[0]))

@@ -104,7 +104,7 @@ def written_folder(run: str, name: str) -> Path:
     """The path of a folder of a finished stage, such as "04_compensation/condensed", that holds what the stage wrote.
 
     StageMissing when the stage is not finished, NotAsWritten for files that the manifest does not list, and for listed
-    ones that are missing or others. Names that begin with a dot do not count.
+    ones that are missing or others. Linked folders are entered, and hidden files do not count, as by a set's readers.
     """
     stage, inner = name.split("/", 1)
     folder, manifest = paths.RUNS / run / name, read_manifest(run, stage)
@@ -113,7 +113,7 @@ def written_folder(run: str, name: str) -> Path:
     prefix = f"{inner}/"
     outputs = manifest["outputs"].items()
     wanted = {file.removeprefix(prefix): digest for file, digest in outputs if file.startswith(prefix)}
-    held = {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()}
+    held = set(paths.files_below(folder))
     if others := held - wanted.keys():
         raise NotAsWritten(
             f"{paths.shown(folder)} holds {len(others)} files that {stage} did not write ({_some(others)}): remove them"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dc3 import condensed, gaps, strategies
 from dc3.compensation import Compensator, condense
-from dc3.machine import paths
+from dc3.images.decoding import FORMATS
 from dc3.runs.manifests import StageMissing, read_manifest, written
 from dc3.runs.notebook_stage import Settings
 
@@ -30,19 +30,19 @@ def reproduce(run: str, index: int) -> Reproduction:
     """Makes a run's condensed image of source `index` again, in a temporary folder.
 
     StageMissing when the run has no finished compensation stage, ValueError naming some sources when this one has no
-    condensed image.
+    condensed image, NotAsWritten when the condensed image is not what the stage wrote.
     """
     manifest = read_manifest(run, STAGE)
     if manifest is None:
         raise StageMissing(f"run {run!r} has no finished {STAGE}: dc3 run it first")
     params, settings = manifest["params"], Settings.of_run(run)
-    folder = paths.RUNS / run / STAGE / "condensed"
     made = pd.read_parquet(written(run, f"{STAGE}/condensed/{condensed.PROVENANCE}"))
     wanted = made[made["index"] == index]
     if wanted.empty:
         some = ", ".join(map(str, sorted(made["index"])[:5]))
         raise ValueError(f"INDEX = {index}: no condensed image of run {run!r} comes from it; choose from {some} …")
     row = wanted.iloc[0]
+    file = written(run, f"{STAGE}/condensed/{row['file']}")
     method = strategies.METHODS[params["method"]]
     picks = pd.read_parquet(written(run, f"03_sampling/{method.picks_file}"))
     picks = picks[(picks["label"] == row["label"]) & (picks["rank"] == row["rank"])]
@@ -55,10 +55,10 @@ def reproduce(run: str, index: int) -> Reproduction:
             table = gaps.fill_gaps(train, picks, Path(again), storage, compensator, chosen)
         else:
             table = condense(train, picks, Path(again), storage, compensator)
-        difference = _largest_difference(folder / row["file"], Path(again) / row["file"])
-    return Reproduction(folder / row["file"], row["sha256"], table["sha256"].iloc[0], difference)
+        difference = _largest_difference(file, Path(again) / row["file"])
+    return Reproduction(file, row["sha256"], table["sha256"].iloc[0], difference)
 
 
 def _largest_difference(*files: Path) -> int:
-    first, second = (np.asarray(Image.open(file)).astype(int) for file in files)
+    first, second = (np.asarray(Image.open(file, formats=FORMATS)).astype(int) for file in files)
     return int(np.abs(first - second).max())
