@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dc3.machine.files import first_line
+
 Array = np.ndarray | Tensor
 
 
@@ -27,7 +29,7 @@ def why_no_compile(name: str) -> str:
     try:
         torch.compile(torch.sin)(torch.ones(1, device=device(name)))
     except Exception as error:  # torch's own are of many kinds
-        return str(error).strip().split("\n", 1)[0] or type(error).__name__
+        return first_line(error)
     return ""
 
 

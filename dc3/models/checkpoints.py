@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dc3.machine.files import replacing
+from dc3.machine.files import first_line, replacing
 from dc3.models import networks
 
 METADATA = "dc3.teacher"
@@ -60,7 +60,7 @@ def load(path: Path | str, device: str | torch.device = "cpu") -> Teacher:
     try:
         model = networks.create(about["network"], len(about["classes"]), about["image_size"], width, layout=layout)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is a damaged teacher: {_reason(error)}") from error
+        raise ValueError(f"{path} is a damaged teacher: {first_line(error)}") from error
     _fill(model, safetensors.torch.load_file(path), path)
     return Teacher(model.to(device).to(memory_format=torch.channels_last).eval(), **about)
 
@@ -76,7 +76,7 @@ def _metadata(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, "pt") as file:
             return file.metadata() or {}
     except (safetensors.SafetensorError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({_reason(error)}): replace it") from error
+        raise ValueError(f"{path} is damaged or not a safetensors file ({first_line(error)}): replace it") from error
 
 
 def _about(written: str, path: Path) -> dict[str, Any]:
@@ -121,17 +121,13 @@ def _unpickled(path: Path, allow_pickle: bool) -> Any:
     except (MemoryError, OSError):
         raise
     except Exception as error:  # torch and pickle raise errors of many kinds for what is not a checkpoint
-        reason = _reason(error)
+        reason = first_line(error)
         if "global" in str(error).lower() and not allow_pickle:
             raise ValueError(
                 f"{path} cannot be read as weights only ({reason}): save its state_dict alone, or, if you trust its "
                 "source, set allow_pickle: true, which lets it run any code"
             ) from error
         raise ValueError(f"{path} is not a checkpoint ({reason}): give a file with a state_dict") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 
 def _existing(path: Path | str) -> Path:
