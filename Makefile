@@ -16,9 +16,9 @@ demo: .venv/installed
 test: .venv/installed lint docs ray
 	$(MAKE) --jobs=2 tests nbval
 
-# With the tests marked slow.
+# With the tests marked slow, and twenty times as many random examples.
 test-all: .venv/installed lint docs ray
-	$(MAKE) --jobs=2 tests nbval SLOW=
+	DC3_EXAMPLES=20 $(MAKE) --jobs=2 tests nbval SLOW=
 
 # The quick ones, while you work.
 unit: .venv/installed lint

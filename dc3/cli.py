@@ -17,8 +17,8 @@ from typer.core import TyperGroup
 
 from dc3.machine import paths
 from dc3.runs.command_line import given, is_option, joined_pairs, stopped_message
-from dc3.runs.parameters import ParameterError, all_declared, read_file
-from dc3.runs.written import read_as
+from dc3.runs.parameters import ParameterError, all_declared, problems_of, read_file, read_run_file
+from dc3.runs.written import read_as, shown_path
 
 REFUSED, FAILED = 2, 1
 TABLE_ROWS = 10  # of a comparison's tables on the terminal
@@ -81,7 +81,8 @@ def init(
 
     made = workspace.create(folder)
     typer.echo(f"{made} has notebooks and params to change at will. Next:\n  cd {shlex.quote(str(folder))}")
-    typer.echo("  jupyter lab notebooks        (or all of them: dc3 run params/demo.yaml)")
+    typer.echo("  jupyter lab notebooks        # one notebook after another by hand, or")
+    typer.echo("  dc3 run params/demo.yaml     # all of them without a browser")
 
 
 @app.command()
@@ -100,7 +101,7 @@ def run(
 
     try:
         workspace.check_is_here(params_file)
-        values = {"run": params_file.stem} | read_file(params_file) | given(p)
+        values = {"run": params_file.stem} | read_run_file(params_file) | given(p)
         for line in workspace.changed_cells():
             typer.echo(line)
         name = run_notebooks(values, start, force, until)
@@ -276,7 +277,9 @@ def train_editor(
     try:
         recipe = tiny_editor.EditorRecipe.model_validate(read_as(read_file(recipe_file), tiny_editor.EditorRecipe))
         tiny_editor.train_editor(recipe, work, out, device)
-    except (AnotherTraining, ParameterError, ValidationError) as error:
+    except ValidationError as error:
+        stop("\n".join(f"{shown_path(recipe_file)}: {problem}" for problem in problems_of(error)), REFUSED)
+    except (AnotherTraining, ParameterError) as error:
         stop(str(error), REFUSED)
 
 

@@ -24,7 +24,7 @@ from dc3.images.decoding import FORMATS, opened, read_bytes
 from dc3.images.folders import IMG_EXTENSIONS
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Columns, Engine
-from dc3.machine.files import check_regular, printable, remove, replacing, sha256
+from dc3.machine.files import check_regular, composed, printable, remove, replacing, sha256
 from dc3.machine.keeping import read_undamaged
 from dc3.machine.paths import Place, files_below, reaching
 from dc3.machine.progress import tqdm
@@ -246,7 +246,7 @@ def load(
         raise FileNotFoundError(f"{parameter} = {str(folder)!r}: not a folder; expected one with class folders")
     found = image_folder(folder, name="condensed", split=folder.name, parameter=parameter)
     where = f"{parameter} = {str(folder)!r}"
-    _check_names(where, found.classes, classes)
+    _check_names(where, found.classes, tuple(composed(classes)))
     counts = found.counts()
     if counts.min() != counts.max() and not allow_unequal:
         few, many = classes[counts.argmin()], classes[counts.argmax()]
@@ -279,7 +279,7 @@ def load_beside(folders: list[str], classes: tuple[str, ...], parameter: str) ->
 
 def _check_names(where: str, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
     numbered = tuple(f"{label:05d}" for label in range(len(classes)))
-    if found in (tuple(classes), numbered):
+    if found in (classes, numbered):
         return
     expected = numbered if all(name.isdigit() for name in found) else tuple(classes)
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
@@ -377,8 +377,10 @@ def image_names(classes: int, ipc: int, suffix: str) -> Iterable[str]:
 
 
 def check_room_for(names: Iterable[str], target: Place) -> None:
-    """ValueError if `target` holds images that are not among `names`: a reader would load both."""
+    """ValueError if `target` is no folder, or holds images that are not among `names`: a reader would load both."""
     with reaching(target):
+        if target.exists() and not target.is_dir():
+            raise ValueError(f"condensed_out = {str(target)!r}: it is there and no folder; give a new or empty folder")
         held = files_below(target) if target.is_dir() else ()
     others = sorted({name for name in held if name.lower().endswith(IMG_EXTENSIONS)} - set(names))
     if others:

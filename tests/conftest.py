@@ -59,6 +59,7 @@ def random_editor(random_editor_folder):
 def home(tmp_path, monkeypatch):
     """A folder of its own for runs and figures."""
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "FEATURES", tmp_path / "runs/.features")
     monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
     monkeypatch.setattr(paths, "HOME", tmp_path)
     return tmp_path

@@ -105,3 +105,11 @@ def test_images_are_stored_at_the_editors_size_unless_told_otherwise():
     for changed, named in (({"stored_size": 24}, "stored_size = 24"), ({"edit_size": 16}, "edit_size = 16")):
         with pytest.raises(ValueError, match=f"{named}: .*at least 32"):
             condensed.Storage.of(params(**changed), 32, edits=True)
+
+
+def test_class_names_in_two_forms_of_unicode_are_the_same_names(tmp_path):
+    for name in ("cafe\u0301", "the"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    for name in ("caf\xe9", "cafe\u0301"):
+        assert condensed.load(tmp_path, (name, "the")).classes == ("caf\xe9", "the")

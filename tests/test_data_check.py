@@ -1,5 +1,6 @@
 """dc3 data check: what it sees of a folder, and that a run would do as it says."""
 
+import os
 import shlex
 
 import numpy as np
@@ -151,3 +152,13 @@ def test_many_classes_are_cut_to_the_smallest_and_largest(tmp_path):
 @pytest.mark.parametrize("images, epochs", [(3, 5000), (720, 21), (2500, None), (50_000, None)])
 def test_a_small_set_gets_as_long_a_teacher_as_the_demo(images, epochs):
     assert teacher_epochs(images) == epochs
+
+
+@pytest.mark.parametrize("name", ["es\x1b[31mcape", os.fsdecode(b"caf\xe9")])
+def test_a_folder_whose_path_no_parameter_takes_is_not_ready_and_printed_harmlessly(tmp_path, name):
+    for image in ("train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "val/dog/1.png"):
+        draw(tmp_path / name / image)
+    seen = look(tmp_path / name)
+    text = report(seen)
+    assert not seen.ready and "dc3 run" not in text and "rename the folder" in text
+    assert "\x1b" not in text and "\x1b" not in report(look(tmp_path / name / "train"))

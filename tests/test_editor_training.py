@@ -1,8 +1,11 @@
+import re
+
 import numpy as np
 import pytest
 import torch
 from skimage.color import rgb2lab
 from torch import nn
+from workshop import command
 
 from dc3.generators import tiny_editor
 from dc3.generators.grading import GRADES, grade
@@ -156,3 +159,19 @@ def test_the_tokenizer_has_a_word_for_each_word_of_its_instructions_and_letters_
 def test_the_committed_recipe_is_complete():
     recipe = EditorRecipe.model_validate(read_file(REPOSITORY / "params/editor/tiny-instruct-pix2pix.yaml"))
     assert {source.dataset for source in recipe.sources} == {"imagefolder", "scenes10"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("learning_rate", ".inf"), ("autoencoder_learning_rate", "2"), ("seed", "-1"), ("steps", "1000000000000")],
+        *[("batch_pixels", "0"), ("save_every", "0"), ("seed", "2.5"), ("sources", "[]")],
+    ],
+)
+def test_a_recipe_that_could_not_end_well_is_refused_by_name(tmp_path, key, value):
+    recipe = (REPOSITORY / "params/editor/tiny-instruct-pix2pix.yaml").read_text(encoding="utf-8")
+    changed = re.sub(rf"^{key}:.*\n(?:  - .*\n)*", "", recipe, flags=re.MULTILINE) + f"{key}: {value}\n"
+    (tmp_path / "recipe.yaml").write_text(changed, encoding="utf-8")
+    result = command("train-editor", str(tmp_path / "recipe.yaml"), "--work", str(tmp_path / "work"))
+    assert result.exit_code == 2 and f"recipe.yaml: {key} = " in result.output and "is not allowed" in result.output
+    assert len(result.output.splitlines()) == 1 and not (tmp_path / "work").exists()

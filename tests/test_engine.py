@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,3 +183,16 @@ def test_a_condensed_set_and_its_provenance_have_the_same_bytes(on_ray, images, 
         made[name] = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     assert len(made["local"]) == len(PICKS) + 1 and condensed.PROVENANCE in made["local"]
     assert made["local"] == made["ray"]
+
+
+@pytest.mark.parametrize("usual", ["", "a" * 120])
+def test_rays_sockets_go_to_a_short_folder_where_tmpdir_is_long(usual, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    (tmp_path / usual).mkdir(exist_ok=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / usual) if usual else "/var/tmp")
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    given = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    Engine("ray")._started()
+    assert given["_temp_dir"] == ("/tmp/ray" if usual else "/var/tmp/ray")

@@ -1,4 +1,5 @@
 import nbformat
+from mistune import create_markdown
 
 from dc3.runs import runner, stage
 from dc3.runs.parameters import notebook_names
@@ -44,3 +45,10 @@ def test_a_call_for_some_stages_leaves_the_others_on_the_page(home, monkeypatch)
         runner.run_notebooks({"run": "tiny"}, preflight=False, **part)
         page = (folder / "README.md").read_text(encoding="utf-8")
         assert all(heading in page for heading in ("## 00 teacher", "## 02 binning", "## 05 validation"))
+
+
+def test_the_name_of_a_run_is_text(tmp_path):
+    (folder := tmp_path / "__x__").mkdir()
+    (folder / "teacher_curve.png").touch()
+    page = runner.write_figures_readme(folder, ["00_teacher"]).read_text(encoding="utf-8")
+    assert "<strong>" not in create_markdown()(page.splitlines()[0])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import tempfile
 from html import unescape
@@ -35,13 +36,24 @@ NAMES = st.text(LETTERS, min_size=1, max_size=200).filter(
 )
 THREE = st.lists(NAMES, min_size=3, max_size=3, unique=True)
 AWKWARD = ["$1_vs_$5", "a|b\\c", "../../x"]
-QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "derandomize": True}
+TIMES = int(os.environ.get("DC3_EXAMPLES", "1"))  # `make test-all` draws more, and others each time
+
+
+def drawing(examples):
+    """Hypothesis' settings for so many examples, or TIMES as many."""
+    return settings(
+        max_examples=examples * TIMES,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        derandomize=TIMES == 1,
+    )
 
 
 @given(THREE)
 @example(AWKWARD)
 @example(["猫" * 80, "猫" * 79 + "犬", "   "])
-@settings(max_examples=4, **QUIET)
+@drawing(4)
 def test_the_figures_of_00_are_drawn_with_any_names(names):
     images, labels = np.zeros((3, SIZE, SIZE, 3), np.uint8), np.arange(3)
     for figure in (figures.class_samples(images, labels, names), figures.confusion(np.eye(3, dtype=int), names)):
@@ -52,7 +64,7 @@ def test_the_figures_of_00_are_drawn_with_any_names(names):
 
 
 @given(st.lists(NAMES, max_size=6, unique=True))
-@settings(max_examples=60, **QUIET)
+@drawing(60)
 def test_text_of_a_figure_is_on_one_line_within_its_width_and_distinct(names):
     texts = readable(names)
     assert len(set(texts)) == len(names) and all(width(text) <= LONGEST and "\n" not in text for text in texts)
@@ -61,7 +73,7 @@ def test_text_of_a_figure_is_on_one_line_within_its_width_and_distinct(names):
 @given(THREE)
 @example(AWKWARD)
 @example(["0", "\r", "00"])
-@settings(max_examples=20, **QUIET)
+@drawing(20)
 def test_tables_hold_any_names(names):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table"
@@ -80,7 +92,7 @@ def plain(text):
 
 @given(THREE)
 @example(AWKWARD)
-@settings(max_examples=4, **QUIET)
+@drawing(4)
 def test_a_table_in_a_report_shows_any_names(names):
     with pd.option_context("display.max_colwidth", None):
         table = new_output("execute_result", {"text/html": pd.DataFrame({"class": names})._repr_html_()})
@@ -103,7 +115,7 @@ def made_with(names, file):
 @given(THREE, NAMES)
 @example(AWKWARD, "$`|.png")
 @example([".hidden", "CON", "con"], "\n")
-@settings(max_examples=2, **QUIET)
+@drawing(2)
 def test_exports_of_any_names_read_back_as_they_are(names, file):
     import datasets
 

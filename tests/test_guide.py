@@ -1,5 +1,6 @@
 """What a run says in its end, and the version."""
 
+import shlex
 import tomllib
 
 import pandas as pd
@@ -32,7 +33,18 @@ def test_the_end_of_a_run_tells_accuracy_pictures_the_set_and_what_to_do_next(ru
     places = [text.index(f"figures/toy/{name}") for name in PICTURES if f"toy/{name}" in text]
     assert len(places) == 3 and places == sorted(places), "the best first, and only those that are there"
     assert "runs/toy/04_compensation/condensed" in text and "dc3 report toy" in text
-    assert text.splitlines()[-1].strip().startswith("next:  dc3 data check FOLDER")
+    assert text.splitlines()[-1].strip().startswith("dc3 data check FOLDER ")
+
+
+def test_the_lines_of_the_guide_run_as_they_stand(run, monkeypatch):
+    monkeypatch.setattr(guides, "notebook_names", lambda: ["00_teacher", "05_validation"])
+    monkeypatch.setattr("sys.argv", ["/a folder/bin/dc3", "run"])
+    monkeypatch.setenv("PATH", "")
+    lines = guide("toy").split("next:\n")[1].splitlines()
+    assert [shlex.split(line, comments=True) for line in lines] == [
+        ["/a folder/bin/dc3", "report", "toy"],
+        ["/a folder/bin/dc3", "data", "check", "FOLDER"],
+    ]
 
 
 def test_students_of_smaller_sets_do_not_count_and_one_student_has_no_deviation(run):
@@ -47,7 +59,7 @@ def test_the_guide_of_an_unfinished_run_tells_what_is_there(home):
     make_run("toy", until="00")
     text = guide("toy")
     assert "figures and tables: figures/toy" in text and "dc3 report toy" in text
-    assert "accuracy" not in text and "next:" not in text
+    assert "accuracy" not in text and "data check" not in text
 
 
 def test_a_damaged_table_of_results_is_named(run):

@@ -217,3 +217,15 @@ def test_too_many_open_files_are_not_taken_for_a_broken_image(set_of_two):
         for descriptor in held:
             os.close(descriptor)
     assert read_image(path).shape == (8, 16, 3)
+
+
+def test_an_orientation_behind_a_pngs_pixels_is_in_its_header_too(tmp_path):
+    before = stored(tmp_path / "before.png", 6).read_bytes()
+    start = before.index(b"eXIf") - 4
+    chunk = before[start : start + 12 + int.from_bytes(before[start : start + 4])]
+    (tmp_path / "behind.png").write_bytes(before.replace(chunk, b"").replace(end := b"\0\0\0\0IEND", chunk + end))
+    header = header_of(tmp_path / "behind.png")
+    assert header == header_of(tmp_path / "before.png") and header.orientation == 6
+    assert (header.height, header.width) == read_image(tmp_path / "behind.png").shape[:2] == (16, 8)
+    stored(tmp_path / "none.png").write_bytes(before.replace(chunk, b""))
+    assert header_of(tmp_path / "none.png").orientation == 1

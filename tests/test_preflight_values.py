@@ -1,10 +1,12 @@
 """Values that a stage would refuse after the hours before it are refused at once."""
 
 import resource
+import shutil
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from dc3.machine import devices, paths
 from dc3.runs.checks import check_inputs, check_values
@@ -207,7 +209,9 @@ def test_all_refusals_come_at_once(declared):
 
 @pytest.mark.parametrize("rows", [[1, 2], [*range(9), 0], [*range(9), 1000]], ids=["few", "twice", "no such row"])
 def test_a_row_of_the_checkpoint_for_each_class(rows, declared, tmp_path):
-    (tmp_path / "model_index.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model_index.json").write_text('{"transformer": ["diffusers", "DiT"]}', encoding="utf-8")
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer/config.json").touch()
     given = check({"dit_base": str(tmp_path), "dit_rows": rows}, declared)
     with pytest.raises(ParameterError, match=r"dit_rows = .*: expected 10 different numbers below 1000"):
         check_inputs(given)
@@ -224,3 +228,63 @@ def test_the_checks_are_imported_without_torch():
     """A mistyped parameter is refused at once."""
     code = "import sys; from dc3.runs.checks import check_inputs; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def draw_set(folder, names, size=8):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (size, size)).save(folder / name / "1.png")
+    return folder
+
+
+NUMBERED = [f"{label:05d}" for label in range(10)]  # as many classes as the embedded images have
+
+
+@pytest.mark.parametrize("name", ["condensed_dir", "color_condensed_dirs"])
+def test_a_set_from_elsewhere_that_a_stage_would_refuse_is_refused_before(name, declared, tmp_path):
+    def refused(path, told):
+        with pytest.raises(ParameterError, match=rf"^{name} = .*{told}"):
+            check_inputs(check({name: [str(path)] if name.endswith("s") else str(path)}, declared))
+
+    (tmp_path / "file").write_text("no images", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "file", "not a folder")
+    refused("/dev/null", "not a folder")
+    with pytest.raises(ParameterError, match=rf"^{name}: .* has 0 class folders, at least 2 are needed"):
+        check_inputs(check({name: [f"{tmp_path}/empty"] if name.endswith("s") else f"{tmp_path}/empty"}, declared))
+    refused(draw_set(tmp_path / "few", NUMBERED[:4]), r"no folder for 00004.* \(4 folders for 10 classes\)")
+
+
+def test_an_unreadable_image_of_a_set_from_elsewhere_is_named_before_the_run(declared, tmp_path):
+    folder = draw_set(tmp_path / "set", NUMBERED, size=64)
+    check_inputs(check({"condensed_dir": str(folder)}, declared))
+    whole = (folder / "00003/1.png").read_bytes()
+    (folder / "00003/1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ParameterError, match=r"cannot read image .*00003/1\.png"):
+        check_inputs(check({"condensed_dir": str(folder)}, declared))
+
+
+def test_weights_that_are_none_and_a_place_that_is_no_folder_are_refused_before(declared, tmp_path):
+    (tmp_path / "garbage.pth").write_bytes(b"garbage")
+    with pytest.raises(ParameterError, match=r"^feature_weights = .*garbage\.pth.*weights cannot be loaded"):
+        check_inputs(
+            check({"feature_network": "squeezenet1_1", "feature_weights": str(tmp_path / "garbage.pth")}, declared)
+        )
+    with pytest.raises(ParameterError, match=r"condensed_out = '/dev/null': it is there and no folder"):
+        check_inputs(check({"condensed_out": "/dev/null"}, declared))
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"_class_name": "X", "safety_checker": [null, null]}'])
+def test_a_pipeline_without_parts_is_refused(content, declared, tmp_path):
+    (tmp_path / "model_index.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"^editor = .*: its model_index\.json lists no parts"):
+        check_inputs(check({"editor": str(tmp_path)}, declared))
+
+
+def test_a_part_that_is_missing_in_a_model_is_named(declared, tmp_path):
+    shutil.copytree(paths.SHIPPED_EDITOR, tmp_path / "editor", ignore=shutil.ignore_patterns("unet"))
+    with pytest.raises(ParameterError, match=r"^editor = .*: it has no unet, which its model_index\.json lists"):
+        check_inputs(check({"editor": str(tmp_path / "editor")}, declared))
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"^vae = .*: its config\.json is not an autoencoder's"):
+        check_inputs(check({"vae": str(tmp_path)}, declared))

@@ -93,3 +93,9 @@ def test_runs_that_do_not_exist_are_refused_with_those_that_do(home):
 )
 def test_paths_of_the_machine_are_cut_to_their_names_and_others_stay(text, left):
     assert results.without_machine_paths(text) == (left or text)
+
+
+def test_the_name_of_a_run_is_text(home):
+    make_run("__x__", until="00")
+    assert report("__x__").exit_code == 0
+    assert re.search(r"<h1[^>]*>Run __x__", (home / "runs/__x__/report.html").read_text(encoding="utf-8"))

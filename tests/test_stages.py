@@ -116,3 +116,11 @@ def test_the_same_parameters_and_code_go_on_and_others_begin_from_nothing(begin,
     begin().output("half.txt").touch()
     monkeypatch.setattr(runs, "notebook_fingerprint", lambda name: "other code")
     assert not begin().output("half.txt").exists()
+
+
+def test_hidden_files_and_folders_of_systems_are_no_outputs(begin):
+    stage = begin()
+    for name in ("numbers.txt", ".DS_Store", ".ipynb_checkpoints/numbers.txt", "inner/@eaDir/x.txt", "inner/y.txt"):
+        (path := stage.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert sorted(manifest(stage)["outputs"]) == ["inner/y.txt", "numbers.txt"]

@@ -283,6 +283,7 @@ def test_checkpoints_that_do_not_fit_are_refused_with_the_difference(trained, tm
 
 def test_class_orders_are_compared():
     checkpoints.check_classes(CLASSES, tuple(CLASSES))
+    checkpoints.check_classes(["cafe\u0301", "the"], ["caf\xe9", "the"])
     with pytest.raises(ValueError, match=r"another order: its output 1 is 'green', the data's class 1 is 'blue'"):
         checkpoints.check_classes(CLASSES, ["red", "blue", "green"])
     with pytest.raises(ValueError, match=r"1 only in the data \(pink\), 1 only in the teacher \(red\)"):

@@ -12,6 +12,7 @@ import pytest
 from workshop import Workshop
 
 from dc3.machine import temporary
+from dc3.machine.files import replacing
 from dc3.machine.temporary import LONGEST_SOCKET, PREFIX, temporary_folder
 from dc3.runs.runner import kernel_channel
 
@@ -21,6 +22,18 @@ from dc3.machine.temporary import temporary_folder
 with temporary_folder() as folder:
     print(folder, flush=True)
     time.sleep(600)
+"""
+
+KILLED = """
+import os, signal, sys
+from contextlib import ExitStack
+from dc3.machine.files import new_folder, replacing
+with ExitStack() as half:
+    for path in sys.argv[1:]:
+        name = os.path.basename(path)
+        written = half.enter_context(replacing(path) if "." in name else new_folder(path))
+        (written if "." in name else written / "train.parquet").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -76,3 +89,15 @@ def test_what_killed_runners_left_in_a_run_is_removed_at_the_next_start(tmp_path
     assert workshop.run() == {"00_count": "up to date", "01_total": "up to date"}
     assert sorted(path.name for path in notebooks.iterdir()) == ["00_count.ipynb", "01_total.ipynb"]
     assert not list((tmp_path / "runs/tiny").glob("*.shared"))
+
+
+def test_what_killed_exports_reports_and_caches_left_is_removed_and_what_is_being_written_stays(tmp_path):
+    workshop = Workshop(tmp_path)
+    workshop.run()
+    writing = ["runs/tiny/report.html", "runs/tiny/export-hf", "figures/tiny/README.md", "runs/.features/0a1b.npz"]
+    subprocess.run([sys.executable, "-c", KILLED, *(str(tmp_path / path) for path in writing)])
+    assert len(list(tmp_path.rglob(".*.partial*"))) == 4
+    with replacing(tmp_path / "runs/tiny/report.html") as living:
+        living.write_text("a page that another process writes", encoding="utf-8")
+        workshop.run()
+        assert list(tmp_path.rglob(".*.partial*")) == [living]

@@ -4,8 +4,9 @@ import os
 import threading
 
 import pytest
+from workshop import command
 
-from dc3.runs.parameters import ParameterError, read_file
+from dc3.runs.parameters import ParameterError, read_file, read_run_file
 
 BOMB = "a: &a [x, x]\n" + "".join(f"{k}: &{k} [{', '.join([f'*{chr(ord(k) - 1)}'] * 10)}]\n" for k in "bcdefgh")
 
@@ -64,3 +65,12 @@ def test_a_pipe_is_read(tmp_path):
     writer.start()
     assert read_file(tmp_path / "pipe") == {"ipc": "2"}
     writer.join()
+
+
+@pytest.mark.parametrize(("content", "key"), [("yes: 1\n", "yes"), ("1: 2\n", "1"), ("ipc: 2\nipcs: 3\n", "ipcs")])
+def test_a_key_that_is_no_parameter_is_named_with_its_file(tmp_path, content, key):
+    (tmp_path / "mine.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(ParameterError, match=rf"mine\.yaml: {key}: no notebook declares this parameter"):
+        read_run_file(tmp_path / "mine.yaml")
+    assert "refused, nothing was run" in (told := command("run", str(tmp_path / "mine.yaml")).output)
+    assert f"mine.yaml: {key}" in told

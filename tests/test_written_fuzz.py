@@ -1,6 +1,7 @@
 """What a stage receives is what was written, in a file or on the command line, or it is refused by name."""
 
 import json
+import os
 import re
 import string
 import unicodedata
@@ -45,7 +46,7 @@ DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 SYNTAX = ("'", '"', "&", "|", ">")  # quotes, an anchor, a block: what follows is not a word
 PLAIN = re.compile(r"[\w/][\w/. -]*[\w/]", re.ASCII)  # certainly no syntax of YAML
 
-many = settings(max_examples=25, deadline=None)
+many = settings(max_examples=25 * int(os.environ.get("DC3_EXAMPLES", "1")), deadline=None)
 
 
 @pytest.fixture(scope="module")

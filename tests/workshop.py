@@ -132,6 +132,7 @@ class Workshop:
 def home_at(folder: Path, notebooks: Path = paths.NOTEBOOKS) -> Iterator[None]:
     """What DC3_HOME and DC3_NOTEBOOKS do for other processes, for this one."""
     places = {"HOME": folder, "RUNS": folder / "runs", "FIGURES": folder / "figures", "NOTEBOOKS": notebooks}
+    places["FEATURES"] = folder / "runs/.features"
     with pytest.MonkeyPatch.context() as patch:
         for name, place in places.items():
             patch.setattr(paths, name, place)

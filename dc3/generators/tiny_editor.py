@@ -23,7 +23,7 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     UNet2DConditionModel,
 )
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
@@ -36,6 +36,15 @@ from dc3.generators.training_loop import fit
 from dc3.images import datasets
 from dc3.machine import devices, paths
 from dc3.machine.keeping import kept_folder
+from dc3.machine.limits import (
+    LARGEST,
+    LARGEST_RATE,
+    LARGEST_SEED,
+    LARGEST_SIZE,
+    MOST_STEPS,
+    SMALLEST_RATE,
+    SMALLEST_SIZE,
+)
 from dc3.models.evaluation import images_digest
 from dc3.models.pipelines import NOISE_SCHEDULE
 
@@ -55,24 +64,24 @@ class ImageSource(BaseModel):
     model_config = ConfigDict(extra="forbid")
     dataset: str
     data_dir: str = ""
-    image_size: PositiveInt
-    images_per_class: int = 0
+    image_size: int = Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE)
+    images_per_class: int = Field(0, ge=0, le=LARGEST)
 
 
 class EditorRecipe(BaseModel):
     """Everything that decides the weights."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     sources: list[ImageSource] = Field(min_length=1)
-    seed: int = 0
-    batch_pixels: PositiveInt  # pixels per batch: larger images come in smaller batches
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    batch_pixels: int = Field(gt=0, le=LARGEST)  # pixels per batch: larger images come in smaller batches
     large_share: float = Field(ge=0, le=1)  # share of steps with the larger sizes
-    autoencoder_steps: PositiveInt
-    autoencoder_learning_rate: PositiveFloat
-    steps: PositiveInt
-    learning_rate: PositiveFloat
+    autoencoder_steps: int = Field(gt=0, le=MOST_STEPS)
+    autoencoder_learning_rate: float = Field(ge=SMALLEST_RATE, le=LARGEST_RATE)
+    steps: int = Field(gt=0, le=MOST_STEPS)
+    learning_rate: float = Field(ge=SMALLEST_RATE, le=LARGEST_RATE)
     drop: float = Field(ge=0, le=0.3)  # each of: source, instruction, both
-    save_every: PositiveInt = 250
+    save_every: int = Field(250, gt=0, le=MOST_STEPS)
 
 
 def train_editor(recipe: EditorRecipe, work: Path, out: Path, device: str = "auto") -> None:

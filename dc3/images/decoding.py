@@ -1,6 +1,7 @@
 """Image files as RGB arrays."""
 
 import errno
+import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from dc3.machine.paths import Place
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # Pillow's names; others may start programs (EPS: Ghostscript)
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 UPRIGHT = 1  # of the EXIF orientations
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -92,6 +94,8 @@ def header_of(path: str | Place, exif_orientation: bool = True) -> Header:
     """Reads a file's header without decoding the image. Raises like `read_image`."""
     with opened(path) as image:
         width, height = image.size
+        if image.format == "PNG" and "exif" not in image.info:
+            image.info["exif"] = _exif_behind_pixels(image)
         orientation = _orientation(image)
         if exif_orientation and orientation in LYING and image.format != "TIFF":  # Pillow's size of a TIFF is turned
             width, height = height, width
@@ -156,8 +160,23 @@ def _is_the_machines(error: OSError) -> bool:
     return isinstance(error, PermissionError) or error.errno not in FILE_FAULTS
 
 
+def _exif_behind_pixels(image: Image.Image) -> bytes:
+    """The EXIF data of a PNG that follow its pixels, which Pillow reads only when it decodes them; b"" for none."""
+    assert image.fp is not None
+    place, found = image.fp.tell(), b""
+    image.fp.seek(len(PNG_SIGNATURE))
+    while len(head := image.fp.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            found = b"Exif\0\0" + image.fp.read(length)
+            break
+        image.fp.seek(length + 4, os.SEEK_CUR)  # 4: its checksum
+    image.fp.seek(place)
+    return found
+
+
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; before decoding that of a PNG only if it stands before the pixels."""
+    """The EXIF orientation, from what is known of the file: of a PNG, before decoding, not what follows its pixels."""
     try:
         return Image.Image.getexif(image).get(ExifTags.Base.Orientation, UPRIGHT)  # a PNG's own getexif decodes it
     except BAD_EXIF:  # metadata that say nothing; the image is whole

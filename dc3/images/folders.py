@@ -1,9 +1,8 @@
 """Folders of images: their splits, their class folders, the images in these, and what people meant by other names."""
 
 import os
-import unicodedata
 
-from dc3.machine.files import is_utf8, printable
+from dc3.machine.files import composed, is_utf8, printable
 from dc3.machine.paths import Place, files_below, is_hidden
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
@@ -24,7 +23,7 @@ def visible_folders(folder: Place) -> list[Place]:
 def class_folders(folder: Place, parameter: str) -> dict[str, str]:
     """Class → its folder's name, sorted by class: the folder's name in Unicode's normal form C.
 
-    macOS and others write é in two forms, so that train and val of one set may differ in them.
+    So train and val of one set may be written in different forms.
     ValueError for fewer than two classes, names that are not UTF-8, and two folders of one class.
     """
     try:
@@ -39,8 +38,8 @@ def class_folders(folder: Place, parameter: str) -> dict[str, str]:
     if unreadable:
         raise ValueError(f"{parameter}: {folder} has class folders whose names are not UTF-8 ({', '.join(unreadable)})")
     found: dict[str, str] = {}
-    for name in names:
-        known = found.setdefault(unicodedata.normalize("NFC", name), name)
+    for name, composed_name in zip(names, composed(names), strict=True):
+        known = found.setdefault(composed_name, name)
         if known != name:
             raise ValueError(
                 f"{parameter}: {folder} has two class folders {known!a} and {name!a}, which are one name in "

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dc3.machine import progress
+from dc3.machine.temporary import short_base
 
 Columns = dict[str, Any]  # name → one value per row: an array (b, …), or a list of text
 Work = Callable[[np.ndarray], Columns]  # holds its models and images, and is sent to actors with them
@@ -26,6 +27,7 @@ MOST_BLOCKS = 4096  # up to this many chunks each have a block of their own: its
 STORE_BYTES = 4e9  # limit for a Ray that we start; beyond it Ray spills to disk
 RETRIES = 3  # for a chunk whose process dies
 CONNECT_SECONDS = 5
+LONGEST_OF_RAY = len("/ray/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store")  # below its folder
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # unless the user has set them
 NO_RAY = "engine = 'ray': Ray is not installed: run pip install 'dc3[ray]', or set engine: local"
 
@@ -103,6 +105,8 @@ class Engine:
             address = _address(self.address)
             own: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, self.actors * torch.get_num_threads())}
             own |= {"include_dashboard": False, "object_store_memory": _store_bytes()}
+            if not os.environ.get("RAY_TMPDIR"):
+                own["_temp_dir"] = os.path.join(short_base(LONGEST_OF_RAY), "ray")
             only = own if address == "local" else {}
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **only)
             self._joined = True

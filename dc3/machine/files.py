@@ -3,9 +3,13 @@
 import errno
 import hashlib
 import os
+import platform
+import re
 import shutil
 import stat
-from collections.abc import Iterator
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +29,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{_writer()}.partial{path.suffix}")
     try:
         yield partial
         flush_to_disk(partial)
@@ -52,7 +56,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     if path.exists():
         raise FileExistsError(f"{path} already exists: remove it, or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_writer()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -63,6 +67,22 @@ def new_folder(path: Path | str) -> Iterator[Path]:
         flush_to_disk(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _writer() -> str:
+    """The writing process in the name of a partial file: its number, and its machine's, which may share the folder."""
+    return f"{os.getpid()}-{zlib.crc32(platform.node().encode()):08x}"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes partial files and folders in `folder` whose process on this machine is gone."""
+    import psutil
+
+    machine = _writer().partition("-")[2]
+    for path in folder.glob(".*.partial*"):
+        found = re.search(rf"\.([0-9]{{1,9}})-{machine}\.partial(\.|$)", path.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            remove(path)
 
 
 def remove(path: Path) -> None:
@@ -189,6 +209,11 @@ def _is_folder(entry: os.DirEntry) -> bool:
 def printable(name: str | Path) -> str:
     r"""A file name as text for tables and terminals: bytes that are not UTF-8 are written \xe9."""
     return os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+
+
+def composed(names: Iterable[str]) -> list[str]:
+    """The names in Unicode's normal form C: macOS and others write é in two forms, which look alike and differ."""
+    return [unicodedata.normalize("NFC", name) for name in names]
 
 
 def is_utf8(name: str) -> bool:

@@ -15,7 +15,14 @@ def literal(text: str) -> str:
 
 def one_line(text: str) -> str:
     r"""The text without control characters and line ends, which are written \n or \x1b."""
-    return "".join(_escaped(letter) if unicodedata.category(letter) in TURNING else letter for letter in text)
+    return for_terminal(text, kept="")
+
+
+def for_terminal(text: str, kept: str = "\n\t") -> str:
+    r"""The text without control characters but those `kept`: they are written \x1b."""
+    return "".join(
+        _escaped(char) if unicodedata.category(char) in TURNING and char not in kept else char for char in text
+    )
 
 
 def _escaped(letter: str) -> str:

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dc3.machine.files import first_line, replacing
+from dc3.machine.files import composed, first_line, replacing
 from dc3.models import networks
 
 METADATA = "dc3.teacher"
@@ -178,8 +178,8 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def check_classes(teacher_classes: Sequence[str], data_classes: Sequence[str]) -> None:
-    """ValueError naming the difference unless both lists have the same names in the same order."""
-    data, teacher = list(data_classes), list(teacher_classes)
+    """ValueError naming the difference unless both lists have the same names, in any form of Unicode, in one order."""
+    data, teacher = composed(data_classes), composed(teacher_classes)
     if data == teacher:
         return
     unknown, absent = [c for c in data if c not in teacher], [c for c in teacher if c not in data]

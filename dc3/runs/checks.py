@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dc3.generators import recipes
 from dc3.machine import paths
 from dc3.models import guidance, prompts
-from dc3.runs.manifests import read_json
+from dc3.runs.manifests import read_record
 from dc3.runs.parameters import ParameterError
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ def check_inputs(params: Values) -> None:
     if _looks_local(params.get("teacher", "train")):
         _check_path("teacher", params["teacher"])
     for name in ("condensed_dir", "color_condensed_dirs", "feature_weights"):
-        value = params.get(name) or []
-        for path in [value] if isinstance(value, str) else value:
+        for path in _listed(params.get(name)):
             _check_path(name, path)
+    if params.get("feature_weights") and params["feature_network"] != "teacher":
+        _check_feature_weights(params)
     if "compared" in params:
         _check_picked(params)
     if "prompt_template" in params:
@@ -65,6 +66,11 @@ def check_values(params: Values) -> None:
                 problems.append(str(error))
     if problems:
         raise ParameterError("\n".join(problems))
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    """The paths that a parameter names: one, several, or (empty) none."""
+    return [value] if value and isinstance(value, str) else list(value or [])
 
 
 def _check_teacher(params: Values) -> None:
@@ -111,7 +117,7 @@ def _check_vae_size(name: str, model: str, params: Values) -> None:
 def _vae_config(model: str) -> Values:
     """The configuration of a local model's VAE; {} for a model on a hub."""
     folder = Path(paths.model_location(model))
-    return read_json(folder / "vae/config.json") or read_json(folder / "config.json") or {}
+    return read_record(folder / "vae/config.json") or read_record(folder / "config.json") or {}
 
 
 def _check_students(params: Values) -> None:
@@ -155,6 +161,15 @@ def _check_features(params: Values) -> None:
         from dc3.models import feature_networks
 
         feature_networks.check_available(params["feature_network"])
+
+
+def _check_feature_weights(params: Values) -> None:
+    from dc3.models.feature_networks import feature_network
+
+    try:
+        feature_network(params["feature_network"], weights=paths.resolve(params["feature_weights"]))
+    except (ValueError, OSError) as error:
+        raise ParameterError(f"feature_weights = {params['feature_weights']!r}: {error}") from None
 
 
 def _check_device(params: Values) -> None:
@@ -300,6 +315,23 @@ def _check_model_folder(name: str, value: str, folder: Path) -> None:
     expected = MODEL_FILES.get(name, PIPELINE_FILES)
     if not any((folder / file).is_file() for file in expected):
         raise ParameterError(f"{name} = {value!r}: has no {' or '.join(expected)}; give a folder in diffusers' format")
+    fault = _fault_of_vae(value) if name == "vae" else _fault_of_pipeline(folder)
+    if fault:
+        raise ParameterError(f"{name} = {value!r}: {fault}; give a complete folder in diffusers' format")
+
+
+def _fault_of_vae(value: str) -> str:
+    return "" if _vae_config(value).get("block_out_channels") else "its config.json is not an autoencoder's"
+
+
+def _fault_of_pipeline(folder: Path) -> str:
+    """What is wrong with a pipeline's folder: nothing in its index, or a part in it that is not there."""
+    index = read_record(folder / PIPELINE_FILES[0]) or {}
+    parts = [part for part, kind in index.items() if isinstance(kind, list) and any(kind)]
+    if not parts:
+        return f"its {PIPELINE_FILES[0]} lists no parts of a pipeline"
+    missing = [part for part in parts if not any((folder / part).glob("*.json"))]
+    return f"it has no {', '.join(missing)}, which its {PIPELINE_FILES[0]} lists" if missing else ""
 
 
 def _is_cached(model: str, file: str, revision: str) -> bool:
@@ -323,6 +355,7 @@ def _check_image_set(params: Values) -> None:
         if "teacher" in params:
             _check_teacher_file(params, images.classes)
         _check_sure(params, int(images.counts().min()))
+        _check_condensed_sets(params, images.classes)
         if "rded" in params.get("compared", []):
             _check_crops(params, images)
         if out := params.get("condensed_out"):
@@ -334,6 +367,17 @@ def _check_image_set(params: Values) -> None:
             _check_lora(params, tuple(names))
     except (ValueError, OSError, RuntimeError) as error:
         raise ParameterError(str(error)) from None
+
+
+def _check_condensed_sets(params: Values, classes: tuple[str, ...]) -> None:
+    """ValueError for a set from elsewhere that a stage would refuse; every image of it is read."""
+    own, beside = params.get("condensed_dir"), params.get("color_condensed_dirs")
+    if own or beside:
+        from dc3 import condensed  # brings pandas
+
+        if own:
+            condensed.load(paths.resolve(own), classes)
+        condensed.load_beside([str(paths.resolve(path)) for path in beside or []], classes, "color_condensed_dirs")
 
 
 def _check_sure(params: Values, smallest: int) -> None:

@@ -24,10 +24,12 @@ from dc3.images.decoding import UnreachableImage, UnreadableImage, header_of, re
 from dc3.images.framing import Frame
 from dc3.images.image_set import DECODERS, ImageSet
 from dc3.machine.files import printable
+from dc3.machine.markup import for_terminal
 from dc3.machine.paths import files_below, is_hidden
 from dc3.machine.progress import tqdm
 from dc3.runs import duplicates
-from dc3.runs.parameters import declared
+from dc3.runs.parameters import ParameterError, all_declared, check, declared
+from dc3.runs.written import shown_path
 
 LONGEST_RUN_NAME = 40  # characters, of one that is suggested
 DATA_SET, CONDENSED, UNSPLIT = "data set", "condensed set", "classes without splits"
@@ -115,6 +117,7 @@ def look(folder: Path | str, decode: bool | None = None, condensed: bool = False
     found = _layout(folder)
     layout = CONDENSED if condensed else found
     splits, refused = _data_set(folder) if layout == DATA_SET else _class_folders(folder, layout)
+    refused = _refusals_of_path(folder, layout) + refused
     if decode is None:
         decode = sum(map(len, splits.values())) <= DECODED_BY_DEFAULT
     rows = [row for images in splits.values() for row in _inspect(images, decode)]
@@ -129,6 +132,16 @@ def look(folder: Path | str, decode: bool | None = None, condensed: bool = False
         refused=refused,
         duplicates=duplicates.find(splits) if decode else None,
     )
+
+
+def _refusals_of_path(folder: Path, layout: str) -> list[str]:
+    """Why no parameter takes the folder's path, such as a control character in it."""
+    parameter = "condensed_dir" if layout == CONDENSED else "data_dir"
+    try:
+        check({parameter: str(folder)}, {parameter: all_declared()[parameter]})
+    except ParameterError as error:
+        return [f"{error}; rename the folder"]
+    return []
 
 
 def _layout(folder: Path) -> str:
@@ -259,7 +272,7 @@ def report(check: DataCheck) -> str:
         paragraphs += [_counts_table, _kinds_table, _notes, _equal_files]
     paragraphs += [_unreadable, _classes_of_one_split, _refused, _verdict]
     texts = ("\n".join(lines(check)) for lines in paragraphs)
-    return "\n\n".join(filter(None, texts))
+    return for_terminal("\n\n".join(filter(None, texts)))
 
 
 def _overview(check: DataCheck) -> Iterator[str]:
@@ -272,9 +285,9 @@ def _headline(check: DataCheck) -> str:
     named = " named by numbers (RDED's form: the classes have no names)" if numbered else ""
     if check.layout != DATA_SET:
         kind = ": a condensed set" if check.layout == CONDENSED else ""
-        return f"{check.folder}: class folders{named} without train/ and val/{kind}"
+        return f"{shown_path(check.folder)}: class folders{named} without train/ and val/{kind}"
     found = " and ".join(f"{images.sources[0].split('/')[0]}/" for images in check.splits.values())
-    return f"{check.folder}: {found or 'no split that can be listed'} with class folders{named}: a data set"
+    return f"{shown_path(check.folder)}: {found or 'no split that can be listed'} with class folders{named}: a data set"
 
 
 def _split_line(images: ImageSet) -> str:
@@ -377,7 +390,7 @@ def _refused(check: DataCheck) -> Iterator[str]:
 def _verdict(check: DataCheck) -> Iterator[str]:
     if not check.ready:
         yield "not ready: fix the above, then check again"
-        if check.layout == UNSPLIT:
+        if check.layout == UNSPLIT and not _refusals_of_path(check.folder, UNSPLIT):
             yield f"if it is a condensed set: dc3 data check --condensed {shlex.quote(str(check.folder))}"
         return
     yield "ready" if check.decoded else "ready, judging by the headers"

@@ -1,5 +1,6 @@
 """What to look at after a run: its accuracy, a few pictures, its condensed set, and a command to go on with."""
 
+import shlex
 import shutil
 import statistics
 import sys
@@ -27,7 +28,7 @@ COLUMNS = ["method", "network", "ipc", "seed", "stored_bytes", "top1"]
 
 def guide(run: str) -> str:
     """The guide of a run, of as many parts as its finished stages give."""
-    parts = ["\n".join(part) for part in (_accuracies(run), _pictures(run), _places(run)) if part]
+    parts = ["\n".join(part) for part in (_accuracies(run), _pictures(run), _condensed(run), _commands(run)) if part]
     return "\n\n".join(parts)
 
 
@@ -76,23 +77,28 @@ def _pictures(run: str) -> list[str]:
     return [f"worth opening ({paths.shown(folder / 'README.md')} has all figures and tables):", *lines]
 
 
-def _places(run: str) -> list[str]:
-    dc3, lines = _command(), []
-    if made := read_manifest(run, "04_compensation"):
-        folder = paths.shown(paths.RUNS / run / "04_compensation" / "condensed")
-        lines.append((folder, f"the condensed set: {made['facts'].get('images', '')} images in class folders"))
-    lines.append((f"{dc3} report {run}", "everything on one page"))
-    return [*_aligned(lines), *_next(run, dc3)]
+def _condensed(run: str) -> list[str]:
+    made = read_manifest(run, "04_compensation")
+    if made is None:
+        return []
+    folder = paths.shown(paths.RUNS / run / "04_compensation" / "condensed")
+    return [f"the condensed set: {made['facts'].get('images', '')} images in class folders in {folder}"]
 
 
-def _next(run: str, dc3: str) -> list[str]:
+def _commands(run: str) -> list[str]:
+    """Lines for the shell, with comments."""
+    dc3 = _command()
+    return ["next:", *_aligned([(f"{dc3} report {shlex.quote(run)}", "# everything on one page"), *_next(run, dc3)])]
+
+
+def _next(run: str, dc3: str) -> list[tuple[str, str]]:
     """One command to go on with; none while stages are missing, which the same command as before goes on with."""
     if any(read_manifest(run, name) is None for name in notebook_names()):
         return []
     dataset = (read_manifest(run, "00_teacher") or {"params": {}})["params"].get("dataset")
     if dataset == "scenes10":
-        return _aligned([("next:", f"{dc3} data check FOLDER    (your own images, and the command that runs them)")])
-    return _aligned([("next:", f"{dc3} export {run} --to hf    (the condensed set with its card, to share)")])
+        return [(f"{dc3} data check FOLDER", "# your own images, and the command that runs them")]
+    return [(f"{dc3} export {shlex.quote(run)} --to hf", "# the condensed set with its card, to share")]
 
 
 def _aligned(pairs: list[tuple[str, str]]) -> list[str]:
@@ -103,4 +109,4 @@ def _aligned(pairs: list[tuple[str, str]]) -> list[str]:
 def _command() -> str:
     """How dc3 is called here: by its path where the environment is not active."""
     called = sys.argv[0]
-    return called if Path(called).name == "dc3" and shutil.which("dc3") is None else "dc3"
+    return shlex.quote(called) if Path(called).name == "dc3" and shutil.which("dc3") is None else "dc3"

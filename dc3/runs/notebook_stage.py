@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dc3.machine import paths
-from dc3.machine.files import replacing
+from dc3.machine.files import composed, replacing
 from dc3.runs import stage
 from dc3.runs.manifests import StageMissing, read_json, write_json, written, written_folder
 from dc3.runs.stage import Stage, noun
@@ -99,6 +99,8 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     content = read_json(path)
     if content and "image_size" in content.get("load", {}):  # where earlier versions kept it
         content["image_size"] = content["load"].pop("image_size")
+    if content and "classes" in content:  # earlier versions kept them as the folders are written
+        content["classes"] = composed(content["classes"])
     return content
 
 

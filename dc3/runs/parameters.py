@@ -27,21 +27,26 @@ from pydantic import create_model as create_pydantic_model
 from pydantic_core import ErrorDetails
 
 from dc3.machine import paths
+from dc3.machine.limits import (
+    COLDEST,
+    HOTTEST,
+    LARGEST,
+    LARGEST_RATE,
+    LARGEST_SCALE,
+    LARGEST_SEED,
+    LARGEST_SIZE,
+    LARGEST_WEIGHT,
+    MOST_CHANNELS,
+    MOST_EPOCHS,
+    MOST_IN_BATCH,
+    MOST_STEPS,
+    NOISE_LEVELS,
+    SMALLEST_GPU_SHARE,
+    SMALLEST_RATE,
+    SMALLEST_SIZE,
+)
 from dc3.runs.written import read_as, shown, shown_name, shown_path, values_of
 
-LARGEST = 2**31 - 1  # of whole numbers: more than a run can count, and what the libraries' integers hold
-LARGEST_SEED = 2**32 - 1  # scikit-learn's
-SMALLEST_SIZE, LARGEST_SIZE = 8, 8192  # pixels a side
-LARGEST_SCALE = 100  # of guidance: beyond it, edits are noise, and in float16 NaN
-LARGEST_WEIGHT = 1e6  # of one term of a sum against another, which a larger one would round away
-LARGEST_RATE, SMALLEST_RATE = 1.0, 1e-8  # of learning: a step of more is no descent, one of less is none in float32
-COLDEST, HOTTEST = 0.01, 1000.0  # temperature: beyond them, soft labels are one class, or all alike
-NOISE_LEVELS = 1000  # that diffusion models are trained at: no sampler has more steps
-MOST_CHANNELS = 8192  # of a layer
-MOST_IN_BATCH = 65_536
-MOST_EPOCHS = 1_000_000
-MOST_STEPS = 10_000_000  # of a training
-SMALLEST_GPU_SHARE = 0.0001  # that Ray counts
 LONGEST_TEXT = 1000  # characters; no system has longer paths, and no text encoder reads longer prompts
 LONGEST_PART = 255  # bytes of a file's or folder's name
 LONGEST_NAME = 200  # bytes; file systems give a name 255, and a lock's name is the run's with a stage's
@@ -362,10 +367,24 @@ def _unknown(key: str, parameters: Mapping[str, Parameter]) -> str:
 
 
 def _refusal(detail: ErrorDetails, parameters: Mapping[str, Parameter]) -> str:
-    name, allowed = str(detail["loc"][0]), detail["msg"]
+    name = str(detail["loc"][0])
+    return f"{name} = {shown(detail['input'])} is not allowed: {_allowed(detail)} ({parameters[name].help})"
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    allowed = detail["msg"]
     for theirs, ours in WORDINGS.items():
         allowed = allowed.replace(theirs, ours)
-    return f"{name} = {shown(detail['input'])} is not allowed: {allowed} ({parameters[name].help})"
+    return allowed
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """A line for each value that a recipe, a pydantic model, refuses."""
+    names = (".".join(map(shown_name, map(str, detail["loc"]))) for detail in error.errors())
+    return [
+        f"{name} = {shown(detail['input'])} is not allowed: {_allowed(detail)}"
+        for name, detail in zip(names, error.errors(), strict=True)
+    ]
 
 
 def decisive(params: dict[str, Any]) -> dict[str, Any]:
@@ -379,3 +398,11 @@ def read_file(path: Path) -> dict[str, Any]:
         return values_of(path)
     except ValueError as error:
         raise ParameterError(f"{shown_path(path)}: {error}") from None
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """The params file of one run, as `read_file`. ParameterError also for keys that no notebook declares."""
+    values, parameters = read_file(path), all_declared()
+    if unknown := [_unknown(key, parameters) for key in values if key not in parameters]:
+        raise ParameterError("\n".join(f"{shown_path(path)}: {problem}" for problem in unknown))
+    return values

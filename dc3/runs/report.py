@@ -72,7 +72,7 @@ def _summary(run: str, found: Manifests) -> str:
     teacher = found.get(results.VALIDATION, {"facts": {}})["facts"].get("teacher")
     versions = (f"{name} {version}" for name, version in results.versions(found).items())
     return SUMMARY.format(
-        run=run,
+        run=literal(run),
         dataset=params.get("dataset", "images"),
         classes=len(settings["classes"]) if "classes" in settings else "?",
         ipc=params.get("ipc", "?"),
@@ -120,7 +120,7 @@ def _stage_cells(run: str, name: str, finished: bool) -> list:
     try:
         cells = nbformat.read(executed_copy(run, name), as_version=4).cells
     except Exception as error:  # nbformat raises errors of many kinds for what is not a notebook
-        cells, damage = [], f"{type(error).__name__}; dc3 run … --from {name[:2]} makes it again"
+        cells, damage = [], f"{type(error).__name__}; a run with --from {name[:2]} makes it again"
         state = f"\n\n**The executed notebook of {name} is damaged** ({literal(damage)})."
     heading = nbformat.v4.new_markdown_cell(f'<a id="{name}"></a>\n\n---{state}')
     return [heading, *cells]

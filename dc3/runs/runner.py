@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dc3.machine import files, paths
 from dc3.machine.files import flush_to_disk, remove, replacing, sha256
 from dc3.machine.fingerprints import notebook_fingerprint
+from dc3.machine.markup import literal
 from dc3.machine.progress import Relay, relay
 from dc3.machine.temporary import temporary_folder
 from dc3.runs.checks import check_inputs
@@ -107,12 +108,14 @@ def run_notebooks(
 
 
 def _remove_leftovers(run: str) -> None:
-    """Removes what killed runners left; the caller holds the run's lock."""
+    """Removes what killed runners, exports and reports left; the caller holds the run's lock."""
     notebooks = paths.RUNS / run / "notebooks"
     for path in (*notebooks.glob("*.partial.ipynb"), *notebooks.glob(".*.partial.ipynb")):
         path.unlink(missing_ok=True)
     for folder in (paths.RUNS / run).glob(".*.shared"):
         shutil.rmtree(folder, ignore_errors=True)
+    for folder in (paths.RUNS / run, paths.FIGURES / run, paths.FEATURES):
+        files.remove_abandoned(folder)
 
 
 @contextmanager
@@ -356,7 +359,9 @@ def write_figures_readme(folder: Path, stages: Sequence[str]) -> Path | None:
     sections = [section for stage in stages if (section := _section(folder, stage))]
     if not sections:
         return None
-    heading = f"# Figures and tables of run {folder.name}\n\nWritten by `dc3 run`; for print there are PDFs beside."
+    heading = (
+        f"# Figures and tables of run {literal(folder.name)}\n\nWritten by `dc3 run`; for print there are PDFs beside."
+    )
     with replacing(folder / README) as partial:
         partial.write_text("\n\n".join([heading, *sections]) + "\n", encoding="utf-8")
     return folder / README

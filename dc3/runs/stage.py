@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from dc3.machine import files, paths
@@ -102,9 +102,9 @@ class Stage:
         """Writes the manifest, with facts for readers (accuracies, counts), and so completes the stage."""
         self._remove_superseded()
         outputs = {
-            path.relative_to(self.folder).as_posix(): sha256(path)
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.name not in (MANIFEST, BEGUN) and not path.name.startswith(".")
+            name: sha256(self.folder / name)
+            for name in paths.files_below(self.folder)
+            if (self.folder / name).is_file() and PurePosixPath(name).name not in (MANIFEST, BEGUN)
         }
         figures = {path.name: sha256(path) for path in figures_of(self.figures, self.name)}
         manifest = {

@@ -1,6 +1,7 @@
 """Workspaces, folders with notebooks, params and teachers of one's own, and how they differ from what came with dc3."""
 
 import importlib.metadata
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -34,7 +35,9 @@ def check_is_here(params_file: Path) -> None:
     """ParameterError when a params file lies in a workspace that dc3 was not called in."""
     other = paths.workspace_of(params_file.resolve())
     if other not in (None, paths.WORKSPACE):
-        raise ParameterError(f"{params_file} is of the workspace {other}: call dc3 in there (cd {other})")
+        raise ParameterError(
+            f"{params_file} is of the workspace {other}: call dc3 in there: cd {shlex.quote(str(other))}"
+        )
 
 
 def _source() -> Path:
@@ -97,5 +100,5 @@ def changed_cells() -> list[str]:
 
 
 def listed(found: Mapping[str, tuple[Any, Any]]) -> str:
-    """"ipc = 5 (it came with 10), lam = 2.0 (it came with 1.0)"."""
+    """Values and defaults as text: "ipc = 5 (it came with 10), lam = 2.0 (it came with 1.0)"."""
     return ", ".join(f"{name} = {now!r} (it came with {came!r})" for name, (now, came) in sorted(found.items()))
