@@ -38,6 +38,11 @@ def png(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, s
     return stream.getvalue()
 
 
+def picture() -> widgets.Image:
+    """An empty picture that is never wider than the page."""
+    return widgets.Image(format="png", layout=widgets.Layout(max_width="100%", object_fit="contain"))
+
+
 class Caption(widgets.HTML):
     """A line of text that is shown as it is; a Label takes what stands between two `$` for a formula."""
 
@@ -69,19 +74,20 @@ def error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def edit_panel(images: np.ndarray, compensator: Compensator) -> widgets.Widget | None:
-    """A panel to edit one of uint8 images (n, S, S, 3): source, warm, cold, blended; None without a screen.
+def edit_panel(images: np.ndarray, classes: Sequence[str], compensator: Compensator) -> widgets.Widget | None:
+    """A panel to edit one of uint8 images (n, S, S, 3), each of its class: source, warm, cold, blended.
 
-    Controls choose prompts, guidance scales, seed and blend; `compensator` gives their first values and the rest.
+    Controls choose prompts, guidance scales, seed and blend; `compensator` gives their first values and the rest. None
+    without a screen.
     """
-    return None if is_headless() else EditPanel(images, compensator).view
+    return None if is_headless() else EditPanel(images, classes, compensator).view
 
 
 class EditPanel:
-    """The controls and the picture; `edit` draws it for their current values."""
+    """The controls and the picture; `edit` draws it for their current values, `show_source` the chosen image alone."""
 
-    def __init__(self, images: np.ndarray, compensator: Compensator):
-        self.images, self.compensator = images, compensator
+    def __init__(self, images: np.ndarray, classes: Sequence[str], compensator: Compensator):
+        self.images, self.classes, self.compensator = images, classes, compensator
         coloring, editor = compensator.coloring, compensator.editor.settings
         self.image = widgets.IntSlider(0, 0, len(images) - 1, description="image")
         self.warm = widgets.Dropdown(options=list(coloring.warm_prompts), description="warm")
@@ -93,10 +99,21 @@ class EditPanel:
         self.seed = widgets.BoundedIntText(0, min=0, max=2**31, description="seed ≥ 0")
         self.button = widgets.Button(description="edit", button_style="primary")
         self.button.on_click(lambda _: self.pressed())
-        self.picture, self.caption = widgets.Image(format="png"), Caption()
+        self.picture, self.caption = picture(), Caption()
+        on_change(self.image, self.show_source, self.caption)
         choices = [self.image, self.warm, self.cold, self.guidance, self.keeping, self.blend, self.seed, self.button]
         self.view = widgets.HBox([widgets.VBox(choices), widgets.VBox([self.picture, self.caption])])
         self.edit()
+
+    @property
+    def name(self) -> str:
+        """The chosen image and its class."""
+        return f"image {self.image.value} ({self.classes[self.image.value]})"
+
+    def show_source(self) -> None:
+        """Shows the chosen image unedited, because an edit takes seconds."""
+        self.picture.value = png([self.images[self.image.value]])
+        self.caption.say(f"{self.name}: press edit")
 
     def pressed(self) -> None:
         """Edits, with the button disabled meanwhile; the caption shows errors."""
@@ -129,7 +146,7 @@ class EditPanel:
             self._failed("NaN or black; change the seed or lower the guidance")
             return
         self.caption.say(
-            f"image {self.image.value}: source, {self.warm.value}, {self.cold.value}, {self.blend.value} blend; "
+            f"{self.name}: source, {self.warm.value}, {self.cold.value}, {self.blend.value} blend; "
             f"guidance {self.guidance.value:g} and {self.keeping.value:g}, seed {seed}"
         )
         self.picture.value = png([source, *to_uint8(edits), blended])
@@ -139,7 +156,19 @@ def _slider(name: str, value: float, least: float, most: float, step: float) -> 
     return widgets.FloatSlider(value, min=least, max=max(most, value), step=step, description=name)
 
 
+FRAME = (213, 94, 0)  # vermilion, which colour-blind people can distinguish
+
+
+def framed(image: np.ndarray) -> np.ndarray:
+    """A uint8 (S, S, 3) image with a coloured border, a sixteenth of its side but at least a pixel wide."""
+    wide = max(1, len(image) // 16)
+    out = np.full_like(image, FRAME)
+    out[wide:-wide, wide:-wide] = image[wide:-wide, wide:-wide]
+    return out
+
+
 MAP, PREVIEW, MARGIN = 440, 200, 12  # pixels
+LEGEND_ROW, LEGEND_ROWS = 16, 10  # pixels of a row, rows of a column
 THUMBNAIL = 64  # pixels per side, at most, of the images in a map
 BIN_SHOWN, BIN_COLUMNS = 24, 12  # images of a bin below the map, and images per row
 SMALL = 48  # pixels per side of these
@@ -152,7 +181,8 @@ STYLE = """<style>
 .dc3-map .p:hover .shown, .dc3-map .p:focus .shown { display: inline }
 .dc3-map:has(.p:hover) .p:focus:not(:hover) .shown { display: none }
 .dc3-map .p:hover circle, .dc3-map .p:focus circle { stroke: black; stroke-width: 2 }
-.dc3-map:has(.p:hover, .p:focus) circle { fill-opacity: 0.35 }
+.dc3-map:has(.p:hover, .p:focus) .p circle { fill-opacity: 0.35 }
+.dc3-map:has(.p:hover, .p:focus) .before { display: none }
 .dc3-map .pale { opacity: 0.15; pointer-events: none }
 .dc3-map image { image-rendering: pixelated } .dc3-map text { font: 12px sans-serif; fill: currentColor }
 </style>"""
@@ -170,7 +200,7 @@ class BinPanel:
         self.images, self.table = images, table
         self.of_class = class_choice(images, table["label"])
         self.bin = widgets.Dropdown(options=[ALL], description="bin")
-        self.map, self.picture = widgets.HTML(), widgets.Image(format="png")
+        self.map, self.picture = widgets.HTML(), picture()
         self.hint, self.caption = Caption(HINT), Caption()
         on_change(self.of_class, self.choose_class, self.hint)
         on_change(self.bin, self.show, self.hint)
@@ -221,7 +251,21 @@ def _map(part: pd.DataFrame, pixels: np.ndarray, chosen: int | str) -> str:
             f'<image x="{MAP + MARGIN}" y="{MARGIN}" width="{PREVIEW}" height="{PREVIEW}" href="{_thumbnail(image)}"/>'
             f'<text x="{MAP + MARGIN}" y="{PREVIEW + 3 * MARGIN}">image {row.index}, bin {row.bin}</text></g></g>'
         )
-    return f'<svg class="dc3-map" width="{MAP + PREVIEW + 2 * MARGIN}" height="{MAP}">{"".join(points)}</svg>'
+    before = f'<text class="before" x="{MAP + MARGIN}" y="{2 * MARGIN}">Point at an image.</text>'
+    size = f'width="{MAP + PREVIEW + 2 * MARGIN}" height="{MAP}"'
+    return f'<svg class="dc3-map" {size}>{before}{_legend(part["bin"])}{"".join(points)}</svg>'
+
+
+def _legend(bins: pd.Series) -> str:
+    """The colours of the largest bins and the numbers of their images, below the place of the preview."""
+    counts = bins.value_counts().sort_index(kind="stable").nlargest(2 * LEGEND_ROWS).sort_index()
+    rows = []
+    for place, (number, count) in enumerate(counts.items()):
+        x = MAP + MARGIN + place // LEGEND_ROWS * PREVIEW // 2
+        y = PREVIEW + 5 * MARGIN + place % LEGEND_ROWS * LEGEND_ROW
+        circle = f'<circle cx="{x + 4}" cy="{y - 4}" r="4" fill="{MUTED[int(str(number)) % len(MUTED)]}"/>'
+        rows.append(f'{circle}<text x="{x + MARGIN}" y="{y}">bin {number} ({count})</text>')
+    return "".join(rows)
 
 
 def _thumbnail(image: np.ndarray) -> str:
@@ -253,7 +297,7 @@ class PickPanel:
         self.images, self.picks, self.logit_grad, self.embedding = images, picks, logit_grad, embedding
         self.of_class = class_choice(images, picks["label"])
         self.rank = widgets.IntSlider(0, 0, 0, description="pick")
-        self.caption, self.picture = Caption(), widgets.Image(format="png")
+        self.caption, self.picture = Caption(), picture()
         on_change(self.of_class, self.choose_class, self.caption)
         on_change(self.rank, self.show, self.caption)
         self.view = widgets.VBox([widgets.HBox([self.of_class, self.rank]), self.caption, self.picture])
@@ -278,9 +322,11 @@ class PickPanel:
         gain = "" if np.isnan(pick["gain"]) else f", gain {pick['gain']:.3g}"
         alike = f"similarity {similarity[0]:.3f} to {similarity[-1]:.3f}" if len(nearest) else "none"
         self.caption.say(
-            f"image {int(pick['index'])}, bin {int(pick['bin'])}{gain}; after it the images most like it: {alike}"
+            f"framed: image {int(pick['index'])}, the pick, bin {int(pick['bin'])}{gain}; after it the images most "
+            f"like it: {alike}"
         )
-        self.picture.value = png(self.images.images([int(pick["index"]), *nearest]), PICK_COLUMNS, side=96)
+        shown = self.images.images([int(pick["index"]), *nearest])
+        self.picture.value = png([framed(shown[0]), *shown[1:]], PICK_COLUMNS, side=96)
 
     def nearest(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Up to NEAREST other images of the class, the most similar to image `index` first, and their similarities."""

@@ -78,6 +78,11 @@ def smaller(sets: Mapping[str, ImageSet], ipc: int) -> dict[str, ImageSet]:
     return {name: images.first_per_class(ipc) for name, images in sets.items()}
 
 
+def smaller_draws(redrawn: Mapping[str, Sequence[ImageSet]], ipc: int) -> dict[str, list[ImageSet]]:
+    """`validate`'s `redrawn` with the first `ipc` images of each class of every draw."""
+    return {name: [draw.first_per_class(ipc) for draw in draws] for name, draws in redrawn.items()}
+
+
 def _student_table(
     images: ImageSet, teacher: nn.Module | None, test: Labelled, protocol: Protocol, seed: int, bar: std.tqdm
 ) -> pd.DataFrame:

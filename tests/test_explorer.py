@@ -11,6 +11,7 @@ from dc3 import panels
 from dc3.compensation import Coloring, Compensator
 from dc3.machine.paths import HEADLESS
 
+CLASSES = ["cat", "dog"]
 COLORING = Coloring(0, ["sunny", "sepia"], ["rainy", "snowy"], "Adjust the color hue to be {p}", "gradient")
 
 
@@ -24,12 +25,14 @@ def shown(panel):
 
 
 def test_the_panel_shows_the_edit_of_its_present_choices(images, random_editor):
-    panel = panels.EditPanel(images, Compensator(COLORING, random_editor))
+    panel = panels.EditPanel(images, CLASSES, Compensator(COLORING, random_editor))
     before = shown(panel)
     assert before.shape == (160, 4 * 160 + 3 * 4, 3)
     assert (before[::5, :160:5] == images[0]).all(), "the source comes first"
-    panel.image.value, panel.warm.value, panel.seed.value = 1, "sepia", 3
-    assert (shown(panel) == before).all(), "nothing happens before the button is pressed"
+    panel.warm.value, panel.seed.value = "sepia", 3
+    assert (shown(panel) == before).all(), "an edit takes seconds: nothing happens before the button is pressed"
+    panel.image.value = 1
+    assert (shown(panel)[::5, ::5] == images[1]).all() and panel.caption.value == "image 1 (dog): press edit"
     panel.button.click()
     after = shown(panel)
     assert (after[::5, :160:5] == images[1]).all() and "sepia" in panel.caption.value
@@ -39,7 +42,7 @@ def test_the_panel_shows_the_edit_of_its_present_choices(images, random_editor):
 
 
 def test_a_failed_edit_is_shown_and_the_button_works_again(images, random_editor, monkeypatch):
-    panel = panels.EditPanel(images, Compensator(COLORING, random_editor))
+    panel = panels.EditPanel(images, CLASSES, Compensator(COLORING, random_editor))
 
     def out_of_memory(*_, **__):
         assert panel.button.disabled, "grey while it works"
@@ -56,13 +59,13 @@ def test_a_failed_edit_is_shown_and_the_button_works_again(images, random_editor
 
 def test_without_a_screen_there_is_no_panel(images, random_editor, monkeypatch):
     monkeypatch.setenv(HEADLESS, "1")
-    assert panels.edit_panel(images, Compensator(COLORING, random_editor)) is None
+    assert panels.edit_panel(images, CLASSES, Compensator(COLORING, random_editor)) is None
     monkeypatch.delenv(HEADLESS)
-    assert panels.edit_panel(images, Compensator(COLORING, random_editor)) is not None
+    assert panels.edit_panel(images, CLASSES, Compensator(COLORING, random_editor)) is not None
 
 
 def test_a_prompt_with_dollar_signs_or_markup_is_shown_as_it_is(images, random_editor):
     odd = "$1 vs $5 <b>x</b> & a|b"
-    panel = panels.EditPanel(images, Compensator(replace(COLORING, warm_prompts=[odd]), random_editor))
+    panel = panels.EditPanel(images, CLASSES, Compensator(replace(COLORING, warm_prompts=[odd]), random_editor))
     assert panel.caption._view_name == "HTMLView", "a Label would take what is between the dollars for a formula"
     assert odd in unescape(panel.caption.value) and "<" not in panel.caption.value

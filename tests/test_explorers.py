@@ -49,7 +49,7 @@ def shades(picture, columns, side):
     """The shade of each image of a mosaic, row by row; None where there is none."""
     pixels = np.asarray(Image.open(io.BytesIO(picture.value)))
     step = side // SIZE * SIZE + 4
-    return [pixels[top + 1, left + 1, 0] for top in range(0, len(pixels), step)
+    return [pixels[top + side // 2, left + side // 2, 0] for top in range(0, len(pixels), step)
             for left in range(0, pixels.shape[1], step)]  # fmt: skip
 
 
@@ -80,12 +80,12 @@ def test_a_chosen_bin_is_shown_and_the_others_are_pale(images, table):
 
 def test_the_slider_goes_through_the_picks_of_a_class(images, picks, factors):
     panel = panels.PickPanel(images, picks, *factors)
-    assert panel.rank.max == 1 and panel.caption.value.startswith("image 3, bin 0, gain 2.5;")
+    assert panel.rank.max == 1 and panel.caption.value.startswith("framed: image 3, the pick, bin 0, gain 2.5;")
     panel.rank.value = 1
-    assert panel.caption.value.startswith("image 1, bin 1, gain 1;")
+    assert panel.caption.value.startswith("framed: image 1, the pick, bin 1, gain 1;")
     assert shades(panel.picture, 6, 96)[0] == images.pixels[1, 0, 0, 0]
     panel.of_class.value = 1
-    assert panel.rank.value == 0 and panel.caption.value.startswith("image 8, bin 2; after it")
+    assert panel.rank.value == 0 and panel.caption.value.startswith("framed: image 8, the pick, bin 2; after it")
 
 
 def test_a_pick_is_shown_with_the_images_most_like_it(images, picks, factors):
@@ -121,3 +121,18 @@ def test_errors_of_a_control_are_shown_in_the_panel_as_they_are(images, table, p
         )
     bins.bin.value = 2
     assert bins.hint.value == panels.HINT, "gone once it works again"
+
+
+def test_the_map_has_a_legend_of_its_bins_and_something_before_the_first_pointing(images, table):
+    panel = panels.BinPanel(images, table)
+    counts = table.loc[table["label"] == 0, "bin"].value_counts().sort_index()
+    assert re.findall(r">(bin \d+ \(\d+\))</text>", panel.map.value) == [f"bin {k} ({n})" for k, n in counts.items()]
+    assert ">Point at an image.</text>" in panel.map.value
+
+
+def test_the_pick_is_framed_and_its_neighbours_are_not(images, picks, factors):
+    panel = panels.PickPanel(images, picks, *factors)
+    pixels = np.asarray(Image.open(io.BytesIO(panel.picture.value)))
+    corners = [pixels[0, left].tolist() for left in range(0, pixels.shape[1], 96 + 4)]
+    assert corners[0] == list(panels.FRAME) and list(panels.FRAME) not in corners[1:]
+    assert panel.picture.layout.max_width == "100%"

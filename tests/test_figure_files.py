@@ -160,7 +160,7 @@ def _of_every_kind():
         "similarity": figures.similarity_matrix(np.eye(6), np.arange(6) // 2, "cat"),
         "coverage": figures.coverage_bars(pd.DataFrame({"selection": ["a"], "bins": [0.5], "similarity": [0.7]})),
         "students": accuracy.student_curves(students, 0.1),
-        "networks": accuracy.network_heatmap(means),
+        "networks": accuracy.network_points(means),
         "classes": accuracy.class_accuracy(by_class),
         "many classes": accuracy.class_accuracy(many),
         "ipc": accuracy.methods_by_ipc(means),

@@ -81,7 +81,7 @@ def drawn_with(names):
         "curves": color.rgb_curves(dict.fromkeys(names, (grid, density))),
         "palettes": color.palettes(dict.fromkeys(names, (np.zeros((1, 3), np.uint8), np.ones(1)))),
         "students": accuracy.student_curves(students, 0.1),
-        "networks": accuracy.network_heatmap(students),
+        "networks": accuracy.network_points(students),
         "by ipc": accuracy.methods_by_ipc(students),
         "by bytes": accuracy.accuracy_by_bytes(students.assign(stored_bytes=2e3 * (1 + np.arange(count)))),
         "settings": accuracy.settings_dots(students),

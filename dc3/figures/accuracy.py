@@ -9,10 +9,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from dc3.figures.images import LETTER, MAX_NAMES, WIDTH
-from dc3.figures.names import LONGEST, readable, width
+from dc3.figures.images import MAX_NAMES, WIDTH
+from dc3.figures.names import LONGEST, readable
 from dc3.figures.style import BLACK, BLUE, colors_of
 
 ROW = 0.2  # inches: the height of a row of a dot plot
@@ -27,24 +27,40 @@ def student_curves(runs: pd.DataFrame, chance: float) -> Figure:
     sets = {"hue": "method", "style": "method", "palette": colors_of(percent["method"])}
     one = percent["epoch"].nunique() == 1  # a line through one epoch would not be seen
     sns.lineplot(percent, x="epoch", y="accuracy", **sets, markers=one, errorbar=("pi", 100), ax=ax)
-    ax.axhline(100 * chance, color="grey", linestyle=":", linewidth=1)
-    beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (2, 3)}
-    ax.annotate("chance", (0, 100 * chance), **beside, fontsize=7, color="grey")
+    _chance_line(ax, chance)
     ax.set(xlabel="epoch", ylabel="test accuracy (%)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(title="", loc="center right")
     return figure
 
 
-def network_heatmap(table: pd.DataFrame) -> Figure:
-    """Test accuracy in percent, training sets down, student networks across; columns method, network, top1_mean."""
+def _chance_line(ax: Axes, chance: float | None) -> None:
+    """A labelled line at the accuracy of guessing, a fraction; None: no line."""
+    if chance is None:
+        return
+    ax.axhline(100 * chance, color="grey", linestyle=":", linewidth=1)
+    beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (2, 3)}
+    ax.annotate("chance", (0, 100 * chance), **beside, fontsize=7, color="grey")
+
+
+def network_points(table: pd.DataFrame, chance: float | None = None) -> Figure:
+    """Test accuracy of student networks, one colour per training set, bars of one deviation where there are seeds.
+
+    Columns method, network, top1_mean, and top1_std (NaN for one seed), if any.
+    """
     table = _readable(table, "method")
-    wide = 100 * table.pivot(index="method", columns="network", values="top1_mean")
-    wide = wide.loc[table["method"].drop_duplicates(), table["network"].drop_duplicates()]
-    names = LETTER * max(map(width, wide.index)) / 72  # inches
-    figure, ax = plt.subplots(figsize=(0.7 + names + 1.1 * wide.shape[1], 0.7 + 0.45 * wide.shape[0]))
-    sns.heatmap(wide, annot=True, fmt=".1f", cmap="viridis", ax=ax, cbar_kws={"label": "test accuracy (%)"})
-    ax.set(xlabel="student", ylabel="")
-    ax.tick_params(axis="y", rotation=0)
+    palette, networks = colors_of(table["method"]), list(table["network"].drop_duplicates())
+    figure, ax = plt.subplots(figsize=(0.5 * WIDTH + 0.3 * len(networks), 2.6))
+    shift = np.linspace(-0.15, 0.15, table["method"].nunique())
+    for move, (name, part) in zip(shift, table.groupby("method", sort=False), strict=True):
+        places = [networks.index(network) + move for network in part["network"]]
+        spread = 100 * part.get("top1_std", pd.Series(0.0, part.index)).fillna(0)
+        style = {"label": name, "color": palette[name], "markersize": 5, "capsize": 2}
+        ax.errorbar(places, 100 * part["top1_mean"], spread, fmt="o", **style)
+    ax.set_xticks(range(len(networks)), networks)
+    ax.set(xlabel="student", ylabel="test accuracy (%)", xlim=(-0.5, len(networks) - 0.5))
+    _chance_line(ax, chance)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -59,19 +75,19 @@ def class_accuracy(table: pd.DataFrame) -> Figure:
         figure, ax = plt.subplots(figsize=(WIDTH * 0.7, 2.6))
         for method, part in percent.groupby("method", sort=False):
             ax.plot(np.arange(1, names + 1), np.sort(part["accuracy"]), label=method, color=palette[method])
-        ax.set(xlabel="classes, each set's worst first", ylabel="test accuracy (%)", ylim=(0, 101))
+        ax.set(xlabel="classes, each set's worst first", ylabel="test accuracy (%)", ylim=(-2, 102))
         ax.legend()
         return figure
     figure, ax = plt.subplots(figsize=(WIDTH * 0.8, 0.7 + 0.22 * names))
     sets = {"hue": "method", "palette": palette, "dodge": 0.4}
     sns.stripplot(_readable(percent, "class", LONGEST), x="accuracy", y="class", **sets, jitter=False, size=5, ax=ax)
-    ax.set(xlabel="test accuracy (%)", ylabel="", xlim=(0, 102))
+    ax.set(xlabel="test accuracy (%)", ylabel="", xlim=(-2, 102))
     ax.grid(axis="x")
     ax.legend(title="", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
-def methods_by_ipc(table: pd.DataFrame) -> Figure:
+def methods_by_ipc(table: pd.DataFrame, chance: float | None = None) -> Figure:
     """Test accuracy over IPC, one line per method; columns method, ipc, top1_mean, top1_std (NaN for one seed)."""
     table = _readable(table, "method")
     figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 3.2))
@@ -81,6 +97,7 @@ def methods_by_ipc(table: pd.DataFrame) -> Figure:
         style = {"label": name, "color": palette[name], "marker": "o", "markersize": 4, "capsize": 2}
         ax.errorbar(x, 100 * part["top1_mean"], spread, **style)
     _logarithmic(ax, table["ipc"], "images per class (IPC)")
+    _chance_line(ax, chance)
     return figure
 
 

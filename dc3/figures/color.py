@@ -10,14 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from skimage.color import lab2rgb
 
-from dc3.figures.images import WIDTH, class_panels, scatter_bins
+from dc3.figures.images import EDGE, IMAGE_MARK, PICK_MARK, WIDTH, class_panels, scatter_bins
 from dc3.figures.names import LONGEST_TITLE, readable
 
 CHANNELS = {"red": ("#D55E00", "-"), "green": ("#009E73", "--"), "blue": ("#0072B2", "-.")}
 PER_ROW = 4  # sets side by side
 HUE_NAMES = {0: "red", 90: "yellow", 180: "green", 270: "blue"}  # what CIELAB's hue angles look like
 RINGS = (0.05, 0.2)  # shares of the chroma at the rings of a rose
-EDGE = "#222222"
 
 
 def rgb_curves(densities: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
@@ -80,8 +79,7 @@ def displacement_maps(table: pd.DataFrame, classes: list[str] | tuple[str, ...])
         _draw_arrows(ax, part.dropna(subset=["to_x"]))
     marks = {"markeredgecolor": EDGE, "markeredgewidth": 0.6, "linestyle": "none"}
     handles = [
-        Line2D([], [], marker="o", color="#BBBBBB", markersize=3, linestyle="none", label="image (colour: bin)"),
-        Line2D([], [], marker="*", color="white", markersize=7, label="pick", **marks),
+        *(IMAGE_MARK, PICK_MARK),
         Line2D([], [], marker="D", color="#E69F00", markersize=3.5, label="its condensed image", **marks),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
@@ -89,7 +87,7 @@ def displacement_maps(table: pd.DataFrame, classes: list[str] | tuple[str, ...])
 
 
 def _draw_arrows(ax: Axes, moved: pd.DataFrame) -> None:
-    arrow = {"arrowstyle": "-", "color": EDGE, "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
+    arrow = {"arrowstyle": "-", "color": EDGE, "alpha": 0.5, "lw": 0.5, "shrinkA": 0, "shrinkB": 0}
     for row in moved.itertuples():
         ax.annotate("", (row.to_x, row.to_y), (row.x, row.y), arrowprops=arrow)
     ax.scatter(moved["x"], moved["y"], marker="*", s=38, c="white", edgecolors=EDGE, linewidths=0.6, zorder=3)

@@ -14,7 +14,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.ticker import MaxNLocator
 
 from dc3.figures.names import LONGEST_TITLE, readable, width, wrapped
 from dc3.figures.style import colors_of
@@ -29,6 +31,10 @@ GAP = 2  # pixels between the images of a mosaic
 MUTED = (  # ten colours that colour-blind people can distinguish (Paul Tol's "muted"), for the bins of a class
     "#332288", "#88CCEE", "#DDCC77", "#117733", "#CC6677", "#AA4499", "#44AA99", "#999933", "#882255", "#BBBBBB",
 )  # fmt: skip
+EDGE = "#222222"
+IMAGE_MARK = Line2D([], [], marker="o", color="#BBBBBB", markersize=3, linestyle="none", label="image (colour: bin)")
+PICK_STYLE = {"marker": "*", "color": "white", "markersize": 7, "markeredgecolor": EDGE, "markeredgewidth": 0.6}
+PICK_MARK = Line2D([], [], linestyle="none", label="pick", **PICK_STYLE)
 MARKERS = "o^sD"  # the next ten bins have the same colours and another mark
 
 
@@ -105,6 +111,9 @@ def training_curve(history: pd.DataFrame, chance: float) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.4))
     left.plot(history["epoch"], history["loss"], marker="o")
     left.set(xlabel="epoch", ylabel="training loss (nats)")
+    left.set_ylim(bottom=0)
+    for ax in (left, right):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.plot(history["epoch"], 100 * history["train_accuracy"], marker="o", label="training crops")
     tested = history.dropna(subset=["test_accuracy"])
     right.plot(tested["epoch"], 100 * tested["test_accuracy"], marker="s", label="test")
@@ -151,6 +160,7 @@ def bin_maps(table: pd.DataFrame, classes: Sequence[str], picks: Sequence[int] =
         scatter_bins(ax, part)
         picked = part[part["index"].isin(picks)]
         ax.scatter(picked["x"], picked["y"], marker="*", s=45, c="white", edgecolors="black", linewidths=0.7)
+    figure.legend(handles=[IMAGE_MARK, PICK_MARK][: 2 if len(picks) else 1], loc="outside upper center", ncols=2)
     return figure
 
 

@@ -103,9 +103,9 @@ def _accuracy(run: str) -> str:
         return "05_validation is not finished."
     table = results.summary(students)
     table["test accuracy (%)"] = list(map(results.accuracy, table["top1_mean"], table["top1_std"]))
-    columns = {"method": "training set", "ipc": "images per class", "stored_bytes": "bytes per class"}
-    columns |= {"network": "student", "seeds": "students"}
-    return _html(table[[*columns, "test accuracy (%)"]].rename(columns=columns))
+    columns = {"method": "training set", "ipc": "images per class", "test accuracy (%)": "test accuracy (%)"}
+    columns |= {"network": "student", "seeds": "students", "stored_bytes": "bytes per class"}
+    return _html(table[list(columns)].rename(columns=columns))
 
 
 def _executed(run: str) -> list[str]:
@@ -130,7 +130,12 @@ def _html(table: pd.DataFrame) -> str:
     """The table as HTML, so that Markdown does not interpret its values."""
     if table.empty:
         return "None."
-    return table.to_html(index=False, border=0, na_rep="", float_format="{:,.4g}".format, justify="left")
+    return table.to_html(index=False, border=0, na_rep="", float_format=_number)
+
+
+def _number(value: float) -> str:
+    """A number with four digits, or with all those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
 
 
 def _without_machine_paths(text: str) -> str:
@@ -148,7 +153,21 @@ TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js_mathjax -%}{%- endblock html_head_js_mathjax -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock html_head_js_mermaidjs -%}
 {%- block html_head_css -%}
-<style type="text/css">body { max-width: 62rem; margin: 0 auto; padding: 1rem; } img { max-width: 100%; }</style>
+{{ resources.include_css("static/theme-dark.css")
+   | replace('<style type="text/css">', '<style media="(prefers-color-scheme: dark)">') }}
+<style type="text/css">
+:root { color-scheme: light dark; }
+body { max-width: 62rem; margin: 0 auto; padding: 1rem; background: var(--jp-layout-color0); }
+img { max-width: 100%; height: auto; }
+.jp-RenderedHTMLCommon table { margin-left: 0; }
+.jp-RenderedHTMLCommon th, .jp-RenderedHTMLCommon td { text-align: left !important; }
+.jp-RenderedMarkdown, .jp-RenderedHTML { overflow-x: auto; }
+@media (max-width: 30rem) {
+  body { padding: 0.5rem; }
+  .jp-RenderedHTMLCommon table { font-size: 75%; }
+  .jp-RenderedHTMLCommon th, .jp-RenderedHTMLCommon td { padding: 0.3em; }
+}
+</style>
 {%- endblock html_head_css -%}
 """
 
