@@ -14,9 +14,12 @@ import time
 import urllib.request
 
 import pytest
+from finished_runs import make_run
+from workshop import home_at
 
 from dc3.machine.paths import HEADLESS, REPOSITORY
 from dc3.runs.parameters import notebook_names
+from dc3.runs.report import write_report
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -34,6 +37,7 @@ QUICK = {  # the demo, as small as it goes
 }
 ALONE = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 MINUTES = 60_000  # milliseconds
+NUMBERED = re.compile(r"\[\d+\]:")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +113,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pages(lab, browser):
+def pages(workspace, lab, browser):
     """Opens a notebook in the browser, once, and executes all of its cells: the page."""
     opened = {}
 
@@ -117,23 +121,29 @@ def pages(lab, browser):
         if name not in opened:
             page = opened[name] = browser.new_page()
             page.goto(f"{lab}/lab/tree/{name}.ipynb")
-            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=3 * MINUTES)
-            cells = page.locator(".jp-CodeCell").count()
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-            numbered = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
-            done = f"{numbered}.filter(p => /^\\[\\d+\\]:$/.test(p.textContent)).length"
-            failed = page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
-            deadline = time.monotonic() + 600
-            while page.evaluate(done) < cells and not failed.count():
-                assert time.monotonic() < deadline, f"{page.evaluate(done)} of {cells} cells of {name} are done"
-                page.wait_for_timeout(500)
-            assert not failed.count(), failed.first.text_content()
+            page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=3 * MINUTES)
+            content = json.loads((workspace / f"notebooks/{name}.ipynb").read_text(encoding="utf-8"))
+            execute_all(page, sum(cell["cell_type"] == "code" for cell in content["cells"]))
             page.keyboard.press("Control+s")
             page.wait_for_selector(".jp-mod-dirty", state="detached", timeout=MINUTES)
         return opened[name]
 
     return run_all
+
+
+def execute_all(page, cells):
+    """Runs all cells and waits for the last, or for an error."""
+    prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
+    failed = page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
+    deadline = time.monotonic() + 600
+    while len(done := [text for text in prompts.all_text_contents() if NUMBERED.fullmatch(text)]) < cells:
+        assert not failed.count(), failed.first.text_content()
+        assert time.monotonic() < deadline, f"{len(done)} of {cells} cells are done"
+        if set(prompts.all_text_contents()) <= {"[ ]:"}:  # JupyterLab ignores the command before its kernel is ready
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_timeout(3000)
+    assert not failed.count(), failed.first.text_content()
 
 
 def picture(page):
@@ -142,13 +152,13 @@ def picture(page):
 
 
 @pytest.mark.parametrize("name", notebook_names(REPOSITORY / "notebooks"))
-def test_run_all_ends_without_an_error_and_what_is_saved_has_no_stderr(name, pages, workspace):
+def test_run_all_ends_without_an_error_and_saves_no_blank_warnings(name, pages, workspace):
     pages(name)
     saved = json.loads((workspace / f"notebooks/{name}.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in saved["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in cells), "all cells were executed, in the saved page too"
     outputs = [output for cell in cells for output in cell["outputs"]]
-    assert [output for output in outputs if output.get("name") == "stderr"] == []
+    assert all("".join(output["text"]).strip() for output in outputs if output.get("name") == "stderr")
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert (workspace / f"runs/demo/{name}/manifest.json").is_file()
 
@@ -187,3 +197,19 @@ def test_the_panel_of_edits_shows_the_image_at_once_and_then_its_edit(pages):
     page.get_by_role("button", name="edit", exact=True).click()
     page.get_by_text("image 1 (chelsea): source, sunny, rainy, gradient blend").wait_for(timeout=MINUTES)
     assert picture(page) not in (before, source)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_report_fits_a_small_screen_and_follows_the_readers_colours(scheme, browser, tmp_path):
+    with home_at(tmp_path):
+        make_run("toy")
+        write_report("toy", tmp_path / "report.html")
+    page = browser.new_page()
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    accuracies = page.locator("table").first.bounding_box()
+    assert accuracies["x"] + accuracies["width"] <= 390, "they are seen without scrolling"
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert light == (scheme == "light")

@@ -4,11 +4,14 @@ import io
 import os
 import pty
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from workshop import COUNT, Workshop, write_notebook
 
 from dc3.machine import progress
-from dc3.machine.progress import Relay
+from dc3.machine.paths import HEADLESS
+from dc3.machine.progress import Output, Relay
 
 SLOW = COUNT[2] + (
     "\nimport sys, time\n"
@@ -17,6 +20,16 @@ SLOW = COUNT[2] + (
     "    time.sleep(0.02)\n"
     "print('a warning', file=sys.stderr)"
 )
+
+
+class Handle:
+    """IPython's handle of an output, which keeps what was shown."""
+
+    def __init__(self, shown):
+        self.shown = shown
+
+    def update(self, row):
+        self.shown.append(row.data)
 
 
 def terminal(columns=60, monkeypatch=None):
@@ -88,3 +101,23 @@ def read(master):
         return os.read(master, 4096)
     except OSError:
         return b""
+
+
+@pytest.mark.process
+def test_a_bar_in_a_notebook_opened_by_hand_leaves_no_blank_text(monkeypatch):
+    monkeypatch.delenv(HEADLESS, raising=False)
+    monkeypatch.setenv("DC3_PROGRESS", "1")
+    source = SLOW[SLOW.index("import sys") :].replace("print('a warning', file=sys.stderr)", "print('done')")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    bar, printed = notebook.cells[0].outputs
+    assert bar.data["text/html"] == "" and printed.text == "done\n"
+
+
+def test_the_rows_of_a_bar_are_shown_in_one_output(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda row, display_id: shown.append(row.data) or Handle(shown))
+    for _ in progress.tqdm(range(3), desc="a <b>", unit="steps", file=Output(), delay=0, mininterval=0, disable=False):
+        pass
+    rows = [row for row in shown if row]
+    assert rows[0].startswith("<pre>a &lt;b&gt;:   0%|") and "3 of 3 steps" in rows[-1] and shown[-1] == ""

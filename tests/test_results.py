@@ -63,3 +63,14 @@ def test_students_of_fewer_images_are_not_of_whole_sets():
     table = pd.DataFrame({"method": ["a", "a", "b", "b"], "ipc": [1, 10, 1, 5]})
     assert results.whole_sets(table)["ipc"].tolist() == [10, 5]
     assert len(results.whole_sets(table.assign(ipc=np.nan))) == 4
+
+
+def test_differences_within_their_deviation_are_called_none():
+    means = {"method": ["a", "b", "c"], "top1_mean": [0.5, 0.62, 0.48], "top1_std": [0.03, 0.04, 0.01]}
+    table = pd.DataFrame(means).assign(ipc=10, network="conv3")
+    assert results.in_words(table, "a").splitlines() == [
+        "- a against b, 10 images per class: -12.0 points (± 5.0)",
+        "- a against c, 10 images per class: +2.0 points (± 3.2), so no difference",
+    ]
+    single = results.in_words(table.assign(top1_std=np.nan), "a").splitlines()[1]
+    assert single == "- a against c, 10 images per class: +2.0 points (single students)"

@@ -2,7 +2,7 @@
 
 DC3_PROGRESS=0 turns them off, for outputs that are compared. They are text, not tqdm's widget, which becomes an error
 message in a notebook that is saved and opened again. In a notebook that the runner executes, a `Relay` brings them to
-the terminal.
+the terminal; in one that is opened by hand, an `Output` shows them in the page.
 """
 
 import os
@@ -11,10 +11,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TextIO
+from html import escape
+from typing import Any, TextIO
 
 from tqdm import std
+
+from dc3.machine.paths import is_headless
 
 SHOWN = os.environ.get("DC3_PROGRESS", "1") != "0"
 SECONDS = 5
@@ -25,8 +27,44 @@ LOOK = {
 }
 ROW = re.compile(r"\d+%\|")  # of a bar, tqdm's too
 
-tqdm = partial(std.tqdm, **LOOK)
-trange = partial(std.trange, **LOOK)
+
+
+def tqdm(*arguments: Any, **options: Any) -> std.tqdm:
+    """A bar with the look of all; arguments as tqdm's."""
+    return std.tqdm(*arguments, **LOOK | {"file": _place_of_bars()} | options)
+
+
+def trange(*arguments: int, **options: Any) -> std.tqdm:
+    """A bar over a range."""
+    return tqdm(range(*arguments), **options)
+
+
+class Output:
+    """A file object for a bar in a page: it shows the newest row, and stays as an empty output, not as blank text."""
+
+    encoding = "utf-8"  # without one, tqdm draws with #
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+
+    def write(self, text: str) -> None:
+        """Shows a row of a bar; an empty one is a bar that vanishes."""
+        from IPython.display import HTML, display
+
+        row = HTML(f"<pre>{escape(text.strip())}</pre>" if text.strip() else "")
+        if self.handle is None:
+            self.handle = display(row, display_id=True)
+        elif text != "\r":
+            self.handle.update(row)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _place_of_bars() -> Output | None:
+    """An output of the page in a notebook that is opened by hand; None, which is stderr for tqdm, elsewhere."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return Output() if hasattr(shell, "kernel") and not is_headless() else None
 
 
 class Relay:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dc3.machine import paths
+from dc3.machine.markup import literal
 from dc3.runs.manifests import read_manifest, written
 from dc3.runs.notebook_stage import read_settings
 from dc3.runs.parameters import all_declared, notebook_names
@@ -162,6 +163,24 @@ def summary(results: pd.DataFrame, by: Sequence[str] = ("method", "ipc", "networ
 def accuracy(mean: float, deviation: float) -> str:
     """Percent: "50.2 ± 0.6", or "50.2" for one seed."""
     return f"{100 * mean:.1f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
+
+
+def in_words(table: pd.DataFrame, own: str) -> str:
+    """The set `own` against each other one of a `summary`, as a list in Markdown, in points.
+
+    A difference within its deviation, that of a difference of independent means, is called none; one student has none.
+    """
+    lines = []
+    for _, mine in table[table["method"] == own].iterrows():
+        others = table[(table["method"] != own) & (table["ipc"] == mine["ipc"]) & (table["network"] == mine["network"])]
+        for _, other in others.iterrows():
+            points = 100 * (mine["top1_mean"] - other["top1_mean"])
+            deviation = 100 * np.hypot(mine["top1_std"], other["top1_std"])
+            size = "single students" if np.isnan(deviation) else f"± {deviation:.1f}"
+            none = ", so no difference" if abs(points) <= deviation else ""
+            pair = f"{literal(own)} against {literal(str(other['method']))}"
+            lines.append(f"- {pair}, {mine['ipc']} images per class: {points:+.1f} points ({size}){none}")
+    return "\n".join(lines)
 
 
 AXES = ("training_set", "network", "ipc", "epochs", "student_epochs")  # not part of a setting's name
