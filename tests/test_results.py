@@ -68,9 +68,9 @@ def test_students_of_fewer_images_are_not_of_whole_sets():
 def test_differences_within_their_deviation_are_called_none():
     means = {"method": ["a", "b", "c"], "top1_mean": [0.5, 0.62, 0.48], "top1_std": [0.03, 0.04, 0.01]}
     table = pd.DataFrame(means).assign(ipc=10, network="conv3")
-    assert results.in_words(table, "a").splitlines() == [
-        "- a against b, 10 images per class: -12.0 points (± 5.0)",
-        "- a against c, 10 images per class: +2.0 points (± 3.2), so no difference",
+    assert results.in_words(pd.concat([table, table.head(1).assign(ipc=1)])).splitlines() == [
+        "- a against b, IPC 10: -12.0 points (± 5.0)",
+        "- a against c, IPC 10: +2.0 points (± 3.2), so no difference",
+        "- b against c, IPC 10: +14.0 points (± 4.1)",
     ]
-    single = results.in_words(table.assign(top1_std=np.nan), "a").splitlines()[1]
-    assert single == "- a against c, 10 images per class: +2.0 points (single students)"
+    assert results.in_words(table.assign(top1_std=np.nan)).endswith("+14.0 points (single students)")

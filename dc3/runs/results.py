@@ -3,6 +3,7 @@
 Nothing here opens an image set or a model, so any machine can read a run.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -165,21 +166,21 @@ def accuracy(mean: float, deviation: float) -> str:
     return f"{100 * mean:.1f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
 
 
-def in_words(table: pd.DataFrame, own: str) -> str:
-    """The set `own` against each other one of a `summary`, as a list in Markdown, in points.
+def in_words(table: pd.DataFrame) -> str:
+    """Each set of a `summary` against each one below it, of the same size and network, as a list in Markdown.
 
-    A difference within its deviation, that of a difference of independent means, is called none; one student has none.
+    Differences are in points. One within its deviation, that of a difference of independent means, is called none;
+    single students have no deviation.
     """
     lines = []
-    for _, mine in table[table["method"] == own].iterrows():
-        others = table[(table["method"] != own) & (table["ipc"] == mine["ipc"]) & (table["network"] == mine["network"])]
-        for _, other in others.iterrows():
-            points = 100 * (mine["top1_mean"] - other["top1_mean"])
-            deviation = 100 * np.hypot(mine["top1_std"], other["top1_std"])
+    for (ipc, _), group in table.groupby(["ipc", "network"], sort=False):
+        for one, other in itertools.combinations(group.to_dict("records"), 2):
+            points = 100 * (one["top1_mean"] - other["top1_mean"])
+            deviation = 100 * np.hypot(one["top1_std"], other["top1_std"])
             size = "single students" if np.isnan(deviation) else f"± {deviation:.1f}"
             none = ", so no difference" if abs(points) <= deviation else ""
-            pair = f"{literal(own)} against {literal(str(other['method']))}"
-            lines.append(f"- {pair}, {mine['ipc']} images per class: {points:+.1f} points ({size}){none}")
+            pair = f"{literal(one['method'])} against {literal(other['method'])}"
+            lines.append(f"- {pair}, IPC {ipc}: {points:+.1f} points ({size}){none}")
     return "\n".join(lines)
 
 
