@@ -91,12 +91,12 @@ def lab(workspace, tmp_path_factory):
 
 def wait_for(address, server, log):
     for _ in range(240):
-        assert server.poll() is None, log.read_text()
+        assert server.poll() is None, log.read_text(encoding="utf-8")
         try:
             return urllib.request.urlopen(f"{address}/api").read()
         except OSError:
             time.sleep(0.5)
-    raise AssertionError(log.read_text())
+    raise AssertionError(log.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
