@@ -9,6 +9,7 @@ include_patterns = [
     "docs/*.md",
     "notebooks/*.ipynb",
     "figures/demo/README.md",
+    "sets/README.md",
     "teachers/README.md",
     "dc3/tiny-instruct-pix2pix/README.md",
 ]
