@@ -264,16 +264,22 @@ def _stored_bytes(file: Place) -> int:
         return len(without_history(content))
 
 
+def set_name(folder: str | Path) -> str:
+    """What a set is called by its folder: the folder's name, or of train/, as `dc3 export` writes it, that above it."""
+    path = Path(folder)
+    return path.parent.name if path.name == "train" and path.parent.name else path.name
+
+
 def load_beside(folders: list[str], classes: tuple[str, ...], parameter: str) -> dict[str, ImageSet]:
     """Other condensed sets, named by their folders, with any IPC. Raises as `load`.
 
     ValueError for two folders of one name.
     """
     sets: dict[str, ImageSet] = {}
-    for folder in map(Path, folders):
-        if folder.name in sets:
-            raise ValueError(f"{parameter} = {folders!r}: two folders are named {folder.name!r}; rename one")
-        sets[folder.name] = load(folder, classes, allow_unequal=True, parameter=parameter)
+    for folder in folders:
+        if (name := set_name(folder)) in sets:
+            raise ValueError(f"{parameter} = {folders!r}: two folders are named {name!r}; rename one")
+        sets[name] = load(folder, classes, allow_unequal=True, parameter=parameter)
     return sets
 
 

@@ -113,3 +113,9 @@ def test_class_names_in_two_forms_of_unicode_are_the_same_names(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
     for name in ("caf\xe9", "cafe\u0301"):
         assert condensed.load(tmp_path, (name, "the")).classes == ("caf\xe9", "the")
+
+
+def test_an_exported_set_is_named_by_the_folder_above_train(tmp_path):
+    one, other = (write_set(tmp_path / name / "train", CLASSES) for name in ("a", "b"))
+    assert list(condensed.load_beside([str(one), str(other)], CLASSES, "color_condensed_dirs")) == ["a", "b"]
+    assert condensed.set_name("sets/mine") == "mine" and condensed.set_name("train") == "train"

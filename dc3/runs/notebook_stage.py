@@ -213,10 +213,11 @@ class NotebookStage(Stage):
 
     def own_set(self) -> dict[str, ImageSet]:
         """The condensed set that the stage studies, by name: `condensed_dir`, or the run's own by `method`."""
+        from dc3.condensed import set_name
         from dc3.strategies import METHODS
 
         elsewhere = self.params["condensed_dir"]
-        name = f"condensed_dir {Path(elsewhere).name}" if elsewhere else METHODS[self.params["method"]].name
+        name = f"condensed_dir {set_name(elsewhere)}" if elsewhere else METHODS[self.params["method"]].name
         return {name: self._own_images}
 
     @cached_property
