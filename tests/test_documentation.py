@@ -105,3 +105,17 @@ def test_published_numbers_of_the_comparison_are_those_that_figures_show():
     names = {"RDED": "RDED [1, 2]", "D⁴M": "D⁴M [2, 3]", "Minimax": "Minimax [2, 4]", "DC3": "DC3 [2, 8]"}
     for method, name in names.items():
         assert rows(compared, name)[0][:2] == [str(number) for number in RESNET18["ImageNet-1K"][method][1:]], name
+
+
+def test_numbers_on_the_demo_under_five_seeds_are_those_of_the_committed_rows():
+    table, page = pd.read_csv(FIGURES / "benchmarks/demo_seeds.csv"), section("measurements.md", "The demo")
+    means = table.pivot_table(index="run_seed", columns="method", values="top1") * 100
+    spread = table.pivot_table(index="run_seed", columns="method", values="top1", aggfunc="std") * 100
+    for seed, of_seed in means.iterrows():
+        cells = [f"{of_seed[name]:.1f} ± {spread.loc[seed, name]:.1f}" for name in sorted(means)]
+        assert rows(page, str(seed)) == [cells]
+    picks, random = means["DC3 picks, plain"], means["random"]
+    told = f"{picks.mean():.1f} ± {picks.std():.1f} against {random.mean():.1f} ± {random.std():.1f}"
+    assert told in page and (picks > random).sum() == 4
+    cost = picks - means["DC3"]
+    assert f"{cost.min():.0f} to {cost.max():.0f} points" in page
