@@ -5,6 +5,7 @@ import json
 import os
 import re
 import tempfile
+import unicodedata
 from html import unescape
 from pathlib import Path
 from unittest import mock
@@ -31,8 +32,10 @@ from dc3.runs.report import page, write_report
 
 ODD = "$|*_`<>&[](){}#~^\\'\"-. =+:;!?%@\n\t\x1b\u202e猫हिé🐱\u0301\u200dقΩ0aZ"
 LETTERS = st.one_of(st.sampled_from(ODD), st.characters(exclude_characters="/\0", exclude_categories=["Cs"]))
-NAMES = st.text(LETTERS, min_size=1, max_size=200).filter(
-    lambda name: name not in (".", "..") and len(name.encode()) < 256  # as the names of folders
+NAMES = (
+    st.text(LETTERS, min_size=1, max_size=200)
+    .map(lambda name: unicodedata.normalize("NFC", name))  # as class names are
+    .filter(lambda name: name not in (".", "..") and len(name.encode()) < 256)  # as the names of folders
 )
 THREE = st.lists(NAMES, min_size=3, max_size=3, unique=True)
 AWKWARD = ["$1_vs_$5", "a|b\\c", "../../x"]
