@@ -24,7 +24,7 @@ from dc3.machine.markup import literal
 from dc3.machine.progress import Relay, relay
 from dc3.machine.temporary import temporary_folder
 from dc3.runs.checks import check_inputs
-from dc3.runs.manifests import MANIFEST, Record, read_json, read_manifest, write_json
+from dc3.runs.manifests import MANIFEST, Record, read_manifest, write_json
 from dc3.runs.notebooks import strip_noise
 from dc3.runs.parameters import Parameter, ParameterError, all_declared, check, notebook_names
 from dc3.runs.stage import (
@@ -32,6 +32,7 @@ from dc3.runs.stage import (
     discard,
     executed_copy,
     figures_of,
+    is_notebook,
     run_lock,
     set_aside_earlier_layout,
     stage_lock,
@@ -308,7 +309,7 @@ def _gather(run: str, name: str, manifest: Record, gathered: Path) -> bool:
             for file in manifest[kind]:
                 link(folder / file, gathered / kind / file)
         files_of = ((gathered / kind / file, digest) for kind in sources for file, digest in manifest[kind].items())
-        return _is_notebook(gathered / "notebook.ipynb") and all(sha256(f) == digest for f, digest in files_of)
+        return is_notebook(gathered / "notebook.ipynb") and all(sha256(f) == digest for f, digest in files_of)
     except FileNotFoundError:  # deleted, or just restarted by its own run
         return False
     except OSError as error:
@@ -316,12 +317,6 @@ def _gather(run: str, name: str, manifest: Record, gathered: Path) -> bool:
             raise
         log.warning("%s of run %s is not shared: %s", name, run, error)
         return False
-
-
-def _is_notebook(path: Path) -> bool:
-    """Whether a file reads as a notebook. It has no SHA-256 in the manifest, because it is written after it."""
-    content = read_json(path)
-    return isinstance(content, dict) and isinstance(content.get("cells"), list)
 
 
 def _move_in(gathered: Path, run: str, name: str) -> None:

@@ -256,6 +256,7 @@ def why_not_current(run: str, name: str, params: dict[str, Any]) -> str | None:
         why_different(manifest, run, params, notebook_fingerprint(name))
         or _damage(paths.RUNS / run / name, manifest["outputs"])
         or _damage(paths.FIGURES / run, manifest["figures"])
+        or _damaged_copy(run, name)
     )
 
 
@@ -296,9 +297,21 @@ def _damage(folder: Path, files: dict[str, str]) -> str | None:
     return None
 
 
+def _damaged_copy(run: str, name: str) -> str | None:
+    """None also where there is no executed notebook, as after work by hand."""
+    path = executed_copy(run, name)
+    return f"{path.name} is not what the stage wrote" if path.exists() and not is_notebook(path) else None
+
+
 def executed_copy(run: str, name: str) -> Path:
     """The path of a stage's executed notebook."""
     return paths.RUNS / run / "notebooks" / f"{name}.ipynb"
+
+
+def is_notebook(path: Path) -> bool:
+    """Whether a file reads as a notebook. It has no SHA-256 in the manifest, because it is written after it."""
+    content = read_record(path)
+    return content is not None and isinstance(content.get("cells"), list)
 
 
 def git_commit() -> str | None:
