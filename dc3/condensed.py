@@ -287,7 +287,7 @@ def _check_names(where: str, found: tuple[str, ...], classes: tuple[str, ...]) -
     numbered = tuple(f"{label:05d}" for label in range(len(classes)))
     if found in (classes, numbered):
         return
-    expected = numbered if all(name.isdigit() for name in found) else tuple(classes)
+    expected = numbered if all(name.isdigit() for name in found) else classes
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     faults = [f"no folder for {', '.join(missing[:5])}"] if missing else []
     faults += [f"folders without a class: {', '.join(unknown[:5])}"] if unknown else []
