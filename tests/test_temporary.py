@@ -14,7 +14,7 @@ from workshop import Workshop
 from dc3.machine import temporary
 from dc3.machine.files import replacing
 from dc3.machine.temporary import LONGEST_SOCKET, PREFIX, temporary_folder
-from dc3.runs.runner import kernel_channel
+from dc3.runs.kernels import kernel_channel
 
 HOLD = """
 import sys, time

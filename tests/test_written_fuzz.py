@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from papermill.translators import translate_parameters
 from workshop import Workshop
 
-from dc3.runs import runner
+from dc3.runs.kernels import Kernels
 from dc3.runs.parameters import all_declared
 from dc3.runs.runner import StageFailed
 
@@ -63,12 +63,12 @@ def receive(workshop):
     def run(file, *arguments):
         received = {}
 
-        def execute(name, run, injected):
+        def execute(kernels, name, run, injected):
             exec(translate_parameters("python3", "python", injected, ""), received)
             raise StageFailed("received")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runner, "execute_in_kernel", execute)
+            patch.setattr(Kernels, "execute", execute)
             result = workshop.command("run", file, *arguments)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         if result.exit_code == REFUSED:

@@ -186,8 +186,8 @@ def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title
     """Executes a notebook with `values` into `executed`, writes its page beside it, and returns the page's path."""
     import nbformat
 
+    from dc3.runs.kernels import execute_notebook
     from dc3.runs.notebooks import strip_noise
-    from dc3.runs.runner import execute_notebook
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_suffix(".partial.ipynb")

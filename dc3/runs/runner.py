@@ -10,10 +10,8 @@ import logging
 import os
 import shutil
 import sys
-import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +19,11 @@ from dc3.machine import files, paths
 from dc3.machine.files import flush_to_disk, remove, replacing, sha256
 from dc3.machine.fingerprints import notebook_fingerprint
 from dc3.machine.markup import literal
-from dc3.machine.progress import Relay, relay
-from dc3.machine.temporary import temporary_folder
 from dc3.runs.checks import check_inputs
 from dc3.runs.manifests import MANIFEST, Record, read_manifest, write_json
-from dc3.runs.notebooks import strip_noise
 from dc3.runs.parameters import Parameter, ParameterError, all_declared, check, notebook_names
 from dc3.runs.stage import (
+    StageFailed,
     busy_message,
     discard,
     executed_copy,
@@ -41,19 +37,14 @@ from dc3.runs.stage import (
 )
 
 if TYPE_CHECKING:
-    from papermill.exceptions import PapermillExecutionError
+    from dc3.runs.kernels import Kernels
 
 log = logging.getLogger(__name__)
 
 Execute = Callable[[str, str, dict[str, Any]], None]  # stage, run, values to inject; leaves the executed copy
 README = "README.md"  # in the folder of a run's figures
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # faults of this run's disk, not of another run's files
-SOCKET = "kernel"  # jupyter_client appends -1 … -5
 BUSY = "another process is executing run {run!r}: wait for it to end, or choose another name (-p run NAME)"
-
-
-class StageFailed(RuntimeError):
-    """A stage's notebook failed; the message ends with the notebook and cell, after the traceback."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -76,7 +67,7 @@ def run_notebooks(
 
     `start` ("03") redoes from that stage on and leaves the earlier ones; `until` ends after that stage; `force` redoes
     all. Redone stages start from nothing. `preflight=False` is for callers that have called `check_inputs`. `execute`
-    runs one notebook (default: `execute_in_kernel`, which shows the notebook's progress bars on a terminal).
+    runs one notebook (default: in a kernel, with the notebook's progress bars on a terminal).
     ParameterError before anything runs when a value is refused or data or a model is missing; StageFailed when a cell
     raises; files.Busy when another process executes the same run; Stopped after SIGINT or SIGTERM.
     """
@@ -85,7 +76,7 @@ def run_notebooks(
     every = notebook_names()
     names = _between(start, until, every)
     run, redo = checked["run"], force or bool(start)
-    with files.locked(run_lock(run), BUSY.format(run=run)):
+    with files.locked(run_lock(run), BUSY.format(run=run)), ExitStack() as opened:
         _remove_leftovers(run)
         for name in names:
             stage = f"stage {every.index(name) + 1} of {len(every)}: {name:<18}"
@@ -101,11 +92,18 @@ def run_notebooks(
                 other = None if redo else _taken_over(run, name, own)
                 log.info("%s %s", stage, f"shared from run {other}" if other else f"running ({reason})")
                 if other is None:
-                    seconds = _redo(run, name, _to_inject(values, own, parameters), redo, execute or execute_in_kernel)
+                    execute = execute or opened.enter_context(_kernels(names)).execute
+                    seconds = _redo(run, name, _to_inject(values, own, parameters), redo, execute)
                     if sys.stdout.isatty():  # elsewhere a line a stage is enough
                         log.info("%s done in %.0f s", stage, seconds)
         write_figures_readme(paths.FIGURES / run, notebook_names())
     return run
+
+
+def _kernels(names: Sequence[str]) -> "Kernels":
+    from dc3.runs.kernels import Kernels  # brings jupyter_client, which a run that only skips can do without
+
+    return Kernels(names)
 
 
 def _remove_leftovers(run: str) -> None:
@@ -177,89 +175,6 @@ def _place(option: str, stage: str, names: list[str]) -> int:
 def _to_inject(values: dict[str, Any], own: dict[str, Any], parameters: dict[str, Parameter]) -> dict[str, Any]:
     """The values that papermill injects: those that were set and differ from the notebook's defaults."""
     return {key: own[key] for key in values if key in own and own[key] != parameters[key].default}
-
-
-def execute_in_kernel(name: str, run: str, params: dict[str, Any]) -> None:
-    """Executes one notebook in a fresh kernel; its executed copy stays in the run, even after a StageFailed."""
-    from nbclient.exceptions import DeadKernelError  # papermill takes two seconds to import
-    from papermill.exceptions import PapermillExecutionError
-
-    target = executed_copy(run, name)
-    partial = target.with_suffix(".partial.ipynb")
-    started = time.monotonic()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with relay() as bars:
-            execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params, bars)
-    except PapermillExecutionError as error:
-        raise StageFailed(_failure(name, error)) from None
-    except DeadKernelError:
-        raise StageFailed(f"{name}.ipynb: its kernel was killed, most often because memory ran out") from None
-    except OSError as error:
-        raise StageFailed(f"{name}.ipynb: its executed copy {paths.shown(target)} cannot be written: {error}") from None
-    finally:
-        _keep_copy(partial, target)
-    log.debug("%s: %.1f s with the kernel's start", name, time.monotonic() - started)
-
-
-def execute_notebook(source: Path, target: Path, params: dict[str, Any], bars: Relay | None = None) -> None:
-    """Executes a notebook with these parameters in a fresh kernel, in the folder of notebooks, into `target`.
-
-    bars: shows the progress bars of the notebook.
-    """
-    import papermill
-    from traitlets.config import Config
-
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ[paths.HEADLESS] = "1"
-    with kernel_channel() as channel:
-        papermill.execute_notebook(
-            _unformatted(source),
-            _unformatted(target),
-            params,
-            kernel_name="python3",
-            cwd=str(paths.NOTEBOOKS),  # in the workspace, by which the kernel finds its places
-            progress_bar=False,  # it counts cells, most of which take a moment and one an hour
-            stderr_file=bars,
-            autosave_cell_every=0,
-            config=Config({"KernelManager": channel}),
-        )
-
-
-def _unformatted(path: Path) -> str:
-    """A path for papermill, which fills names in braces with parameters."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def _keep_copy(partial: Path, target: Path) -> None:
-    """Moves the executed notebook to its name, or removes it when a full disk truncated it."""
-    from nbformat.reader import NotJSONError
-
-    try:
-        if partial.exists():
-            strip_noise(partial, target)
-    except (OSError, NotJSONError):
-        log.warning("%s could not be written completely: it is not kept", paths.shown(target))
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def kernel_channel() -> Iterator[dict[str, str]]:
-    """Settings for the kernel's connection: no ports to race for, and sockets in their own folder.
-
-    By default jupyter_client puts sockets into the working directory, where two runs would share them.
-    """
-    if os.name != "posix":
-        yield {}
-        return
-    with temporary_folder(room=len(f"/{SOCKET}-12345")) as folder:
-        yield {"transport": "ipc", "ip": str(folder / SOCKET)}
-
-
-def _failure(name: str, error: "PapermillExecutionError") -> str:
-    trace = "\n".join(error.traceback) if error.traceback else "".join(traceback.format_exception(error))
-    return f"{trace}\n\n{name}.ipynb, cell [{error.exec_count}]: {error.ename}: {error.evalue}"
 
 
 def take_over(run: str, name: str, params: dict[str, Any]) -> str | None:

@@ -46,6 +46,10 @@ ORPHAN_SECONDS = 10  # a kernel whose runner was killed ends within a second or 
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "peft", "scikit-learn", "numpy")
 
 
+class StageFailed(RuntimeError):
+    """A stage's notebook failed; the message ends with the notebook and cell, after the traceback."""
+
+
 @dataclass
 class Stage:
     """A stage under way: its parameters and recorded inputs."""

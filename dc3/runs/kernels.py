@@ -1,0 +1,213 @@
+"""Kernels: each notebook is executed in a process of its own, and the next one's starts while this one works.
+
+Starting a kernel and importing torch and diffusers takes as long as many a stage of a small run.
+"""
+
+import ast
+import json
+import logging
+import os
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
+
+from dc3.machine import paths
+from dc3.machine.fingerprints import notebook_fingerprint
+from dc3.machine.progress import Relay, relay
+from dc3.machine.temporary import temporary_folder
+from dc3.runs.notebooks import strip_noise
+from dc3.runs.stage import StageFailed, executed_copy
+
+if TYPE_CHECKING:
+    from jupyter_client.client import KernelClient
+    from papermill.exceptions import PapermillExecutionError
+
+log = logging.getLogger(__name__)
+
+SOCKET = "kernel"  # jupyter_client appends -1 … -5
+START_SECONDS = 600  # for a kernel and its imports, from a slow disk
+
+
+class Kernel(AsyncKernelManager):
+    """A kernel for one notebook, and the client that executes it."""
+
+    opened: "KernelClient | None" = None
+
+    def client(self, **options: Any) -> Any:
+        """The client that nbclient asks for; `closing` closes it."""
+        self.opened = super().client(**options)
+        return self.opened
+
+
+@contextmanager
+def started(imports: str = "") -> Iterator[Kernel]:
+    """A kernel in a process of its own, which executes the `imports` at once, and ends with the block."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ[paths.HEADLESS] = "1"
+    with kernel_channel() as channel:
+        kernel = Kernel(kernel_name="python3", **channel)
+        arguments = [f"--IPKernelApp.exec_lines={imports}"] if imports else []
+        folder = str(paths.NOTEBOOKS)  # in the workspace, by which the kernel finds its places
+        run_sync(kernel.start_kernel)(extra_arguments=arguments, cwd=folder)
+        try:
+            yield kernel
+        finally:
+            if lives(kernel):
+                run_sync(kernel.shutdown_kernel)()
+            run_sync(kernel.cleanup_resources)()
+            if kernel.opened:
+                kernel.opened.stop_channels()
+
+
+def lives(kernel: Kernel) -> bool:
+    """Whether the kernel's process runs."""
+    return kernel.has_kernel and run_sync(kernel.is_alive)()
+
+
+def execute_notebook(
+    source: Path, target: Path, params: dict[str, Any], bars: Relay | None = None, kernel: Kernel | None = None
+) -> None:
+    """Executes a notebook with these parameters into `target`, in the folder of notebooks.
+
+    bars: shows the progress bars of the notebook. kernel: a fresh one, which is used up; None: one is started.
+    """
+    import papermill  # two seconds
+
+    with ExitStack() as own:
+        papermill.execute_notebook(
+            _unformatted(source),
+            _unformatted(target),
+            params,
+            kernel_name="python3",
+            progress_bar=False,  # it counts cells, most of which take a moment and one an hour
+            stderr_file=bars,
+            autosave_cell_every=0,
+            start_timeout=START_SECONDS,
+            km=kernel or own.enter_context(started()),
+        )
+
+
+def _unformatted(path: Path) -> str:
+    """A path for papermill, which fills names in braces with parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+class _Ahead(NamedTuple):
+    """A kernel that has been started for a notebook, and the fingerprint of the code that it imports."""
+
+    name: str
+    kernel: Kernel
+    code: str
+    until: ExitStack
+
+
+class Kernels:
+    """Executes the notebooks of a run, in the order of `names`; a context manager."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._ahead: _Ahead | None = None
+
+    def __enter__(self) -> "Kernels":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._discard_ahead()
+
+    def execute(self, name: str, run: str, params: dict[str, Any]) -> None:
+        """Executes one notebook in a fresh kernel; its executed copy stays in the run, even after a StageFailed."""
+        from nbclient.exceptions import DeadKernelError
+        from papermill.exceptions import PapermillExecutionError
+
+        target = executed_copy(run, name)
+        partial = target.with_suffix(".partial.ipynb")
+        began = time.monotonic()
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with relay() as bars, self._kernel_for(name) as kernel:
+                self._start_ahead(name)
+                execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params, bars, kernel)
+        except PapermillExecutionError as error:
+            raise StageFailed(_failure(name, error)) from None
+        except DeadKernelError:
+            raise StageFailed(f"{name}.ipynb: its kernel was killed, most often because memory ran out") from None
+        except OSError as error:
+            message = f"{name}.ipynb: its executed copy {paths.shown(target)} cannot be written: {error}"
+            raise StageFailed(message) from None
+        finally:
+            _keep_copy(partial, target)
+        log.debug("%s: %.1f s with the kernel's start", name, time.monotonic() - began)
+
+    @contextmanager
+    def _kernel_for(self, name: str) -> Iterator[Kernel]:
+        """The kernel that was started ahead for this notebook, if its code is still the same; else a new one."""
+        ahead, self._ahead = self._ahead, None
+        with ExitStack() as until:
+            if ahead:
+                until.enter_context(ahead.until)
+                if ahead.name == name and ahead.code == notebook_fingerprint(name) and lives(ahead.kernel):
+                    yield ahead.kernel
+                    return
+            until.close()
+            yield until.enter_context(started())
+
+    def _start_ahead(self, name: str) -> None:
+        """Starts the kernel of the notebook after `name`; it does its imports while `name` is executed."""
+        following = self.names[self.names.index(name) + 1 :][:1]
+        for other in following:
+            with ExitStack() as until:
+                kernel = until.enter_context(started(_imports(paths.NOTEBOOKS / f"{other}.ipynb")))
+                self._ahead = _Ahead(other, kernel, notebook_fingerprint(other), until.pop_all())
+
+    def _discard_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead:
+            ahead.until.close()
+
+
+def _imports(notebook: Path) -> str:
+    """The import statements at the top of a notebook: those of its first code cell."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = next(("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), "")
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # the notebook's own concern, when it is executed
+        return ""
+    return "\n".join(ast.unparse(each) for each in statements if isinstance(each, (ast.Import, ast.ImportFrom)))
+
+
+def _keep_copy(partial: Path, target: Path) -> None:
+    """Moves the executed notebook to its name, or removes it when a full disk truncated it."""
+    from nbformat.reader import NotJSONError
+
+    try:
+        if partial.exists():
+            strip_noise(partial, target)
+    except (OSError, NotJSONError):
+        log.warning("%s could not be written completely: it is not kept", paths.shown(target))
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def kernel_channel() -> Iterator[dict[str, str]]:
+    """Settings for the kernel's connection: no ports to race for, and sockets in their own folder.
+
+    By default jupyter_client puts sockets into the working directory, where two runs would share them.
+    """
+    if os.name != "posix":
+        yield {}
+        return
+    with temporary_folder(room=len(f"/{SOCKET}-12345")) as folder:
+        yield {"transport": "ipc", "ip": str(folder / SOCKET)}
+
+
+def _failure(name: str, error: "PapermillExecutionError") -> str:
+    trace = "\n".join(error.traceback) if error.traceback else "".join(traceback.format_exception(error))
+    return f"{trace}\n\n{name}.ipynb, cell [{error.exec_count}]: {error.ename}: {error.evalue}"
