@@ -10,8 +10,9 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jupyter_client.manager import AsyncKernelManager
@@ -59,7 +60,7 @@ def started(imports: str = "") -> Iterator[Kernel]:
             yield kernel
         finally:
             if lives(kernel):
-                run_sync(kernel.shutdown_kernel)()
+                run_sync(kernel.shutdown_kernel)(now=kernel.opened is None)  # at once if it was not used
             run_sync(kernel.cleanup_resources)()
             if kernel.opened:
                 kernel.opened.stop_channels()
@@ -108,17 +109,22 @@ class _Ahead(NamedTuple):
 
 
 class Kernels:
-    """Executes the notebooks of a run, in the order of `names`; a context manager."""
+    """Executes the notebooks of a run, in the order of `names`; a context manager, which leaves no process."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
         self._ahead: _Ahead | None = None
+        self._ending: list[Thread] = []
 
     def __enter__(self) -> "Kernels":
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._discard_ahead()
+        ahead, self._ahead = self._ahead, None
+        if ahead:
+            ahead.until.close()
+        for thread in self._ending:
+            thread.join()
 
     def execute(self, name: str, run: str, params: dict[str, Any]) -> None:
         """Executes one notebook in a fresh kernel; its executed copy stays in the run, even after a StageFailed."""
@@ -131,7 +137,8 @@ class Kernels:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with relay() as bars, self._kernel_for(name) as kernel:
-                self._start_ahead(name)
+                for following in self.names[self.names.index(name) + 1 :][:1]:
+                    self.start_ahead(following)
                 execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params, bars, kernel)
         except PapermillExecutionError as error:
             raise StageFailed(_failure(name, error)) from None
@@ -144,31 +151,30 @@ class Kernels:
             _keep_copy(partial, target)
         log.debug("%s: %.1f s with the kernel's start", name, time.monotonic() - began)
 
+    def start_ahead(self, name: str) -> None:
+        """Starts the kernel of a notebook, which does its imports while the caller goes on."""
+        with suppress(OSError), ExitStack() as until:  # `execute` tries again, and then it counts
+            kernel = until.enter_context(started(_imports(paths.NOTEBOOKS / f"{name}.ipynb")))
+            self._ahead = _Ahead(name, kernel, notebook_fingerprint(name), until.pop_all())
+
     @contextmanager
     def _kernel_for(self, name: str) -> Iterator[Kernel]:
         """The kernel that was started ahead for this notebook, if its code is still the same; else a new one."""
         ahead, self._ahead = self._ahead, None
-        with ExitStack() as until:
-            if ahead:
-                until.enter_context(ahead.until)
-                if ahead.name == name and ahead.code == notebook_fingerprint(name) and lives(ahead.kernel):
-                    yield ahead.kernel
-                    return
-            until.close()
-            yield until.enter_context(started())
-
-    def _start_ahead(self, name: str) -> None:
-        """Starts the kernel of the notebook after `name`; it does its imports while `name` is executed."""
-        following = self.names[self.names.index(name) + 1 :][:1]
-        for other in following:
-            with ExitStack() as until:
-                kernel = until.enter_context(started(_imports(paths.NOTEBOOKS / f"{other}.ipynb")))
-                self._ahead = _Ahead(other, kernel, notebook_fingerprint(other), until.pop_all())
-
-    def _discard_ahead(self) -> None:
-        ahead, self._ahead = self._ahead, None
-        if ahead:
+        if ahead and not (ahead.name == name and ahead.code == notebook_fingerprint(name) and lives(ahead.kernel)):
             ahead.until.close()
+            ahead = None
+        until = ahead.until if ahead else ExitStack()
+        try:
+            yield ahead.kernel if ahead else until.enter_context(started())
+        finally:
+            self._end(until)
+
+    def _end(self, until: ExitStack) -> None:
+        """Ends a kernel while the next one works already: it takes seconds."""
+        thread = Thread(target=until.close)
+        thread.start()
+        self._ending.append(thread)
 
 
 def _imports(notebook: Path) -> str:

@@ -37,18 +37,18 @@ def _is_noise(output: "NotebookNode", cell: "NotebookNode") -> bool:
 
 
 def take_outputs(executed: Path, source: Path) -> None:
-    """Puts the outputs of an executed copy into the committed notebook it came from.
+    """Puts the outputs of an executed copy into the committed notebook it came from; its prose may have changed since.
 
-    ValueError when the copy has another version of the notebook, or parameters that are not the defaults.
+    ValueError when the copy has other code, or parameters that are not the defaults.
     """
     import nbformat
 
     copy, notebook = nbformat.read(executed, as_version=4), nbformat.read(source, as_version=4)
-    if [cell.source for cell in copy.cells] != [cell.source for cell in notebook.cells]:
-        raise ValueError(f"{executed.name}: its cells or parameters are not the notebook's: execute it again")
-    for cell, ran in zip(notebook.cells, copy.cells, strict=True):
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+    ran, kept = ([cell for cell in each.cells if cell.cell_type == "code"] for each in (copy, notebook))
+    if [cell.source for cell in ran] != [cell.source for cell in kept]:
+        raise ValueError(f"{executed.name}: its code or parameters are not the notebook's: execute it again")
+    for cell, executed_cell in zip(kept, ran, strict=True):
+        cell.outputs, cell.execution_count = executed_cell.outputs, executed_cell.execution_count
     notebook.metadata = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
     with replacing(source) as partial:
         nbformat.write(notebook, partial)

@@ -85,6 +85,11 @@ def run_notebooks(
             if reason is None:
                 log.info("%s up to date", stage)
                 continue
+            if execute is None:
+                kernels = opened.enter_context(_kernels(names))
+                if redo or not any(paths.RUNS.glob(f"*/{name}/{MANIFEST}")):  # there is none to take over
+                    kernels.start_ahead(name)  # it does its imports during the checks
+                execute = kernels.execute
             if preflight:
                 check_inputs(checked)
                 preflight = False
@@ -92,7 +97,6 @@ def run_notebooks(
                 other = None if redo else _taken_over(run, name, own)
                 log.info("%s %s", stage, f"shared from run {other}" if other else f"running ({reason})")
                 if other is None:
-                    execute = execute or opened.enter_context(_kernels(names)).execute
                     seconds = _redo(run, name, _to_inject(values, own, parameters), redo, execute)
                     if sys.stdout.isatty():  # elsewhere a line a stage is enough
                         log.info("%s done in %.0f s", stage, seconds)
