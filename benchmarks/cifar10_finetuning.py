@@ -3,10 +3,9 @@
 Writes figures/cifar10/finetuning*: scores of both (table, figure) and images of the first seed of each.
 """
 
-import argparse
-
 import numpy as np
 import pandas as pd
+import typer
 from matplotlib.figure import Figure
 
 from dc3 import figures
@@ -20,8 +19,7 @@ GENERATED = {"full set": "DiT-full_set-0", "random": "DiT-random-0", "DC3": "DiT
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    """Write the tables and figures of both runs."""
     out = paths.REPOSITORY / "figures" / "cifar10"
     table = pd.concat([scores(ipc) for ipc in RUNS], ignore_index=True)
     table = table.drop_duplicates(["generator", "set", "seed"])
@@ -52,4 +50,4 @@ def samples(ipc: int, run: str) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

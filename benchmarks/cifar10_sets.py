@@ -7,12 +7,13 @@
     python benchmarks/cifar10_sets.py cifar10_dc3_ipc1 cifar10_dc3_ipc10 cifar10_dc3_plain_ipc1 cifar10_dc3_plain_ipc10
 """
 
-import argparse
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+import typer
 
 from dc3.machine import paths
 from dc3.machine.files import replacing
@@ -23,17 +24,16 @@ from dc3.runs.notebook_stage import Settings
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that equal sets are equal files
 
 
-def main() -> None:
-    """Packs the runs that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=paths.REPOSITORY / "sets")
-    arguments = parser.parse_args()
-    for run in arguments.runs:
-        pack(run, arguments.out / f"{run}.zip")
+def main(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="finished to 04")],
+    out: Path = paths.REPOSITORY / "sets",
+) -> None:
+    """Pack the runs."""
+    for run in runs:
+        pack(run, out / f"{run}.zip")
         table = picks(run)
-        table.to_csv(arguments.out / f"{run}_picks.csv", index=False)
-        print(f"{run}: {len(table)} images, {(arguments.out / f'{run}.zip').stat().st_size / 1000:.0f} kB")
+        table.to_csv(out / f"{run}_picks.csv", index=False)
+        print(f"{run}: {len(table)} images, {(out / f'{run}.zip').stat().st_size / 1000:.0f} kB")
 
 
 def picks(run: str) -> pd.DataFrame:
@@ -57,4 +57,4 @@ def pack(run: str, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,6 +1,6 @@
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from dc3.runs.notebooks import WIDGET, strip_noise, take_outputs
 
@@ -26,15 +26,16 @@ def test_progress_bars_timings_and_widget_state_go_and_results_stay(tmp_path):
 
 
 def test_outputs_are_taken_back_into_the_notebook_they_came_from(tmp_path):
-    source = write(tmp_path / "00_a.ipynb", new_code_cell("1 + 1"))
+    source = write(tmp_path / "00_a.ipynb", new_markdown_cell("Its text, edited since."), new_code_cell("1 + 1"))
     result = new_output("execute_result", data={"text/plain": "2"}, execution_count=1)
-    take_outputs(write(tmp_path / "ran.ipynb", executed_cell("1 + 1", result)), source)
-    taken = nbformat.read(source, as_version=4)
-    assert taken.cells[0].outputs == [result] and taken.cells[0].execution_count == 1
+    ran = write(tmp_path / "ran.ipynb", new_markdown_cell("Its text."), executed_cell("1 + 1", result))
+    take_outputs(ran, source)
+    text, code = nbformat.read(source, as_version=4).cells
+    assert code.outputs == [result] and code.execution_count == 1 and text.source == "Its text, edited since."
 
 
 def test_a_copy_with_other_parameters_is_refused(tmp_path):
     source = write(tmp_path / "00_a.ipynb", new_code_cell("n = 1"))
     ran = write(tmp_path / "ran.ipynb", executed_cell("n = 1"), executed_cell("n = 2"))
-    with pytest.raises(ValueError, match="cells or parameters"):
+    with pytest.raises(ValueError, match="code or parameters"):
         take_outputs(ran, source)

@@ -49,6 +49,15 @@ def test_commands_that_compute_nothing_import_nothing_heavy(request):
     run(IN_ORDER, cwd=request.config.rootpath)
 
 
+def test_papermill_comes_without_the_grammar_of_web_addresses():
+    run("import sys, dc3.runs.kernels, papermill, nbformat, jsonschema\nassert 'lark' not in sys.modules")
+
+
+def test_what_suits_a_convnet_is_known_without_torchs_compiler():
+    check = "networks.check_size('conv4', 32)"
+    run(f"import sys\nfrom dc3.models import networks\n{check}\nassert 'torch._dynamo' not in sys.modules")
+
+
 def test_image_sets_are_read_without_torch():
     modules = "dc3.images.image_set, dc3.images.datasets, dc3.images.decoding"
     load = "images = dc3.images.datasets.load('scenes10', 'test', images_per_class=1).images([0], 32)"

@@ -222,9 +222,12 @@ def _builder(name: str, network: Network, layout: str) -> Callable[[int, int, in
 
 
 def check_size(name: str, image_size: int, width: int = 128) -> None:
-    """ValueError unless the network takes images of that size. Runs on torch's meta device: shapes only."""
-    with torch.device("meta"):
-        create(name, 2, image_size, width)
+    """ValueError unless the network takes images of that size. Uses torch's meta device: shapes only."""
+    what, network = f"network = {name!r}", find(name)
+    with torch.device("meta"), _size_errors(what, image_size):
+        model = network.build(2, image_size, width)
+        if not isinstance(model, ConvNet):  # it was refused when it was built; running it loads torch's compiler
+            check_takes(model, image_size, 2, what)
 
 
 @contextmanager
