@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jupyter_client.manager import AsyncKernelManager
@@ -36,19 +35,23 @@ START_SECONDS = 600  # for a kernel and its imports, from a slow disk
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel for one notebook, and the client that executes it."""
+    """A kernel for one notebook, the client that executes it, and whether there is nothing that it should still do."""
 
     opened: "KernelClient | None" = None
+    idle: bool = True
 
     def client(self, **options: Any) -> Any:
-        """The client that nbclient asks for; `closing` closes it."""
+        """The client that nbclient asks for; `started` closes it."""
         self.opened = super().client(**options)
         return self.opened
 
 
 @contextmanager
 def started(imports: str = "") -> Iterator[Kernel]:
-    """A kernel in a process of its own, which executes the `imports` at once, and ends with the block."""
+    """A kernel in a process of its own, which executes the `imports` at once, and ends with the block.
+
+    A process that failed may clean up, which takes seconds. Others are killed, so that their memory is free at once.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ[paths.HEADLESS] = "1"
     with kernel_channel() as channel:
@@ -60,7 +63,7 @@ def started(imports: str = "") -> Iterator[Kernel]:
             yield kernel
         finally:
             if lives(kernel):
-                run_sync(kernel.shutdown_kernel)(now=kernel.opened is None)  # at once if it was not used
+                run_sync(kernel.shutdown_kernel)(now=kernel.idle)
             run_sync(kernel.cleanup_resources)()
             if kernel.opened:
                 kernel.opened.stop_channels()
@@ -81,6 +84,8 @@ def execute_notebook(
     import papermill  # two seconds
 
     with ExitStack() as own:
+        kernel = kernel or own.enter_context(started())
+        kernel.idle = False
         papermill.execute_notebook(
             _unformatted(source),
             _unformatted(target),
@@ -90,8 +95,9 @@ def execute_notebook(
             stderr_file=bars,
             autosave_cell_every=0,
             start_timeout=START_SECONDS,
-            km=kernel or own.enter_context(started()),
+            km=kernel,
         )
+        kernel.idle = True
 
 
 def _unformatted(path: Path) -> str:
@@ -114,7 +120,6 @@ class Kernels:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
         self._ahead: _Ahead | None = None
-        self._ending: list[Thread] = []
 
     def __enter__(self) -> "Kernels":
         return self
@@ -123,8 +128,6 @@ class Kernels:
         ahead, self._ahead = self._ahead, None
         if ahead:
             ahead.until.close()
-        for thread in self._ending:
-            thread.join()
 
     def execute(self, name: str, run: str, params: dict[str, Any]) -> None:
         """Executes one notebook in a fresh kernel; its executed copy stays in the run, even after a StageFailed."""
@@ -153,9 +156,10 @@ class Kernels:
 
     def start_ahead(self, name: str) -> None:
         """Starts the kernel of a notebook, which does its imports while the caller goes on."""
+        code = notebook_fingerprint(name)
         with suppress(OSError), ExitStack() as until:  # `execute` tries again, and then it counts
             kernel = until.enter_context(started(_imports(paths.NOTEBOOKS / f"{name}.ipynb")))
-            self._ahead = _Ahead(name, kernel, notebook_fingerprint(name), until.pop_all())
+            self._ahead = _Ahead(name, kernel, code, until.pop_all())
 
     @contextmanager
     def _kernel_for(self, name: str) -> Iterator[Kernel]:
@@ -164,17 +168,8 @@ class Kernels:
         if ahead and not (ahead.name == name and ahead.code == notebook_fingerprint(name) and lives(ahead.kernel)):
             ahead.until.close()
             ahead = None
-        until = ahead.until if ahead else ExitStack()
-        try:
+        with ahead.until if ahead else ExitStack() as until:
             yield ahead.kernel if ahead else until.enter_context(started())
-        finally:
-            self._end(until)
-
-    def _end(self, until: ExitStack) -> None:
-        """Ends a kernel while the next one works already: it takes seconds."""
-        thread = Thread(target=until.close)
-        thread.start()
-        self._ending.append(thread)
 
 
 def _imports(notebook: Path) -> str:
