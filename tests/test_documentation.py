@@ -109,13 +109,21 @@ def test_published_numbers_of_the_comparison_are_those_that_figures_show():
 
 def test_numbers_on_the_demo_under_five_seeds_are_those_of_the_committed_rows():
     table, page = pd.read_csv(FIGURES / "benchmarks/demo_seeds.csv"), section("measurements.md", "The demo")
-    means = table.pivot_table(index="run_seed", columns="method", values="top1") * 100
-    spread = table.pivot_table(index="run_seed", columns="method", values="top1", aggfunc="std") * 100
-    for seed, of_seed in means.iterrows():
-        cells = [f"{of_seed[name]:.1f} ± {spread.loc[seed, name]:.1f}" for name in sorted(means)]
-        assert rows(page, str(seed)) == [cells]
+    runs = table.groupby(["run_seed", "threads", "method"])["top1"].agg(["mean", "std"]).mul(100).unstack()
+    for seed, of_seed in runs.groupby("run_seed"):
+        cells = [
+            [str(threads), *(f"{row['mean', name]:.1f} ± {row['std', name]:.1f}" for name in sorted(row["mean"].index))]
+            for (_, threads), row in of_seed.sort_index(ascending=False).iterrows()
+        ]
+        assert rows(page, str(seed)) == cells
+    means = runs["mean"]
     picks, random = means["DC3 picks, plain"], means["random"]
-    told = f"{picks.mean():.1f} ± {picks.std():.1f} against {random.mean():.1f} ± {random.std():.1f}"
-    assert told in page and (picks > random).sum() == 4
+    ahead = (picks > random).unstack()
+    assert ahead[2].sum() == 3 and (ahead.nunique(axis=1) == 1).all(), "the same seeds with either number of threads"
+    on_two = means.xs(2, level="threads")
+    picked, drawn = on_two["DC3 picks, plain"], on_two["random"]
+    assert f"{picked.mean():.1f} ± {picked.std():.1f} against {drawn.mean():.1f} ± {drawn.std():.1f}" in page
     cost = picks - means["DC3"]
     assert f"{cost.min():.0f} to {cost.max():.0f} points" in page
+    between = (means.xs(1, level="threads") - on_two).abs().max().max()
+    assert f"by {between:.1f} points at most" in page
