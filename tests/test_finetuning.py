@@ -307,7 +307,7 @@ def test_bad_models_are_refused_by_parameter(vae, random_editor_folder, tmp_path
         ({"dit_base": "./missing"}, r"dit_base = './missing': nothing there"),
         ({"prompt_template": "a photo"}, r"prompt_template = 'a photo': has no \{class\}"),
         ({"class_names": ["cat"]}, r"class_names = \['cat'\]: 1 names for 10 classes"),
-        ({"dit_heads": 5}, "dit_heads = 5: choose a divisor of dit_width = 96"),
+        ({"dit_heads": 5}, "dit_heads = 5: choose a divisor of dit_width = 64"),
         (
             {"finetune_beside": ["rded"], "compared": ["random"]},
             r"finetune_beside = \['rded'\]: add rded to compared",

@@ -11,7 +11,7 @@ from dc3.runs.stage import executed_copy
 
 IMPORTED = """
 import os
-with open({file!r}, "a") as file:
+with open({file!r}, "a", encoding="utf-8") as file:
     print(os.getpid(), file=file)
 """
 WAIT = """
@@ -19,12 +19,16 @@ import time
 from pathlib import Path
 import psutil
 file, give_up = Path({file!r}), time.monotonic() + 60
-while not (file.exists() and file.read_text().endswith("\\n")):
+while not (file.exists() and file.read_text(encoding="utf-8").endswith("\\n")):
     assert time.monotonic() < give_up, "the next notebook's kernel has not done its imports"
     time.sleep(0.05)
 """
-CHANGE = "Path('01_second.ipynb').write_text(Path('01_second.ipynb').read_text().replace('= 1', '= 2'))"
-KILL = "psutil.Process(int(file.read_text())).kill()"
+CHANGE = """
+second = Path("01_second.ipynb")
+changed = second.read_text(encoding="utf-8").replace("= 1", "= 2")
+second.write_text(changed, encoding="utf-8")
+"""
+KILL = "psutil.Process(int(file.read_text(encoding='utf-8'))).kill()"
 PARAMETERS = 'name: str = "tiny"  # the parameters cell'
 NAMES = ["00_first", "01_second"]
 
@@ -48,7 +52,7 @@ def executed(tmp_path, monkeypatch):
             for name in NAMES:
                 kernels.execute(name, "tiny", {})
             own = nbformat.read(executed_copy("tiny", "01_second"), 4).cells[-1].outputs[0].text
-        return (tmp_path / "imported.txt").read_text().split(), own.strip()
+        return (tmp_path / "imported.txt").read_text(encoding="utf-8").split(), own.strip()
 
     return execute
 

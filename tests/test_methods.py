@@ -89,7 +89,7 @@ def test_a_method_that_03_does_not_pick_for_is_refused_before_anything_runs(key,
 
 def test_more_crops_than_rded_draws_are_refused_before_anything_runs():
     checked = parameters.check({"ipc": 80, "crops_per_side": 2}, parameters.all_declared())
-    with pytest.raises(parameters.ParameterError, match=r"crops_per_side = 2: .*needs 320 images .*crop_images = 300"):
+    with pytest.raises(parameters.ParameterError, match=r"crops_per_side = 2: .*needs 320 images .*crop_images = 100"):
         check_inputs(checked)
     check_inputs(checked | {"compared": ["random"]})
 

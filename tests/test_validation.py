@@ -342,8 +342,10 @@ def test_protocol_defaults_are_the_published_ones():
 
 def test_a_protocol_is_made_of_the_parameters_where_0_stands_for_the_published_value():
     params = {name: parameter.default for name, parameter in declared("05_validation").items()}
-    protocol = Protocol.of(params | {"student_network": "vgg11", "student_ema": 0.5, "factor": 2}, amp=True)
-    assert (protocol.network, protocol.epochs, protocol.width) == ("vgg11", 30, 64)
+    protocol = Protocol.of(
+        params | {"student_network": "vgg11", "student_lr": 0.0, "student_ema": 0.5, "factor": 2}, amp=True
+    )
+    assert (protocol.network, protocol.epochs, protocol.width) == ("vgg11", 30, 32)
     assert (protocol.lr, protocol.batch_size, protocol.temperature) == (None, None, None)
     assert (protocol.ema, protocol.factor, protocol.soft, protocol.amp) == (0.5, 2, True, True)
     assert Protocol.of(params, None).ema is None
