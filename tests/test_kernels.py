@@ -29,6 +29,7 @@ changed = second.read_text(encoding="utf-8").replace("= 1", "= 2")
 second.write_text(changed, encoding="utf-8")
 """
 KILL = "psutil.Process(int(file.read_text(encoding='utf-8'))).kill()"
+OWN_HISTORY = "\nassert get_ipython().history_manager.hist_file == ':memory:', 'not in the history of the user'"
 PARAMETERS = 'name: str = "tiny"  # the parameters cell'
 NAMES = ["00_first", "01_second"]
 
@@ -45,7 +46,7 @@ def executed(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
 
     def execute(then):
-        first = ["import os", PARAMETERS, WAIT.format(file=file) + then]
+        first = ["import os" + OWN_HISTORY, PARAMETERS, WAIT.format(file=file) + then]
         second = ["import marking_module\nnever_ahead = 1", PARAMETERS, "print(marking_module.os.getpid())"]
         workshop = Workshop(home, dict(zip(NAMES, (first, second), strict=True)))
         with workshop.entered(), Kernels(NAMES) as kernels:

@@ -120,6 +120,7 @@ def test_under_the_runner_a_stage_says_nothing(clone, capsys, monkeypatch):
 def test_parameters_cells_that_are_not_as_committed_are_named(clone, arguments, monkeypatch):
     monkeypatch.chdir(clone.root)
     monkeypatch.setattr("dc3.runs.kernels.Kernels.execute", lambda kernels, *stage: execute_here(*stage))
+    monkeypatch.setattr("dc3.runs.kernels.Kernels.start_ahead", lambda kernels, name: None)
     assert "note:" not in clone.command(*arguments).stdout
     set_default(clone.notebooks, "00_count", "PositiveInt = 3", "PositiveInt = 5")
     note = "note: the parameters cell of 00_count has n = 5 (it came with 3): every run takes that by default"

@@ -69,6 +69,7 @@ def receive(workshop):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Kernels, "execute", execute)
+            patch.setattr(Kernels, "start_ahead", lambda kernels, name: None)
             result = workshop.command("run", file, *arguments)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         if result.exit_code == REFUSED:

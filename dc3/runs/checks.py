@@ -402,11 +402,11 @@ def _check_crops(params: Values, images: "ImageSet") -> None:
 
 
 def _check_lora(params: Values, classes: tuple[str, ...]) -> None:
-    template, rank, targets = params["prompt_template"], params["lora_rank"], tuple(params["lora_targets"])
-    settings = recipes.LoRASettings(template, rank, targets)
     declared = all_declared()
     if all(params[name] == declared[name].default for name in OF_LORA):
-        return  # tested; asking the model takes seconds
+        return  # the demo's; asking its model takes seconds
+    template, rank, targets = params["prompt_template"], params["lora_rank"], tuple(params["lora_targets"])
+    settings = recipes.LoRASettings(template, rank, targets)
     if refusal := _lora_refusal(params["lora_base"], classes, settings, params["lora_revision"]):
         raise ValueError(refusal)
 

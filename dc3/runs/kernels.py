@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOCKET = "kernel"  # jupyter_client appends -1 … -5
+NO_HISTORY = "--HistoryManager.hist_file=:memory:"  # the user's IPython history is their own
 START_SECONDS = 600  # for a kernel and its imports, from a slow disk
 
 
@@ -56,7 +58,7 @@ def started(imports: str = "") -> Iterator[Kernel]:
     os.environ[paths.HEADLESS] = "1"
     with kernel_channel() as channel:
         kernel = Kernel(kernel_name="python3", **channel)
-        arguments = [f"--IPKernelApp.exec_lines={imports}"] if imports else []
+        arguments = [NO_HISTORY, *([f"--IPKernelApp.exec_lines={imports}"] if imports else [])]
         folder = str(paths.NOTEBOOKS)  # in the workspace, by which the kernel finds its places
         run_sync(kernel.start_kernel)(extra_arguments=arguments, cwd=folder)
         try:
@@ -118,7 +120,7 @@ class Kernels:
     """Executes the notebooks of a run, in the order of `names`; a context manager, which leaves no process."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
+        self._following = dict(pairwise(names))
         self._ahead: _Ahead | None = None
 
     def __enter__(self) -> "Kernels":
@@ -140,7 +142,7 @@ class Kernels:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with relay() as bars, self._kernel_for(name) as kernel:
-                for following in self.names[self.names.index(name) + 1 :][:1]:
+                if following := self._following.get(name):
                     self.start_ahead(following)
                 execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params, bars, kernel)
         except PapermillExecutionError as error:
