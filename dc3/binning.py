@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from dc3.images.image_set import class_numbers
 from dc3.machine.arrays import Rows, groups, read_rows
@@ -112,16 +113,21 @@ def map_bins(latents: Rows, table: pd.DataFrame, per_class: int, classes: int, *
 def embed_2d(latents: np.ndarray, *, seed: int, perplexity: float = 30, components: int = 50) -> np.ndarray:
     """t-SNE of latents (n, d) after PCA, for figures: (n, 2) float32. The perplexity is bounded by (n - 1) / 3.
 
-    It ends after MAP_STEPS steps, half of scikit-learn's usual number, from which maps hardly differ.
+    It ends after MAP_STEPS steps, half of scikit-learn's usual number, from which maps hardly differ. It works on one
+    thread: the map does not depend on their number, and with some hundred images several only wait for each other.
     """
     latents = _checked_latents(latents)
     if np.ptp(latents, axis=0).max() == 0:  # one image, or copies of one
         return np.zeros((len(latents), 2), np.float32)
-    used = min(components, len(latents) - 1, latents.shape[1])
-    projected = PCA(used, random_state=seed).fit_transform(latents)
-    bounded = min(perplexity, (len(latents) - 1) / 3)
-    init = "pca" if used >= 2 else "random"
-    return TSNE(perplexity=bounded, init=init, max_iter=MAP_STEPS, random_state=seed).fit_transform(projected)
+    pca = PCA(min(components, len(latents) - 1, latents.shape[1]), random_state=seed)
+    tsne = TSNE(
+        perplexity=min(perplexity, (len(latents) - 1) / 3),
+        init="pca" if pca.n_components >= 2 else "random",
+        max_iter=MAP_STEPS,
+        random_state=seed,
+    )
+    with threadpool_limits(1):
+        return tsne.fit_transform(pca.fit_transform(latents))
 
 
 def _checked_latents(latents: np.ndarray) -> np.ndarray:

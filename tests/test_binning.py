@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
+from threadpoolctl import threadpool_limits
 
 from dc3.binning import bin_all, bin_class, bin_table, embed_2d
 
@@ -119,6 +120,14 @@ def test_embedding_keeps_groups_apart():
     points = embed_2d(latents, seed=0)
     found = KMeans(3, random_state=0).fit(points).labels_
     assert adjusted_rand_score(truth, found) == 1
+
+
+def test_a_map_does_not_depend_on_the_number_of_threads():
+    latents = blobs(n=250, dimension=1024)[0]
+    with threadpool_limits(1):
+        alone = embed_2d(latents, seed=0)
+    with threadpool_limits(4):
+        np.testing.assert_array_equal(embed_2d(latents, seed=0), alone)
 
 
 def test_bad_input_is_refused():
