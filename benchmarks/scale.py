@@ -3,7 +3,8 @@
 Features, bins and selection on sets of 1,000, 10,000 and 100,000 images of 32 px, each in its own process. Images are a
 pure function of their index, made on demand. Classes have 100 images at every size and the teacher has 1,000 outputs,
 so that only the number of images grows. With `--latents`: bins and selection of 1,000 classes of 1,280 images, the size
-of ImageNet-1K, on synthetic latents and gradients, made class by class.
+of ImageNet-1K, on synthetic latents and gradients, made class by class. With `--side 512 --batch-size 4`, in
+scale_512.csv: images of 512 px, decoded and encoded at that size; the teacher sees them at 32 px, as in the other rows.
 
 Seconds are processor time of one thread, which other work on the machine only lengthens through shared caches; the
 table also has wall time. Peak memory is the largest resident set of the process.
@@ -41,16 +42,18 @@ RESULTS = paths.REPOSITORY / "figures" / "benchmarks"
 
 @dataclass(frozen=True, eq=False)
 class Generated(ImageSet):
-    """Images of 4 × 4 blocks of colour, each drawn from its index."""
+    """Images of `side` px: 4 × 4 blocks of colour, each drawn from its index."""
+
+    side: int = SIDE
 
     def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[np.ndarray]:
         for index in chosen:
             blocks = np.random.default_rng([SEED, index]).integers(0, 256, (4, 4, 3), np.uint8)
-            image = blocks.repeat(SIDE // 4, axis=0).repeat(SIDE // 4, axis=1)
+            image = blocks.repeat(self.side // 4, axis=0).repeat(self.side // 4, axis=1)
             yield image if frame is None else frame.pixels(image)
 
     def own_sizes(self, indices: np.ndarray | None = None) -> np.ndarray:
-        return np.full((len(self._positions(indices)), 2), SIDE)
+        return np.full((len(self._positions(indices)), 2), self.side)
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,15 @@ def select(labels: np.ndarray, bins: np.ndarray, logit_grad: object, embedding: 
     return strategies.pick("dc3", pool, strategies.PickOptions(IPC))
 
 
-def of_images(count: int, folder: Path) -> dict[str, float]:
-    """Features → bins → selection on `count` generated images."""
+def of_images(count: int, folder: Path, side: int, batch_size: int) -> dict[str, float]:
+    """Features → bins → selection on `count` generated images of `side` px."""
     labels = np.arange(count) // CLASS_SIZE
-    images = Generated("generated", "train", tuple(map(str, range(OUTPUTS))), labels, sources=range(count))
+    images = Generated("generated", "train", tuple(map(str, range(OUTPUTS))), labels, sources=range(count), side=side)
     vae = features.load_vae(paths.SHIPPED_EDITOR)
     teacher = networks.create("conv3", OUTPUTS, SIDE, WIDTH, seed=SEED).eval()
     watch = Stopwatch()
     with watch.step("features"):
-        latents = features.encode(vae, images, folder / "latents.npy", size=SIDE, batch_size=64)
+        latents = features.encode(vae, images, folder / "latents.npy", size=side, batch_size=batch_size)
     with watch.step("bins"):
         bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
     with watch.step("gradients"):
@@ -144,6 +147,10 @@ def in_own_process(*arguments: object) -> dict[str, float]:
 
 def main(
     sizes: Annotated[str, typer.Option(help="numbers of images, multiples of 100")] = "1000,10000,100000",
+    side: Annotated[
+        int, typer.Option(help="pixels a side of the images and of what the VAE sees, a multiple of 8")
+    ] = SIDE,
+    batch_size: Annotated[int, typer.Option(min=1, help="images a batch of the VAE")] = 64,
     latents: Annotated[bool, typer.Option(help="bins and selection on synthetic latents instead")] = False,
     classes: Annotated[int, typer.Option(help="of the synthetic latents")] = IMAGENET_CLASSES,
     class_size: Annotated[int, typer.Option(help="of the synthetic latents")] = IMAGENET_CLASS_SIZE,
@@ -153,18 +160,23 @@ def main(
     counts = [int(size) for size in sizes.split(",")]
     if any(count < CLASS_SIZE or count % CLASS_SIZE for count in counts):
         raise typer.BadParameter(f"--sizes {sizes}: expected multiples of {CLASS_SIZE}, the size of a class")
+    if side < SIDE or side % 8:
+        raise typer.BadParameter(f"--side {side}: expected a multiple of 8 from {SIDE} on, which the VAE takes")
     if answer:
         torch.set_num_threads(1)
         with tempfile.TemporaryDirectory() as folder:
-            made = of_latents(classes, class_size) if latents else of_images(counts[0], Path(folder))
+            made = of_latents(classes, class_size) if latents else of_images(counts[0], Path(folder), side, batch_size)
         pd.Series(made).to_json(answer)
         return
-    jobs = [("--latents", "--classes", classes, "--class-size", class_size)] if latents else None
+    jobs = [("--sizes", count, "--side", side, "--batch-size", batch_size) for count in counts]
+    if latents:
+        jobs = [("--latents", "--classes", classes, "--class-size", class_size)]
+    name = "scale_latents" if latents else "scale" if side == SIDE else f"scale_{side}"
     rows = []
-    for job in jobs or [("--sizes", count) for count in counts]:
+    for job in jobs:
         rows.append(in_own_process(*job))
         table = pd.DataFrame(rows)  # written after every row: the last may take hours
-        table.to_csv(out / ("scale_latents.csv" if latents else "scale.csv"), index=False, float_format="%.5g")
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
     print(table.to_markdown(index=False, floatfmt=".4g"))
 
 

@@ -36,6 +36,14 @@ def test_eight_times_the_images_take_hardly_more_memory(tmp_path):
 
 
 @pytest.mark.slow
+def test_larger_images_have_their_own_table(tmp_path):
+    run(tmp_path, "--sizes", "100", "--side", "64", "--batch-size", "8")
+    table = pd.read_csv(tmp_path / "scale_64.csv")
+    latents, factors = 100 * 4096 * 2 / 1e6, 100 * 1000 * 4 / 1e6
+    assert table["disk MB"].item() > latents + factors, "at 64 px latents have 4,096 values, at 32 px 1,024"
+
+
+@pytest.mark.slow
 def test_synthetic_latents_are_binned_and_selected_from(tmp_path):
     run(tmp_path, "--latents", "--classes", "3", "--class-size", "60")
     assert pd.read_csv(tmp_path / "scale_latents.csv")[["images", "picks"]].to_numpy().tolist() == [[180, 30]]
