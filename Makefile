@@ -11,13 +11,15 @@ SLOW := and not slow
 demo: .venv/installed
 	$(BIN)/dc3 run params/demo.yaml
 
-# The quick checks first; Ray's tests, which want the machine to themselves; then two jobs at once: the other tests in two
-# processes, and the notebooks, which need one another.
-test: .venv/installed lint docs ray
+# Two jobs at once: the quick checks beside Ray's tests, which mostly wait; then the other tests, in two processes, beside
+# the notebooks, which need one another.
+test: .venv/installed
+	$(MAKE) --jobs=2 ray lint docs
 	$(MAKE) --jobs=2 tests nbval
 
 # With the tests marked slow, and twenty times as many random examples.
-test-all: .venv/installed lint docs ray
+test-all: .venv/installed
+	$(MAKE) --jobs=2 ray lint docs SLOW=
 	DC3_EXAMPLES=20 $(MAKE) --jobs=2 tests nbval SLOW=
 
 # The quick ones, while you work.

@@ -50,7 +50,7 @@ def test_commands_that_compute_nothing_import_nothing_heavy(request):
 
 
 def test_papermill_comes_without_the_grammar_of_web_addresses():
-    run("import sys, dc3.runs.kernels, papermill, nbformat, jsonschema\nassert 'lark' not in sys.modules")
+    run("import sys, papermill, nbformat, jsonschema\nassert 'lark' not in sys.modules")
 
 
 def test_what_suits_a_convnet_is_known_without_torchs_compiler():

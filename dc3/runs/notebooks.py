@@ -1,6 +1,5 @@
 """Executed notebooks as documents: removes noise from outputs, copies outputs into the committed notebooks."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,17 +8,13 @@ from dc3.machine.files import replacing
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-# jsonschema, which nbformat brings, imports this package where it is installed, to check addresses, which notebooks do
-# not have. It compiles a grammar on import: three seconds of every command that reads a notebook.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
 def strip_noise(executed: Path, target: Path) -> None:
     """Writes `executed` to `target` without progress bars, widget state, timings and log lines of libraries."""
-    import nbformat  # two seconds
+    import nbformat  # half a second
 
     notebook = nbformat.read(executed, as_version=4)
     for cell in notebook.cells:
