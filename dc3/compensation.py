@@ -24,6 +24,7 @@ from dc3.machine.files import printable
 from dc3.models.editor import Editor, EditorSettings, load_editor
 from dc3.models.evaluation import weights_digest
 from dc3.models.prompts import check_instruction
+from dc3.models.stand_ins import EDITORS
 from dc3.rded import mosaic
 from dc3.strategies import METHODS, RDED
 
@@ -140,7 +141,8 @@ class Compensator:
         """The compensator in the parameters of 04_compensation; None if their `method` does not edit."""
         if not METHODS[params["method"]].edits:
             return None
-        return cls(Coloring.of(params, seed), load_editor(EditorSettings.of(params), device))
+        kind = EDITORS[params.get("edit_by", Editor.edited_by)]  # runs of earlier versions lack it
+        return cls(Coloring.of(params, seed), load_editor(EditorSettings.of(params), device, kind))
 
     def edits_of(self, images: np.ndarray, draws: Sequence[EditDraw]) -> np.ndarray:
         """Every edit of uint8 images (n, S, S, 3), n draws: float32 (n, edits, S, S, 3) in 0…1, NaN where it failed."""
@@ -166,6 +168,8 @@ class Compensator:
             "guidance_from": used.guidance_from,
             "guidance_until": used.guidance_until,
         }
+        if (kind := self.editor.edited_by) != Editor.edited_by:  # sets of earlier versions lack it
+            editor["edited_by"] = kind
         return {"method": "compensate"} | asdict(self.coloring) | HISTORY_OF_SET | editor
 
 

@@ -34,6 +34,7 @@ PARAMETERS = {  # field of Protocol → parameter of 05_validation
     "factor": "factor",
     "mix": "mix",
     "soft": "soft_labels",
+    "hard_share": "hard_share",
     "temperature": "temperature",
     "lr": "student_lr",
     "batch_size": "student_batch_size",
@@ -57,6 +58,7 @@ class Protocol:
     mix: str = "cutmix"  # cutmix, mixup, none
     flip: bool = True
     soft: bool = True  # train on the teacher's outputs for the mixed images; False: on the mixed labels
+    hard_share: float = 0.0  # share of the epochs, in the middle, with hard labels all the same
     temperature: float | None = None  # None: 20 with cutmix, 4 with mixup
     lr: float | None = None  # None: the network's
     batch_size: int | None = None  # None: by the rule
@@ -82,6 +84,8 @@ class Protocol:
         for name in ("temperature", "lr"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} = {value}: a finite number above 0")
+        if not 0 <= self.hard_share < 1 or (self.hard_share and not self.soft):
+            raise ValueError(f"hard_share = {self.hard_share}: from 0 to below 1, and only where soft_labels is true")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ValueError(f"ema = {self.ema}: a decay from 0 to below 1")
 
@@ -92,6 +96,16 @@ class Protocol:
         return cls(
             **values | {name: values[name] or None for name in ("temperature", "lr", "batch_size", "ema")}, amp=amp
         )
+
+    @property
+    def hard_epochs(self) -> range:
+        """The epochs (from 0) with hard labels in a training with soft ones: soft, hard, soft, as HALD has it.
+
+        HALD (arXiv 2512.15647): labels of the whole image correct what the teacher's answers to crops drift away from.
+        """
+        count = round(self.hard_share * self.epochs)
+        first = (self.epochs - count) // 2
+        return range(first, first + count)
 
     def resolved(self, num_classes: int, n: int) -> "Resolved":
         """Replaces every None by its value for this network, mix and set of n images."""
@@ -294,7 +308,7 @@ class _Student:
         model = networks.create(protocol.network, classes, size, protocol.width, seed=start)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.forward = torch.compile(self.model) if protocol.compile else self.model
-        self.average = None
+        self.soft, self.average = protocol.soft, None
         if protocol.ema is not None:
             decay = get_ema_multi_avg_fn(protocol.ema)
             self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
@@ -321,6 +335,7 @@ class _Student:
 
     def _epoch(self, epoch: int, source: Stored, labels: Tensor) -> dict:
         self.model.train()
+        self.soft = self.protocol.soft and epoch not in self.protocol.hard_epochs
         lr = self.protocol.lr * lr_factor(epoch, self.protocol.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -358,7 +373,7 @@ class _Student:
         """The loss of images whose share `lam` has `labels` (n,) and whose rest has the labels `partners` (n,)."""
         with devices.autocast(self.device, self.protocol.amp):
             logits = self.forward(images).float()
-            if self.teacher is not None and self.protocol.soft:
+            if self.teacher is not None and self.soft:
                 with torch.no_grad():
                     target = self.teacher(images).float()
                 return distillation_loss(logits, target, self.protocol.temperature)

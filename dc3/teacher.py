@@ -19,8 +19,8 @@ from dc3.machine.files import replacing
 from dc3.machine.keeping import check_same_training, read_undamaged
 from dc3.machine.progress import trange
 from dc3.models import checkpoints, networks
-from dc3.models.augmentation import epoch_generator, mix_seed, pad_crop_flip
-from dc3.models.evaluation import Labelled, accuracy, batches, images_digest, normalise, on_device
+from dc3.models.augmentation import color_jitter, epoch_generator, mix_seed, pad_crop_flip
+from dc3.models.evaluation import Labelled, accuracy, batches, images_digest, normalise, normalise_floats, on_device
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class TeacherRecipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
+    jitter: float = 0.0  # strength of `augmentation.color_jitter`
     amp: bool | None = None
 
     def __post_init__(self) -> None:
@@ -66,6 +67,7 @@ class TeacherRecipe:
             epochs=params["teacher_epochs"],
             seed=params["seed"],
             width=params["teacher_width"],
+            jitter=params["teacher_jitter"],
             amp=amp,
         )
 
@@ -150,8 +152,15 @@ class _Run:
         self.epoch = epoch + 1
         return {"epoch": epoch + 1, "loss": loss, "lr": self.schedule.get_last_lr()[0], "train_accuracy": hits}
 
+    def _pixels(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        found = self.source.images(batch)
+        if not self.recipe.jitter:
+            return normalise(found, self.device)
+        pixels = torch.as_tensor(found).to(self.device).permute(0, 3, 1, 2).float()
+        return normalise_floats(color_jitter(pixels, self.recipe.jitter, generator))
+
     def _step(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        images = pad_crop_flip(normalise(self.source.images(batch), self.device), generator)
+        images = pad_crop_flip(self._pixels(batch, generator), generator)
         labels = self.labels[batch.to(self.device)]
         with devices.autocast(self.device, self.recipe.amp):
             logits = self.model(images).float()

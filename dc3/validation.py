@@ -1,6 +1,7 @@
 """The value of a condensed set: students trained on it by `dc3.students`, and scores of their accuracies."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 from tqdm import std
 
 from dc3.images.image_set import ImageSet
 from dc3.machine.keeping import kept
 from dc3.machine.progress import tqdm
-from dc3.models.evaluation import Labelled, images_digest, weights_digest
+from dc3.models.evaluation import Labelled, images_digest, predict, weights_digest
 from dc3.students import Protocol, train_student
 
 
@@ -55,6 +57,32 @@ def validate(
     table = pd.concat(tables, ignore_index=True)
     first = ["method", "network", "seed"]
     return table[[*first, *(column for column in table if column not in first)]]
+
+
+def teachers_view(
+    sets: Mapping[str, ImageSet],
+    teacher: nn.Module,
+    size: int,
+    sources: Mapping[str, ImageSet] | None = None,
+    *,
+    amp: bool | None = None,
+) -> pd.DataFrame:
+    """What the teacher answers to the images of each set, seen as test images of `size` px: one row per set.
+
+    sources: for some of the sets, the training images that theirs were made from, in the same order.
+    Columns method, ipc; entropy, in bits, of its softmax, a mean over the images; recognised, the share of images whose
+    class is its first answer; agreement, the share that it answers first as it answers their sources (NaN without).
+    """
+    sources, rows = sources or {}, []
+    for name, images in sets.items():
+        logits = predict(teacher, images.as_tested(size), amp=amp).double()
+        answers = logits.argmax(1)
+        of_source = predict(teacher, sources[name].as_tested(size), amp=amp).argmax(1) if name in sources else None
+        entropy = torch.distributions.Categorical(logits=logits).entropy().mean() / math.log(2)
+        recognised = (answers.numpy() == images.labels).mean()
+        agreement = math.nan if of_source is None else (answers == of_source).double().mean()
+        rows.append((name, len(images) // len(images.classes), float(entropy), recognised, float(agreement)))
+    return pd.DataFrame(rows, columns=["method", "ipc", "entropy", "recognised", "agreement"])
 
 
 def _draws(

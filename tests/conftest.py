@@ -19,8 +19,8 @@ def random_editor_folder(tmp_path_factory):
     from diffusers import UNet2DConditionModel
 
     from dc3.generators import tiny_editor
-    from dc3.generators.grading import GRADES
     from dc3.generators.tiny_editor import INSTRUCTION, TEXT_LENGTH, TEXT_WIDTH
+    from dc3.models.grading import GRADES
 
     torch.manual_seed(0)
     vae = tiny_editor.build_autoencoder()

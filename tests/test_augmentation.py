@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dc3.models.augmentation import (
+    color_jitter,
     crop_boxes,
     cutmix,
     epoch_generator,
@@ -236,3 +237,16 @@ def test_an_epoch_on_one_device_leaves_the_others_alone(monkeypatch, recwarn):
     with epoch_generator(0, 0, gpu):
         pass
     assert saved == restored == [gpu] and not recwarn.list
+
+
+def test_color_jitter_is_torchvisions_after_another_white_balance():
+    pixels = 255 * torch.rand(6, 3, 8, 8, generator=generator(2))
+    jittered = color_jitter(pixels, 0.6, generator(4))
+    factors = 1 + 0.6 * (2 * torch.rand((6, 6), generator=generator(4)) - 1)
+    for k, image in enumerate(pixels / 255):
+        balanced = (image * (1 + factors[3:, k, None, None]) / 2).clamp(0, 1)
+        expected = tv.adjust_brightness(balanced, float(factors[0, k]))
+        expected = tv.adjust_contrast(expected, float(factors[1, k]))
+        expected = tv.adjust_saturation(expected, float(factors[2, k]))
+        assert (jittered[k] / 255 - expected).abs().max() < 1e-4
+    assert torch.allclose(color_jitter(pixels, 0.0, generator()), pixels, atol=1e-3)

@@ -8,12 +8,12 @@ from torch import nn
 from workshop import command
 
 from dc3.generators import tiny_editor
-from dc3.generators.grading import GRADES, grade
 from dc3.generators.tiny_editor import INSTRUCTION, EditorRecipe, PairStream, build_tokenizer, train_editor
 from dc3.generators.training_loop import fit
 from dc3.machine.keeping import AnotherTraining, kept_folder
 from dc3.machine.paths import REPOSITORY
 from dc3.models.evaluation import images_digest
+from dc3.models.grading import GRADES, grade
 from dc3.runs.parameters import read_file
 
 TINY = {

@@ -27,7 +27,8 @@ VALIDATION = [
     '    for method in ("DC3", "random") for seed in student_seeds for epoch in range(1, student_epochs + 1)\n'
     "]\n"
     'sizes = {"DC3": (1, 9.0, 900.0), "random": (1, 9.0, 800.0)}\n'
-    'results.students(pd.DataFrame(rows), sizes).to_parquet(stage.output("results.parquet"))\n'
+    'table = results.students(pd.DataFrame(rows), sizes).assign(entropy=0.5, recognised=0.9)\n'
+    'table.to_parquet(stage.output("results.parquet"))\n'
     "stage.finish(teacher=0.9)",
 ]
 PAIR = "base: {n: 4}\ngrid:\n  - {student_epochs: [2, 3]}\n"
@@ -90,8 +91,9 @@ def test_the_results_have_a_row_for_every_student_of_every_run(finished):
     table = finished.results("pair")
     assert list(table.columns) == [
         "run", "student_epochs", "training_set", "network", "student_seed", "ipc", "stored_bytes",
-        "epochs", "top1", "top5", "best_top1", "teacher_accuracy", "wall_seconds",
+        "epochs", "top1", "top5", "best_top1", "entropy", "recognised", "agreement", "teacher_accuracy", "wall_seconds",
     ]  # fmt: skip
+    assert (table["entropy"] == 0.5).all() and table["agreement"].isna().all(), "nothing stands in for what runs lack"
     students = [(k, name, seed) for k in (2, 3) for name in ("DC3", "random") for seed in (0, 1)]
     assert list(zip(table["student_epochs"], table["training_set"], table["student_seed"], strict=True)) == students
     assert (table["run"] == "pair.student_epochs-" + table["student_epochs"].astype(str)).all()

@@ -85,10 +85,10 @@ def with_dropout(classes, size, width):
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 8), nn.Dropout(), nn.Linear(8, classes))
 
 
-@pytest.mark.parametrize("network", ["conv3", "with_dropout"])
-def test_a_killed_training_resumes_to_the_same_weights(network, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("network", "jitter"), [("conv3", 0.0), ("conv3", 0.4), ("with_dropout", 0.0)])
+def test_a_killed_training_resumes_to_the_same_weights(network, jitter, tmp_path, monkeypatch):
     monkeypatch.setitem(networks.NETWORKS, "with_dropout", networks.Network(with_dropout, 1e-3))
-    images, recipe = image_set(34), replace(SMALL, network=network, epochs=4, lr=0.02)
+    images, recipe = image_set(34), replace(SMALL, network=network, epochs=4, lr=0.02, jitter=jitter)
     undisturbed, expected_history = teacher.train(images, recipe, device="cpu")
 
     def killed(self, epoch, train_epoch=teacher._Run.train_epoch):
@@ -175,6 +175,15 @@ def test_label_smoothing_is_used():
     (_, plain), (_, smooth) = (teacher.train(image_set(20), recipe, device="cpu") for recipe in recipes)
     assert smooth[0]["loss"] != plain[0]["loss"]
     assert smooth[0]["loss"] >= np.log(3)  # of a uniform target
+
+
+def test_jitter_changes_the_images_that_a_teacher_is_trained_on_and_it_learns_all_the_same():
+    plain, jittered = (
+        teacher.train(image_set(40), replace(SMALL, jitter=jitter), test=image_set(20), device="cpu")[1]
+        for jitter in (0.0, 0.3)
+    )
+    assert jittered[0]["loss"] != plain[0]["loss"]
+    assert jittered[-1]["test_accuracy"] > 0.5, "chance is a third"
 
 
 def test_scores_by_hand(trained):

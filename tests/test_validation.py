@@ -175,6 +175,7 @@ def test_student_learns_colours():
         {"mix": "none", "soft": False},
         {"factor": 2},
         {"ema": 0.9, "lr": 0.01},
+        {"hard_share": 0.2},
         {"amp": True},
     ],
 )
@@ -183,6 +184,25 @@ def test_options_train(changed):
     result = train_student(image_set(10), Oracle(), TEST, protocol, seed=0)
     assert result.final.top1 > 0.45
     assert sum("top1" in row for row in result.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "share", "hard"), [(10, 0.0, []), (10, 0.2, [4, 5]), (5, 0.2, [2]), (3, 0.1, []), (10, 0.9, range(9))]
+)
+def test_hard_epochs_are_a_share_in_the_middle(epochs, share, hard):
+    assert list(replace(PROTOCOL, epochs=epochs, hard_share=share).hard_epochs) == list(hard)
+
+
+def test_epochs_with_hard_labels_do_not_ask_the_teacher():
+    """The first two of five epochs are as with soft labels alone; the third saves a pass of the teacher."""
+    runs = {}
+    for share in (0.0, 0.2):
+        oracle = Oracle()
+        protocol = replace(PROTOCOL, epochs=5, hard_share=share, evaluate_every=0)
+        runs[share] = [row["loss"] for row in train_student(image_set(10), oracle, TEST, protocol, seed=0).history]
+        runs[share, "asked"] = oracle.forwards
+    assert runs[0.0][:2] == runs[0.2][:2] and runs[0.0][2] != runs[0.2][2]
+    assert runs[0.2, "asked"] == runs[0.0, "asked"] - 1
 
 
 def test_hard_labels_need_no_teacher():
@@ -260,6 +280,8 @@ def test_bad_sets_are_refused_before_training(monkeypatch):
         ({"epochs": 0}, r"epochs = 0: at least 1"),
         ({"lr": -1.0}, r"lr = -1.0: a finite number above 0"),
         ({"ema": 1.0}, r"ema = 1.0: a decay"),
+        ({"hard_share": 1.0}, r"hard_share = 1.0: from 0 to below 1"),
+        ({"hard_share": 0.2, "soft": False}, r"hard_share = 0.2: .* only where soft_labels is true"),
     ],
 )
 def test_a_protocol_of_bad_values_is_refused(changed, message):
@@ -271,6 +293,16 @@ def test_unequal_sets_train_when_allowed():
     train = image_set(5).take(range(1, 20))
     result = train_student(train, Oracle(), TEST, replace(PROTOCOL, epochs=1), seed=0, allow_unequal=True)
     assert isinstance(result, StudentResult)
+
+
+def test_the_teachers_view_of_sets_and_of_their_sources():
+    sure = image_set(5)
+    grey = replace(sure, pixels=np.full_like(sure.images(), 128))
+    view = validation.teachers_view({"sure": sure, "grey": grey}, Oracle(), 32, {"grey": sure}).set_index("method")
+    assert view.loc["sure", "recognised"] == 1 and np.isnan(view.loc["sure", "agreement"])
+    assert view.loc["sure", "entropy"] < view.loc["grey", "entropy"] <= 2, "bits of four classes"
+    assert view.loc["grey", "recognised"] == view.loc["grey", "agreement"] == 0.25, "one answer for all"
+    assert view["ipc"].tolist() == [5, 5]
 
 
 def test_validate_gives_a_tidy_table():

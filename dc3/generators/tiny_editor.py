@@ -31,7 +31,6 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dc3.generators.grading import GRADES, grade
 from dc3.generators.training_loop import fit
 from dc3.images import datasets
 from dc3.machine import devices, paths
@@ -46,6 +45,7 @@ from dc3.machine.limits import (
     SMALLEST_SIZE,
 )
 from dc3.models.evaluation import images_digest
+from dc3.models.grading import GRADES, grade
 from dc3.models.pipelines import NOISE_SCHEDULE
 
 log = logging.getLogger(__name__)

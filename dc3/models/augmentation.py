@@ -128,6 +128,30 @@ def random_flip(images: Tensor, generator: torch.Generator, probability: float =
     return torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
+def color_jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Each image with another white balance, brightness, contrast and saturation: float (n, 3, H, W) in 0 … 255.
+
+    Factors are 1 + u·strength, u uniform in −1 … 1; those of the three channels, which make an image warmer or colder,
+    1 + u·strength/2. Brightness, contrast and saturation are torchvision's `adjust_…`, in this order, clipped likewise.
+    """
+    draws = torch.rand((6, len(images), 1, 1, 1), generator=generator, device=generator.device).to(images.device)
+    factors = 1 + strength * (2 * draws - 1)
+    balance = (1 + factors[3:].squeeze(4).permute(1, 0, 2, 3)) / 2
+    pixels = (images * balance).clamp(0, 255)
+    pixels = (pixels * factors[0]).clamp(0, 255)
+    pixels = _blended(pixels, _grey(pixels).mean((1, 2, 3), keepdim=True), factors[1])
+    return _blended(pixels, _grey(pixels), factors[2])
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luma of (n, 3, H, W) as torchvision weighs it: (n, 1, H, W)."""
+    return (images * images.new_tensor([0.2989, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def _blended(images: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    return (share * images + (1 - share) * other).clamp(0, 255)
+
+
 def check_factor(factor: int, side: int) -> None:
     """ValueError unless images of `side` px can have `factor` patches per side."""
     if not 1 <= factor <= side:

@@ -6,7 +6,7 @@ The same code runs the shipped tiny-instruct-pix2pix and `timbrooks/instruct-pix
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -91,6 +91,8 @@ class EditorSettings:
 class Editor:
     """A loaded pipeline with its settings."""
 
+    edited_by: ClassVar[str] = "editor"  # value of the parameter `edit_by`
+
     pipeline: StableDiffusionInstructPix2PixPipeline
     settings: EditorSettings
     schedule: Mapping[str, Any]  # the configuration of the scheduler that the editor comes with
@@ -134,6 +136,11 @@ class Editor:
             raise ValueError(
                 f"{len(images)} images, {len(instructions)} instructions and {len(seeds)} seeds do not match"
             )
+        return self._edits(images, rows_of, instructions, seeds)
+
+    def _edits(
+        self, images: np.ndarray, rows_of: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]
+    ) -> np.ndarray:
         latents = self._source_latents(images)
         edited = np.empty((len(rows_of), *images.shape[1:]), np.float32)
         for rows in self._padded_batches(len(rows_of)):
@@ -205,8 +212,10 @@ class Editor:
         return self.embeddings[instruction]
 
 
-def load_editor(settings: EditorSettings, device: str | torch.device = "cpu") -> Editor:
-    """Loads a pipeline with the sampler of the settings.
+def load_editor(
+    settings: EditorSettings, device: str | torch.device = "cpu", kind: type[Editor] = Editor
+) -> Editor:
+    """Loads a pipeline with the sampler of the settings, as an editor of a kind.
 
     Warns when bfloat16 is asked for on a processor that lacks its instructions: it computes the same, much slower.
     FileNotFoundError when the editor cannot be loaded, ValueError when its VAE has not 4 latent channels, by which the
@@ -219,7 +228,7 @@ def load_editor(settings: EditorSettings, device: str | torch.device = "cpu") ->
     pipeline = load_pipeline(StableDiffusionInstructPix2PixPipeline, "editor", name, revision, dtype)
     if (channels := pipeline.vae.config.latent_channels) != pipeline.image_processor.config.vae_latent_channels:
         raise ValueError(f"editor = {name!r}: its VAE has {channels} latent channels, not 4")
-    editor = Editor(pipeline, settings, dict(pipeline.scheduler.config))
+    editor = kind(pipeline, settings, dict(pipeline.scheduler.config))
     pipeline.scheduler = editor.scheduler()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)

@@ -203,10 +203,18 @@ def _check_new_dit(shape: recipes.DiTShape, params: Values) -> None:
         shape.check_size(params["generate_size"] or params["image_size"], downscaling(config))
 
 
+def _check_edit_by(params: Values) -> None:
+    if params["edit_by"] == "grading":
+        from dc3.models.grading import check_graded
+
+        check_graded([*params["warm_prompts"], *params["cold_prompts"]])
+
+
 CHECKS: dict[str, Callable[[Values], None]] = {  # a parameter of the stage → the check of its parameters
     "device": _check_device,
     "teacher_network": _check_teacher,
     "instruction": lambda params: prompts.check_instruction(params["instruction"]),
+    "edit_by": _check_edit_by,
     "guidance_from": lambda params: guidance.check_interval(params["guidance_from"], params["guidance_until"]),
     "student_ema": _check_protocol,
     "encode_size": lambda params: _check_vae_size("encode_size", "vae", params),

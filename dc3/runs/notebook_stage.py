@@ -220,6 +220,15 @@ class NotebookStage(Stage):
         name = f"condensed_dir {set_name(elsewhere)}" if elsewhere else METHODS[self.params["method"]].name
         return {name: self._own_images}
 
+    def own_sources(self) -> dict[str, ImageSet]:
+        """The training image of each image of `own_set`, by the set's name; {} for crops and sets from elsewhere."""
+        import pandas as pd
+
+        provenance = None if self.params["condensed_dir"] else pd.read_parquet(self._own_provenance)
+        if provenance is None or "tiles" in provenance:
+            return {}
+        return {name: self.train.take(provenance["index"].to_numpy()) for name in self.own_set()}
+
     @cached_property
     def _own_images(self) -> ImageSet:
         from dc3 import condensed

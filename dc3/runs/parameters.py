@@ -114,6 +114,7 @@ BatchRule = Literal["rded", "dc3"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["local", "ray"]
 EditPrecision = Literal["auto", "float32", "bfloat16", "float16"]
+EditBy = Literal["editor", "grading", "vae"]
 Sampler = Literal["euler_a", "dpmpp_2m", "unipc"]
 Selection = Literal["dc3", "submodular", "random", "herding", "kcenter", "dq"]
 Method = Literal["dc3", "dc3_plain", "submodular", "random", "herding", "kcenter", "dq", "rded"]
@@ -183,6 +184,7 @@ __all__ = [  # the types of parameters, which cells import by *
     "Dataset",
     "DenoisingSteps",
     "Device",
+    "EditBy",
     "EditPrecision",
     "EncodeResampling",
     "EngineName",

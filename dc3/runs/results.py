@@ -104,6 +104,7 @@ def without_machine_paths(text: str) -> str:
 
 
 SCORES = ["top1", "top5", "best_top1"]
+VIEW = ["entropy", "recognised", "agreement"]  # of `validation.teachers_view`
 Sizes = Mapping[str, tuple[int, float, float]]  # method → `condensed.Size`: images, pixels and bytes per class
 
 
@@ -186,7 +187,7 @@ def in_words(table: pd.DataFrame) -> str:
 
 AXES = ("training_set", "network", "ipc", "epochs", "student_epochs")  # not part of a setting's name
 NO_SETTING = ["run", "method", "student_seed", "student_seeds", "evaluate_every", "compared", "baselines"]
-NO_SETTING += ["cross_networks", "stored_bytes", "teacher_accuracy", "wall_seconds", *SCORES]
+NO_SETTING += ["cross_networks", "stored_bytes", "teacher_accuracy", "wall_seconds", *SCORES, *VIEW]
 EDIT_PARAMETERS = [
     *("guidance_scale", "image_guidance_scale", "edit_steps", "edit_strength", "blend_mode"),
     *("sampler", "guidance_from", "guidance_until"),

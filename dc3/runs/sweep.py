@@ -30,7 +30,7 @@ from dc3.runs.parameters import (
     notebook_names,
     read_file,
 )
-from dc3.runs.results import SCORES, VALIDATION, of_run, read_results, whole_sets
+from dc3.runs.results import SCORES, VALIDATION, VIEW, of_run, read_results, whole_sets
 from dc3.runs.runner import StageFailed, run_notebooks
 from dc3.runs.written import shown, shown_name
 
@@ -40,7 +40,7 @@ Values = dict[str, Any]
 Block = dict[str, list]
 MOST_RUNS = 10_000
 STUDENT = {"method": "training_set", "seed": "student_seed"}  # columns whose names a grid's key may have
-RESULTS = ["training_set", "network", "student_seed", "ipc", "stored_bytes", "epochs", *SCORES]
+RESULTS = ["training_set", "network", "student_seed", "ipc", "stored_bytes", "epochs", *SCORES, *VIEW]
 RESULTS += ["teacher_accuracy", "wall_seconds"]
 SLOW_TO_CHECK = [  # the parameter that triggers a check in check_inputs, then the others that it needs
     (
@@ -256,7 +256,7 @@ def _collect(sweep: Sweep) -> pd.DataFrame:
     finished = {run: manifest for run, params in sweep.runs.items() if (manifest := _finished(run, params))}
     tables = [table for run, manifest in finished.items() if (table := _students(sweep, run, manifest)) is not None]
     columns = list(dict.fromkeys(["run", *sweep.keys, *RESULTS]))
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables or [pd.DataFrame()], ignore_index=True).reindex(columns=columns)
 
 
 def _finished(run: str, params: Values) -> Values | None:

@@ -1,6 +1,7 @@
 """Plain colour grades in CIELAB, one per prompt: the shipped editor learned them and is measured against them."""
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,13 @@ GRADES = {  # mild: a CIFAR-10 teacher still recognises most images (benchmarks/
     "infrared": Grade(1.05, 23, -12, 0),
     "underwater": Grade(0.85, -17, -9, -5),
 }
+
+
+def check_graded(prompts: Sequence[str]) -> None:
+    """ValueError for prompts without a grade."""
+    if lacking := [prompt for prompt in prompts if prompt not in GRADES]:
+        names = ", ".join(map(repr, lacking))
+        raise ValueError(f"edit_by = 'grading': no colour grade for {names}; prompts with one: {', '.join(GRADES)}")
 
 
 def grade(images: np.ndarray, prompts: list[str], rng: np.random.Generator) -> np.ndarray:
