@@ -91,17 +91,21 @@ def test_a_student_that_two_runs_trained_counts_once():
     assert by_setting(twice)["seeds"].tolist() == [2, 2, 1, 2, 1]
 
 
-def test_compensation_is_held_against_the_same_picks_without_it_whatever_its_edits_were():
-    rows = [("plain", 1.0, 4.0, [0.5, 0.6]), ("DC3", 1.0, 4.0, [0.4, 0.5]), ("DC3", 1.0, 1.5, [0.6, 0.6])]
-    rows += [("plain", 0.1, 4.0, [0.7]), ("DC3", 0.1, 4.0, [0.6]), ("DC3", 0.2, 4.0, [0.9])]
+@pytest.mark.parametrize(
+    ("key", "usual", "other"),
+    [("guidance_scale", 4.0, 1.5), ("edit_by", "editor", "grading"), ("coloring", "published", "gap")],
+)
+def test_compensation_is_held_against_the_same_picks_without_it_whatever_its_edits_were(key, usual, other):
+    rows = [("plain", 1.0, usual, [0.5, 0.6]), ("DC3", 1.0, usual, [0.4, 0.5]), ("DC3", 1.0, other, [0.6, 0.6])]
+    rows += [("plain", 0.1, usual, [0.7]), ("DC3", 0.1, usual, [0.6]), ("DC3", 0.2, usual, [0.9])]
     common = swept().iloc[0].to_dict()
     students = [
-        common | {"training_set": name, "sure_share": share, "guidance_scale": scale, "student_seed": k, "top1": top1}
-        for name, share, scale, scores in rows
+        common | {"training_set": name, "sure_share": share, key: value, "student_seed": k, "top1": top1}
+        for name, share, value, scores in rows
         for k, top1 in enumerate(scores)
     ]
     found = compensation(by_setting(pd.DataFrame(students)), "DC3", "plain")
-    assert found["name"].tolist() == ["DC3", "DC3, guidance_scale 1.5", "DC3, sure_share 0.1"]
+    assert found["name"].tolist() == ["DC3", f"DC3, {key} {other}", "DC3, sure_share 0.1"]
     assert np.allclose(found["difference"], [-0.1, 0.05, -0.1])
     assert np.allclose(found["deviation"], [0.1, np.sqrt(0.005), np.nan], equal_nan=True)
 

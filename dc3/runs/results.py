@@ -190,7 +190,7 @@ NO_SETTING = ["run", "method", "student_seed", "student_seeds", "evaluate_every"
 NO_SETTING += ["cross_networks", "stored_bytes", "teacher_accuracy", "wall_seconds", *SCORES, *VIEW]
 EDIT_PARAMETERS = [
     *("guidance_scale", "image_guidance_scale", "edit_steps", "edit_strength", "blend_mode"),
-    *("sampler", "guidance_from", "guidance_until"),
+    *("sampler", "guidance_from", "guidance_until", "edit_by", "coloring", "gap_margin"),
     "edit_candidates",  # of earlier versions, whose results are still read
 ]
 
