@@ -7,7 +7,7 @@ Nemhauser & Wolsey 1978). A candidate is allowed if the teacher's loss is at mos
 greedy covers no more than the sources do, these are kept: a set never covers its class's colours less than its picks.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from dc3.condensed import Storage
 from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Engine
+from dc3.machine.fingerprints import module_fingerprint
 from dc3.machine.keeping import kept, key_digest
 from dc3.machine.progress import tqdm
 from dc3.models.evaluation import predict, weights_digest
@@ -63,8 +64,26 @@ class Filling:
         return F.cross_entropy(logits, torch.full((len(images),), label), reduction="none").numpy()
 
 
-def class_colors(images: ImageSet, label: int) -> np.ndarray:
-    """The descriptions of a class's images, (n, d): of all in a set of up to CROWD images."""
+def class_colors(images: ImageSet, folder: Path) -> list[np.ndarray]:
+    """The descriptions of each class's images, (n, d): of all in a set of up to CROWD images.
+
+    They are read from `folder` if the same images were described before: on CIFAR-10 describing takes minutes.
+    """
+    key = {"images": images.fingerprint(), "size": DESCRIBED, "crowd": CROWD, "code": module_fingerprint("color")}
+    return kept(folder / f"{key_digest(key)}.npz", partial(_write_colors, images), _read_colors)
+
+
+def _write_colors(images: ImageSet, path: Path) -> None:
+    classes = tqdm(range(len(images.classes)), desc="colours of the classes", unit="class")
+    np.savez(path, *(_colors_of(images, label) for label in classes))
+
+
+def _read_colors(path: Path) -> list[np.ndarray]:
+    with np.load(path) as file:
+        return [file[name] for name in file.files]
+
+
+def _colors_of(images: ImageSet, label: int) -> np.ndarray:
     indices = evenly(images.class_indices(label), max(CROWD // len(images.classes), 100))
     parts = np.array_split(indices, -(-len(indices) // COMPARED))
     return np.concatenate([color.description(images.images(part, DESCRIBED)) for part in parts])
@@ -145,19 +164,24 @@ def moved(source: np.ndarray, edit: np.ndarray, strength: float) -> np.ndarray:
 
 
 def choices(
-    train: ImageSet, picks: pd.DataFrame, compensator: Compensator, filling: Filling, keep: Path
+    train: ImageSet,
+    picks: pd.DataFrame,
+    compensator: Compensator,
+    filling: Filling,
+    colors: Sequence[np.ndarray],
+    keep: Path,
 ) -> pd.DataFrame:
     """The chosen candidate of every pick: index, label, prompt, strength, edit_seed, loss and source_loss (nats).
 
-    The classes are independent, and kept one by one in the folder `keep`, under a digest of everything that decides
-    them: a killed run goes on with the next class.
+    colors: of the classes, by `class_colors`. The classes are independent, and kept one by one in the folder `keep`,
+    under a digest of everything that decides them: a killed run goes on with the next class.
     """
     tables = []
     for label, of_class in tqdm(list(picks.groupby("label")), desc="filling gaps", unit="class"):
         of_class = of_class.sort_values("rank")
         key = {"set": train.fingerprint(), "picks": of_class["index"].tolist(), "strengths": STRENGTHS}
         digest = key_digest(key | compensator.stamp() | filling.stamp())
-        make = partial(_class_choices, train, of_class, compensator, filling)
+        make = partial(_class_choices, train, of_class, compensator, filling, colors[int(label)])
         file = keep / f"{label:05d}-{digest[:20]}.parquet"
         tables.append(kept(file, partial(_write, make), pd.read_parquet))
     return pd.concat(tables, ignore_index=True)
@@ -167,13 +191,15 @@ def _write(make: Callable[[], pd.DataFrame], path: Path) -> None:
     make().to_parquet(path)
 
 
-def _class_choices(train: ImageSet, picks: pd.DataFrame, compensator: Compensator, filling: Filling) -> pd.DataFrame:
+def _class_choices(
+    train: ImageSet, picks: pd.DataFrame, compensator: Compensator, filling: Filling, colors: np.ndarray
+) -> pd.DataFrame:
     indices, label = picks["index"].to_numpy(), int(picks["label"].iloc[0])
     table, images = candidates(compensator, train.images(indices, compensator.editor.settings.size), indices)
     loss = filling.losses(images, label)
     table = table.assign(label=label, loss=loss, source_loss=loss[table["prompt"] == ""][table["pick"]])
     allowed = (table["loss"] <= table["source_loss"] + filling.margin).to_numpy()
-    similar = similarity(class_colors(train, label), color.description(at_described_size(images)))
+    similar = similarity(colors, color.description(at_described_size(images)))
     return table.iloc[choose(similar, table["pick"].to_numpy(), allowed)].drop(columns="pick")
 
 
@@ -235,22 +261,23 @@ def parts(made: ImageSet, provenance: pd.DataFrame) -> tuple[np.ndarray, np.ndar
     return at_described_size(images), np.repeat(made.labels, len(images) // len(made))
 
 
-def measured(train: ImageSet, sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+def measured(colors: Sequence[np.ndarray], sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
     """How sets cover the colours of their classes: a row per set, means over the classes.
 
-    sets: uint8 images (n, S, S, 3) and their labels (n,) by name. Columns: set, coverage (0 … 1), hue entropy (bits),
-    energy distance of its descriptions to those of the class (Székely & Rizzo 2013; CIELAB units, 0 for equal ones).
+    colors: of the classes, by `class_colors`. sets: uint8 images (n, S, S, 3) and their labels (n,) by name.
+    Columns: set, coverage (0 … 1), hue entropy (bits), energy distance of its descriptions to those of the class
+    (Székely & Rizzo 2013; CIELAB units, 0 for equal ones).
     """
     sets = {name: (at_described_size(images), labels) for name, (images, labels) in sets.items()}
     rows = []
     for label in np.unique(np.concatenate([labels for _, labels in sets.values()])):
-        colors = class_colors(train, int(label))
+        of_class = colors[int(label)]
         for name, (images, labels) in sets.items():
             own = images[labels == label]
             described = color.description(own)
             entropy = color.hue_entropy(color.hue_histogram(own))
-            covered = coverage(similarity(colors, described))
-            rows.append((name, covered, entropy, energy_distance(evenly(colors), described)))
+            covered = coverage(similarity(of_class, described))
+            rows.append((name, covered, entropy, energy_distance(evenly(of_class), described)))
     table = pd.DataFrame(rows, columns=["set", "coverage", "hue entropy (bits)", "energy distance"])
     return table.groupby("set", sort=False, as_index=False).mean()
 

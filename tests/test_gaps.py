@@ -12,7 +12,7 @@ from skimage.color import rgb2lab
 from dc3 import color, condensed, gaps
 from dc3.compensation import Coloring, Compensator, compensate
 from dc3.condensed import Storage
-from dc3.gaps import Filling, choices, choose, coverage, fill_gaps, similarity
+from dc3.gaps import Filling, choices, choose, class_colors, coverage, fill_gaps, similarity
 from dc3.images.image_set import in_memory
 from dc3.models import networks
 
@@ -76,7 +76,7 @@ def test_a_missing_colour_is_filled():
 
 
 def filled(images, picks, folder, compensator, filling):
-    chosen = choices(images, picks, compensator, filling, folder / "keep")
+    chosen = choices(images, picks, compensator, filling, class_colors(images, folder), folder / "keep")
     return chosen, fill_gaps(images, picks, folder / "set", STORAGE, compensator, chosen)
 
 
@@ -84,7 +84,8 @@ def test_a_filled_set_covers_its_classes_no_less_than_its_picks(images, random_e
     chosen, provenance = filled(images, PICKS, tmp_path, Compensator(COLORING, random_editor), filling)
     made = condensed.load(tmp_path / "set", images.classes)
     picked = images.images(PICKS["index"]), PICKS["label"].to_numpy()
-    table = gaps.measured(images, {"picks": picked, "filled": gaps.parts(made, provenance)}).set_index("set")
+    sets = {"picks": picked, "filled": gaps.parts(made, provenance)}
+    table = gaps.measured(class_colors(images, tmp_path), sets).set_index("set")
     assert table.loc["filled", "coverage"] >= table.loc["picks", "coverage"] - 1e-3, "up to rounding when filed"
     assert (chosen["loss"] <= chosen["source_loss"] + filling.margin).all()
     assert set(chosen["strength"]) <= {0.0, *gaps.STRENGTHS} and list(chosen["index"]) == list(PICKS["index"])
@@ -95,7 +96,8 @@ def test_without_room_for_the_teachers_loss_only_candidates_that_it_likes_better
     images, random_editor, filling, tmp_path
 ):
     strict = replace(filling, margin=0.0)
-    chosen = choices(images, PICKS, Compensator(COLORING, random_editor), strict, tmp_path)
+    colors = class_colors(images, tmp_path)
+    chosen = choices(images, PICKS, Compensator(COLORING, random_editor), strict, colors, tmp_path)
     assert (chosen["loss"] <= chosen["source_loss"]).all()
     with pytest.raises(ValueError, match="gap_margin = -1"):
         replace(filling, margin=-1)
@@ -109,7 +111,20 @@ def test_one_image_alone_is_made_to_the_same_bytes_and_kept_choices_are_read(
     again = fill_gaps(images, PICKS[PICKS["index"] == 2], tmp_path / "again", STORAGE, compensator, chosen)
     assert again["sha256"].tolist() == provenance.loc[provenance["index"] == 2, "sha256"].tolist()
     monkeypatch.setattr(gaps, "candidates", None)
-    assert choices(images, PICKS, compensator, filling, tmp_path / "keep").equals(chosen)
+    colors = class_colors(images, tmp_path)
+    assert choices(images, PICKS, compensator, filling, colors, tmp_path / "keep").equals(chosen)
+
+
+def test_the_colours_of_classes_are_described_once_and_again_for_other_images(images, tmp_path, monkeypatch):
+    colors = class_colors(images, tmp_path)
+    assert [len(of_class) for of_class in colors] == [20, 20]
+    assert (colors[1] == color.description(images.images(images.class_indices(1), gaps.DESCRIBED))).all()
+    with monkeypatch.context() as patch:
+        patch.setattr(color, "description", None)
+        again = class_colors(images, tmp_path)
+    assert all((one == other).all() for one, other in zip(again, colors, strict=True))
+    other = replace(images, pixels=255 - images.pixels)
+    assert not (class_colors(other, tmp_path)[0] == colors[0]).all()
 
 
 def test_both_halves_of_a_blend_count(images, random_editor, tmp_path):

@@ -207,9 +207,16 @@ class NotebookStage(Stage):
         if compensator is None or self.params["coloring"] != gaps.GAP:
             return condense(self.train, picks, folder, storage, compensator, self.engine)
         filling = gaps.Filling(self.teacher.model, self.settings.image_size, self.params["gap_margin"])
-        chosen = gaps.choices(self.train, picks, compensator, filling, self.output("gaps"))
+        chosen = gaps.choices(self.train, picks, compensator, filling, self.class_colors, self.output("gaps"))
         self.write(chosen, gaps.CHOICES)
         return gaps.fill_gaps(self.train, picks, folder, storage, compensator, chosen, self.engine)
+
+    @cached_property
+    def class_colors(self) -> list[np.ndarray]:
+        """The colours of the training images of each class, (n, d); cached for all runs."""
+        from dc3 import gaps
+
+        return gaps.class_colors(self.train, paths.FEATURES)
 
     def own_set(self) -> dict[str, ImageSet]:
         """The condensed set that the stage studies, by name: `condensed_dir`, or the run's own by `method`."""
