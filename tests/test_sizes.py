@@ -15,6 +15,7 @@ from dc3.compensation import Coloring, Compensator, condense
 from dc3.condensed import Storage
 from dc3.images import datasets
 from dc3.images.image_set import in_memory
+from dc3.machine.paths import REPOSITORY
 from dc3.models import networks
 from dc3.rded import Crops, mosaic, pick_crops
 from dc3.runs.notebook_stage import NotebookStage
@@ -29,6 +30,16 @@ def pictures(count=2, width=300, height=200, seed=0):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
     return in_memory("noise", "train", CLASSES, np.arange(count) % 2, pixels)
+
+
+@pytest.fixture
+def class_folder(tmp_path):
+    for split in ("train", "test"):
+        for name, image in zip(CLASSES, pictures(2, 64, 64).images(), strict=True):
+            (tmp_path / split / name).mkdir(parents=True)
+            for k in range(2):
+                Image.fromarray(image[:: (-1) ** k]).save(tmp_path / split / name / f"{k}.png")
+    return tmp_path
 
 
 def stored(folder):
@@ -169,3 +180,13 @@ def test_real_files_are_read_once_at_each_size(tmp_path):
     assert images.own_sizes().tolist() == [[200, 300]] * 2
     assert images.at(512, "nearest").images().shape == (2, 512, 512, 3) and images.at(64).frame.resampling == "bicubic"
     assert images.as_tested(64).frame.framing == "test", "networks see test images by their own rule"
+
+
+def test_a_size_between_original_and_student_costs_sharpness_which_the_benchmark_measures(class_folder, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import sharpness
+
+    sharpness.main(str(class_folder), per_class=2, image_size=64, output=class_folder / "sharpness.csv")
+    table = pd.read_csv(class_folder / "sharpness.csv").set_index(["stored_size", "resampling"])
+    assert table.loc[64, "contrast"].eq(1).all() and table.loc[64, "difference"].eq(0).all()
+    assert (table.loc[128, "contrast"] < 0.9).all() and (table.loc[128, "difference"] > 1).all()
