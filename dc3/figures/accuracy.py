@@ -131,6 +131,30 @@ def accuracy_by_bytes(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def accuracy_by_size(table: pd.DataFrame) -> Figure:
+    """Test accuracy over the size at which a set is stored: a panel for each factor, a line for each training set.
+
+    Columns training_set, factor, stored_size (pixels a side), top1_mean, top1_std (NaN for one seed).
+    """
+    table = _readable(table, "training_set")
+    factors, palette = sorted(table["factor"].unique()), colors_of(table["training_set"])
+    figure, axes = plt.subplots(1, len(factors), figsize=(WIDTH, 2.8), sharey=True, squeeze=False)
+    shift = np.linspace(-0.03, 0.03, table["training_set"].nunique())
+    for ax, factor in zip(axes[0], factors, strict=True):
+        groups = table[table["factor"] == factor].sort_values("stored_size").groupby("training_set", sort=False)
+        for name, part in groups:
+            sides = part["stored_size"] * 10 ** shift[list(palette).index(name)]
+            style = {"label": name, "color": palette[name], "marker": "o", "markersize": 4, "capsize": 2}
+            ax.errorbar(sides, 100 * part["top1_mean"], 100 * part["top1_std"].fillna(0), **style)
+        _logarithmic(ax, table["stored_size"], "stored size (pixels a side)")
+        ax.set(title=f"factor {factor}")
+        ax.label_outer()
+        ax.get_legend().remove()
+    marks = {mark.get_label(): mark for ax in axes[0] for mark in ax.containers}
+    axes[0][-1].legend(marks.values(), marks, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def _readable(table: pd.DataFrame, column: str, longest: int = LONG_BESIDE) -> pd.DataFrame:
     """The table with this column of names as text for figures."""
     return table.assign(**{column: readable(table[column], longest)})

@@ -191,6 +191,7 @@ NO_SETTING += ["cross_networks", "stored_bytes", "teacher_accuracy", "wall_secon
 EDIT_PARAMETERS = [
     *("guidance_scale", "image_guidance_scale", "edit_steps", "edit_strength", "blend_mode"),
     *("sampler", "guidance_from", "guidance_until", "edit_by", "coloring", "gap_margin"),
+    *("edit_size", "edit_batch_size"),
     "edit_candidates",  # of earlier versions, whose results are still read
 ]
 
