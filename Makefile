@@ -11,8 +11,8 @@ SLOW := and not slow
 demo: .venv/installed
 	$(BIN)/dc3 run params/demo.yaml
 
-# Two jobs at once: the quick checks beside Ray's tests, which mostly wait; then the other tests, in two processes, beside
-# the notebooks, which need one another.
+# Two jobs at once: Ray's tests, to which the quick checks give way; then the other tests, in two processes, beside the
+# notebooks, which need one another.
 test: .venv/installed
 	$(MAKE) --jobs=2 ray lint docs
 	$(MAKE) --jobs=2 tests nbval
@@ -28,12 +28,12 @@ unit: .venv/installed lint
 
 lint: .venv/installed
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	nice -n 19 $(BIN)/mypy
 	$(BIN)/lint-imports
 
 # The pages and the notebooks as they are committed, in site/html. A warning is an error, and so is a link that leads nowhere.
 docs: .venv/installed
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . site/html
+	nice -n 19 $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . site/html
 
 # One thread a process: the processors are taken. The notebooks, one after the other, take longest: the tests give way to them.
 tests: .venv/installed

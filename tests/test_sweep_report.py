@@ -93,7 +93,10 @@ def test_a_student_that_two_runs_trained_counts_once():
 
 @pytest.mark.parametrize(
     ("key", "usual", "other"),
-    [("guidance_scale", 4.0, 1.5), ("edit_by", "editor", "grading"), ("coloring", "published", "gap")],
+    [
+        *(("guidance_scale", 4.0, 1.5), ("edit_size", 32, 256)),
+        *(("edit_by", "editor", "grading"), ("coloring", "published", "gap")),
+    ],
 )
 def test_compensation_is_held_against_the_same_picks_without_it_whatever_its_edits_were(key, usual, other):
     rows = [("plain", 1.0, usual, [0.5, 0.6]), ("DC3", 1.0, usual, [0.4, 0.5]), ("DC3", 1.0, other, [0.6, 0.6])]
