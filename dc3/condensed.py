@@ -24,7 +24,7 @@ from dc3.images.decoding import FORMATS, opened, read_bytes
 from dc3.images.folders import IMG_EXTENSIONS
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Columns, Engine
-from dc3.machine.files import check_regular, composed, printable, remove, replacing, sha256
+from dc3.machine.files import check_regular, composed, printable, remove, remove_abandoned, replacing, sha256
 from dc3.machine.keeping import read_undamaged
 from dc3.machine.paths import Place, files_below, reaching
 from dc3.machine.progress import tqdm
@@ -188,9 +188,10 @@ def _is_made(path: Path, origin: dict[str, Any]) -> bool:
 
 
 def _remove_others(folder: Path, targets: set[Path]) -> None:
-    """Removes other folders, and other files in class folders; of links only the link."""
+    """Removes other folders, other files in class folders, and what a killed run left; of links only the link."""
     if folder.is_symlink():
         remove(folder)
+    remove_abandoned(folder)
     classes = {target.parent for target in targets}
     for path in list(folder.glob("*")):
         if path.is_symlink() or path.is_dir() != (path in classes):

@@ -126,6 +126,20 @@ def test_a_run_stopped_in_the_middle_ends_in_the_same_bytes(
     assert len(kept) == 3 and all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
+def test_a_run_killed_while_it_wrote_the_provenance_leaves_no_part_of_it(
+    undisturbed, images, picks, random_editor, tmp_path
+):
+    writing = (
+        "import os, sys; from dc3.machine.files import replacing\n"
+        "with replacing(sys.argv[1]) as partial: partial.write_bytes(b'half'); os._exit(9)"
+    )
+    command = [sys.executable, "-c", writing, str(tmp_path / "provenance.parquet")]
+    assert subprocess.run(command).returncode == 9 and len(list(tmp_path.iterdir())) == 1
+    provenance = compensate(images, picks, tmp_path, STORAGE, Compensator(COLORING, random_editor))
+    assert {path.name for path in tmp_path.iterdir()} == {"00000", "00001", "provenance.parquet"}
+    assert provenance.equals(undisturbed[0])
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("kills", [2, pytest.param(24, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_set_ends_in_the_bytes_of_an_undisturbed_run(
