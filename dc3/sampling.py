@@ -237,6 +237,12 @@ def select(
     return _maximise(FUNCTIONS[function](kernel, budget, lam), budget, GREEDIES[greedy], seed)
 
 
+def relative_gains(kernel: Array, budget: int, functions: Sequence[str], lam: float) -> dict[str, np.ndarray]:
+    """The gains of the naive greedy's picks by function, (budget,), in units of the first. Raises like `select`."""
+    gains = {name: select(kernel, budget, name, lam=lam).gains for name in functions}
+    return {name: of_picks / of_picks[0] for name, of_picks in gains.items()}
+
+
 def check_options(function: str, greedy: str, lam: float, seed: int) -> None:
     """ValueError for the options that `select` refuses."""
     for name, value, allowed in (("function", function, FUNCTIONS), ("greedy", greedy, GREEDIES)):

@@ -6,7 +6,7 @@ picks crops: its table has one row per crop and the columns of `dc3.rded.pick_cr
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,10 @@ class Pool:
     images: ImageSet | None = None
     teacher: nn.Module | None = None
     device: torch.device | str | None = None
+
+    def limited_to(self, among: np.ndarray) -> "Pool":
+        """The same pool, of which only the images `among`, (n,) bool, may be picked."""
+        return replace(self, among=among)
 
     @property
     def factors(self) -> dict[str, Array | None]:

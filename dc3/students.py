@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,10 @@ class Protocol:
         return cls(
             **values | {name: values[name] or None for name in ("temperature", "lr", "batch_size", "ema")}, amp=amp
         )
+
+    def for_network(self, name: str) -> "Protocol":
+        """The same protocol for another student."""
+        return replace(self, network=name)
 
     @property
     def hard_epochs(self) -> range:

@@ -54,9 +54,9 @@ def picks(kernel: np.ndarray, budget: int, name: str, lam: float = 1.0) -> list[
 
 
 def compared(kernel: np.ndarray, budget: int, functions: Sequence[str], lam: float = 1.0) -> pd.DataFrame:
-    """Our picks and submodlib's.
+    """Our picks and submodlib's, one row per function.
 
-    Columns function, same picks (their number), same order up to pick, dc3 (ms), submodlib (ms).
+    Columns same picks (their number), same order up to pick, dc3 (ms), submodlib (ms).
 
     Times are wall time of one call each, after submodlib's import. ImportError where it is not installed.
     """
@@ -69,7 +69,7 @@ def compared(kernel: np.ndarray, budget: int, functions: Sequence[str], lam: flo
         same = len(set(ours) & set(theirs))
         rows.append((function, same, parted[0] if parted else budget, 1000 * our_time, 1000 * their_time))
     columns = ["function", "same picks", "same order up to pick", "dc3 (ms)", "submodlib (ms)"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).set_index("function")
 
 
 def _own_picks(kernel: np.ndarray, budget: int, name: str, lam: float) -> list[int]:

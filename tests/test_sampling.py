@@ -14,7 +14,14 @@ from torch import nn
 
 from dc3 import submodlib_picks
 from dc3.gradients import gradient_factors, logit_gradient
-from dc3.sampling import LOG_DETERMINANT_RIDGE, allocate_budget, gradient_kernel, represented_by, select
+from dc3.sampling import (
+    LOG_DETERMINANT_RIDGE,
+    allocate_budget,
+    gradient_kernel,
+    relative_gains,
+    represented_by,
+    select,
+)
 
 FUNCTIONS = ["GraphCut", "FacilityLocation", "LogDeterminant"]
 GREEDY = ["NaiveGreedy", "LazyGreedy", "StochasticGreedy", "LazierThanLazyGreedy"]
@@ -345,6 +352,14 @@ def test_lambda_weighs_representation(lam):
     picks, gains = explicit_greedy("GraphCut", kernel, 30, lam)
     assert chosen.indices.tolist() == picks
     assert np.abs(chosen.gains - gains).max() < 1e-9
+
+
+def test_gains_of_functions_are_compared_in_units_of_the_first_pick():
+    kernel = gradient_kernel(*random_factors(30))
+    found = relative_gains(kernel, 10, ["GraphCut", "FacilityLocation"], lam=0.5)
+    for name, gains in found.items():
+        chosen = select(kernel, 10, name, lam=0.5)
+        assert gains[0] == 1 and np.allclose(gains * chosen.gains[0], chosen.gains)
 
 
 @pytest.mark.filterwarnings("ignore:Please import")  # submodlib's own

@@ -17,6 +17,7 @@ from dc3.generators.finetuning import Generator, encode, generate, train
 from dc3.generators.recipes import DiTShape, FinetuneRecipe, LoRASettings, Sampling, prompt_names
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
+from dc3.machine.files import remove
 from dc3.machine.keeping import kept, kept_folder
 from dc3.models import evaluation
 from dc3.models.checkpoints import Teacher
@@ -129,7 +130,7 @@ def compare(
     """Trains every generator on every set with every seed for equal steps; yields what it generates.
 
     folder/<generator>-<set>-<seed>/ holds the weights as diffusers loads them and the images; finished ones are kept.
-    Latents lie in folder/latents, for the caller to remove. Raises like `encode` and `train`.
+    Latents lie in folder/latents until the last one is done. Raises like `encode` and `train`.
     """
     for name, plan in plans.items():
         for set_name, images in sets.items():
@@ -137,6 +138,7 @@ def compare(
                 recipe = replace(plan.recipe, seed=plan.recipe.seed + seed)
                 own = folder / f"{name}-{re.sub(r'[^0-9a-z]+', '_', set_name.lower())}-{seed}"
                 yield Outcome(name, set_name, seed, *_outcome(plan, recipe, images, own, folder / "latents"))
+    remove(folder / "latents")
 
 
 def _outcome(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dc3.machine import paths
 from dc3.machine.files import composed, replacing
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dc3.models.checkpoints import Teacher
     from dc3.models.feature_networks import FeatureNetwork
 
+C = TypeVar("C", "pd.DataFrame", "np.ndarray")
 SETTINGS = "settings.json"  # of 00_teacher
 SPLITS = ("train", "test")
 LOAD = (  # parameters of 00 that choose the images and say how to read them
@@ -148,6 +149,15 @@ class NotebookStage(Stage):
         """The test images as networks see them, at image_size."""
         return self.settings.image_set("test").as_tested(self.settings.image_size).cached()
 
+    def chosen_teacher(self) -> str:
+        """Where 00's teacher comes from: "train", or a file or the name of weights, on which the stage then depends."""
+        from dc3.teacher import chosen
+
+        source = chosen(self.params)
+        if source != "train":
+            self.use_model(source)
+        return source
+
     @cached_property
     def teacher(self) -> Teacher:
         """The run's teacher, on the run's device, in eval mode."""
@@ -170,8 +180,8 @@ class NotebookStage(Stage):
         path = self.input(name)
         return np.load(path, mmap_mode="r") if path.suffix == ".npy" else pd.read_parquet(path)
 
-    def write(self, content: pd.DataFrame | np.ndarray, name: str) -> None:
-        """Writes a table (.parquet) or an array (.npy) into the stage, complete or not at all."""
+    def write(self, content: C, name: str) -> C:
+        """Writes a table (.parquet) or an array (.npy) into the stage, complete or not at all, and returns it."""
         import numpy as np
 
         with replacing(self.output(name)) as partial:
@@ -179,6 +189,7 @@ class NotebookStage(Stage):
                 np.save(partial, content)
             else:
                 content.to_parquet(partial, index=False)
+        return content
 
     def show(self, figure: Figure, name: str) -> None:
         """Saves a figure as figures/<run>/<stage>_<name>.png and .pdf; the notebook shows it below its cell."""
@@ -186,11 +197,12 @@ class NotebookStage(Stage):
 
         figures.save(figure, self.figures / f"{noun(self.name)}_{name}.png")
 
-    def show_table(self, table: pd.DataFrame, name: str) -> None:
-        """Saves a table as figures/<run>/<stage>_<name>.csv and .md."""
+    def show_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Saves a table as figures/<run>/<stage>_<name>.csv and .md, and returns it."""
         from dc3 import figures
 
         figures.save_table(table, self.figures / f"{noun(self.name)}_{name}")
+        return table
 
     def picks(self, method: str) -> pd.DataFrame:
         """A method's picks from 03_sampling: columns index, label, bin, rank, gain; for "rded" also its crops."""
@@ -198,12 +210,22 @@ class NotebookStage(Stage):
 
         return self.read(f"03_sampling/{METHODS[method].picks_file}")
 
-    def condense(self, picks: pd.DataFrame, compensator: Compensator | None, storage: Storage) -> pd.DataFrame:
-        """Writes the condensed set of `picks`, coloured by the parameter `coloring`; returns its provenance."""
+    @cached_property
+    def compensator(self) -> Compensator | None:
+        """The compensator of 04's parameters, on the run's device; None if their `method` does not edit."""
+        from dc3.compensation import Compensator
+        from dc3.strategies import METHODS
+
+        if METHODS[self.params["method"]].edits:
+            self.use_model(self.params["editor"])
+        return Compensator.of(self.params, self.settings.seed, self.settings.device)
+
+    def condense(self, picks: pd.DataFrame, storage: Storage) -> pd.DataFrame:
+        """Writes the condensed set of `picks`, compensated as the parameters say; returns its provenance."""
         from dc3 import gaps
         from dc3.compensation import condense
 
-        folder = self.output("condensed")
+        folder, compensator = self.output("condensed"), self.compensator
         if compensator is None or self.params["coloring"] != gaps.GAP:
             return condense(self.train, picks, folder, storage, compensator, self.engine)
         filling = gaps.Filling(self.teacher.model, self.settings.image_size, self.params["gap_margin"])

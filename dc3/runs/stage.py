@@ -98,6 +98,11 @@ class Stage:
             self.use(location)
         return location
 
+    def use_models(self, *names: str) -> None:
+        """`use_model` for each."""
+        for name in names:
+            self.use_model(name)
+
     def output(self, name: str) -> Path:
         """The path for one of the stage's own files; write it through `dc3.machine.files.replacing`."""
         return self.folder / name
