@@ -118,6 +118,7 @@ def made_with(names, file):
 @given(THREE, NAMES)
 @example(AWKWARD, "$`|.png")
 @example([".hidden", "CON", "con"], "\n")
+@example(["0", "\x85", "a\x85\u2028b"], "0")
 @drawing(2)
 def test_exports_of_any_names_read_back_as_they_are(names, file):
     import datasets

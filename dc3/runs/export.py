@@ -182,7 +182,7 @@ def _write_hf(exported: Exported, folder: Path) -> dict[str, Any]:
         (folder / "train" / name).write_bytes(exported.file(number))
         lines.append(json.dumps({"file_name": name} | row))
     (folder / "train" / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    names = {str(label): name for label, name in enumerate(exported.classes)}
+    names = {str(label): Quoted(name) for label, name in enumerate(exported.classes)}
     columns = [{"name": column.name} | feature(column.type) for column in pa.Table.from_pylist(rows).schema]
     label = {"name": "label", "dtype": {"class_label": {"names": names}}}
     features = [{"name": "image", "dtype": "image"}, label, *(c for c in columns if c["name"] != "label")]
@@ -205,6 +205,13 @@ def is_safe_folder(name: str) -> bool:
     """Whether a name is a folder's in every system: letters, digits and a few marks, and no device of Windows."""
     is_plain = SAFE_FOLDER.fullmatch(name) and name[-1] not in " ." and len(name.encode()) <= LONGEST_FOLDER
     return bool(is_plain) and unicodedata.is_normalized("NFC", name) and not WINDOWS_DEVICE.fullmatch(name)
+
+
+class Quoted(str):
+    """Text that YAML reads back as it is: PyYAML writes U+0085 bare, and reads it as a space."""
+
+
+yaml.add_representer(Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 
 
 def feature(kind: pa.DataType) -> dict[str, Any]:
@@ -249,7 +256,7 @@ def card(facts: dict[str, Any], to: str, **metadata: Any) -> DatasetCard:
         **licence,
         **metadata,
     )
-    return DatasetCard.from_template(
+    made = DatasetCard.from_template(
         header,
         template_path=str(CARD),
         **facts,
@@ -265,6 +272,8 @@ def card(facts: dict[str, Any], to: str, **metadata: Any) -> DatasetCard:
         shipped_editor=paths.SHIPPED_EDITOR.name,
         fill_in=FILL_IN,
     )
+    made.data = header  # the template's was read back from text, so its `Quoted` are plain again
+    return made
 
 
 def _title(facts: dict[str, Any]) -> str:
