@@ -94,6 +94,25 @@ def test_numbers_on_stored_size_are_those_of_the_committed_rows():
         assert rows(section("measurements.md", "Stored size"), f"{name}, factor {factor}") == [cells], (name, factor)
 
 
+ARMS = {  # in the table of causes → training set, edit_by, coloring, soft_labels
+    "the VAE's round trip": ("DC3", "vae", "published", True),
+    "plain colour grades": ("DC3", "grading", "published", True),
+    "nothing, hard labels": ("DC3 picks, plain", "editor", "published", False),
+    "the editor, hard labels": ("DC3", "editor", "published", False),
+}
+
+
+def test_numbers_on_the_causes_are_those_of_the_committed_rows():
+    table = pd.read_csv(FIGURES / "cifar10/causes.csv")
+    arms = dict(list(table.groupby(["training_set", "edit_by", "coloring", "soft_labels"])))
+    assert arms.keys() == set(ARMS.values())
+    for name, key in ARMS.items():
+        students = arms[key]
+        view = f"{students.entropy.iloc[0]:.2f}", f"{100 * students.recognised.iloc[0]:.0f} %"
+        measured = f"{100 * students.top1.mean():.1f} ± {100 * students.top1.std():.1f}"
+        assert rows(section("measurements.md", "The causes"), name) == [[measured, *view]], name
+
+
 def test_published_numbers_of_the_comparison_are_those_that_figures_show():
     from dc3.runs.published import CONV3, RESNET18
 
