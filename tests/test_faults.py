@@ -1,8 +1,9 @@
-"""Bad input, through the real command and the real notebooks: one clear message, the right exit code, nothing lost.
+"""Bad input, through the command and the real notebooks: one clear message, the right exit code, nothing lost.
 
 Exit code 2: refused before anything ran; 1: a stage failed, those finished before it stay. Without bad input, the whole
 chain on what people have: grey, transparent and 16-bit images, a class of one image, more bins than images, a file name
-that is not UTF-8, a data folder that nobody may write to.
+that is not UTF-8, a data folder that nobody may write to. The quick tests execute the notebooks in the command's own
+process (in_one_process.py), the slow ones in kernels, as nbval and the tests of the runner do.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -54,6 +56,7 @@ QUICK = {
     "images_generated": 1,
     "dit_generate_steps": 2,
 }
+IN_ONE_PROCESS = Path(__file__).with_name("in_one_process.py")
 LAST = "04"  # the stage after which the chain of the quick tests ends
 SMALL, ROOMY = "500k", "64m"  # a disk on which 00_teacher has room and the latents have not, and one with room for all
 
@@ -67,13 +70,17 @@ class Home:
         self.params.write_text(yaml.dump(QUICK | {"data_dir": str(data_dir)}), encoding="utf-8")
 
     def run(self, *arguments):
-        return self.dc3("run", self.params, *arguments)
+        """The command without kernels, which would import torch and diffusers once a notebook."""
+        return self._process(IN_ONE_PROCESS, "run", self.params, *arguments)
 
-    def dc3(self, *arguments):
-        environment = os.environ | {"DC3_HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
+    def run_in_kernels(self, *arguments):
+        return self._process("-m", "dc3.cli", "run", self.params, *arguments)
+
+    def _process(self, *arguments):
+        environment = os.environ | {"DC3_HOME": str(self.folder), "OMP_NUM_THREADS": "1", "DC3_PROGRESS": "0"}
         environment.pop("DC3_NOTEBOOKS", None)
-        command = [sys.executable, "-m", "dc3.cli", *arguments]
-        return subprocess.run(map(str, command), env=environment, cwd=self.folder, capture_output=True, text=True)
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True)
 
     def here(self, *arguments):
         """The command in this process, for what executes no notebook."""
@@ -207,7 +214,7 @@ def test_a_disk_without_room_for_the_executed_notebook(images, tmp_path):
     if not disk.is_small:
         pytest.skip("mounting a small file system is not permitted here")
     try:
-        result = Home(tmp_path, images).run()
+        result = Home(tmp_path, images).run_in_kernels()
     finally:
         disk.close()
     assert result.returncode == FAILED and "Traceback" not in result.stderr
@@ -244,7 +251,7 @@ def check_tables(home, *names):
 @pytest.mark.slow
 def test_odd_images_go_through_the_last_stages_too(chain, tmp_path):
     home = Home(shutil.copytree(chain.folder, tmp_path / "home"), chain.data_dir)
-    result = home.run()
+    result = home.run_in_kernels()
     assert result.returncode == 0, result.stderr
     assert stages_run(result) == [name for name in notebook_names() if name[:2] > LAST]
     check_tables(home, "validation_accuracy", "color_and_fid_colors", "color_and_fid_distances", "finetuning_scores")

@@ -19,6 +19,7 @@ from types import MappingProxyType
 
 import nbformat
 import pytest
+from IPython.display import display
 from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
@@ -58,8 +59,11 @@ def write_notebook(folder, name, cells):
 def execute_here(name, run, params):
     """The cells of a notebook in this process, as papermill has a kernel execute them. StageFailed when one raises."""
     notebook = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    namespace = {}
+    namespace = {"display": display}
     for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = []
         try:
             exec(cell.source, namespace)
         except Exception as error:
