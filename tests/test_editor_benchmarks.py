@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from test_documentation import rows, section
 
 from dc3.machine.paths import REPOSITORY
 
@@ -80,17 +81,30 @@ def test_the_packed_file_has_all_test_images_and_whole_rounds_of_classes(benchma
 def test_a_setting_passes_if_no_measure_is_worse_than_the_seeds_deviate(benchmarks):
     from samplers import REFERENCE, verdicts
 
-    def rows(setting, values):
+    def rows_of(setting, values):
         keys = {"data": "d", "size": 32, "images": 100} | dict(zip(("sampler", "steps", "until"), setting, strict=True))
         return [keys | {"seed": seed, "named": named, "fid": fid, "cpu_seconds": s} for seed, named, fid, s in values]
 
-    table = rows(REFERENCE, [(0, 0.80, 5.0, 100), (1, 0.82, 5.0, 100)])
-    table += rows(("dpmpp_2m", 20, 1.0), [(0, 0.79, 5.0, 20), (1, 0.80, 5.2, 20)])
-    table += rows(("unipc", 10, 0.4), [(0, 0.70, 9.0, 5), (1, 0.70, 9.1, 5)])
-    table += rows(("unipc", 20, 0.4), [(0, 0.9, 1.0, 5)])  # one seed only
+    table = rows_of(REFERENCE, [(0, 0.80, 5.0, 100), (1, 0.82, 5.0, 100)])
+    table += rows_of(("dpmpp_2m", 20, 1.0), [(0, 0.79, 5.0, 20), (1, 0.80, 5.2, 20)])
+    table += rows_of(("unipc", 10, 0.4), [(0, 0.70, 9.0, 5), (1, 0.70, 9.1, 5)])
+    table += rows_of(("unipc", 20, 0.4), [(0, 0.9, 1.0, 5)])  # one seed only
     found = verdicts(pd.DataFrame(table)).set_index(["sampler", "steps"])
     assert found["worse in"].to_dict() == {("euler_a", 100): "–", ("dpmpp_2m", 20): "–", ("unipc", 10): "named, fid"}
     assert found["ratio"].tolist() == [1, 5, 20]
+
+
+def test_the_table_of_samplers_is_that_of_the_committed_rows(benchmarks):
+    from samplers import verdicts
+
+    found = verdicts(pd.read_csv(REPOSITORY / "figures/benchmarks/samplers.csv"))
+    assert len(found) > 1
+    for of in found.itertuples():
+        cells = [f"{of.passes:.0f}", f"{of.ratio:.1f}×", f"{100 * of.named:.1f} %", f"{of.ssim:.3f}"]
+        cells += [f"{100 * of.accuracy:.1f} %", f"{of.shift:.1f}", f"{1000 * of.fid:.1f}", f"{1e6 * of.kid:.0f}"]
+        worse_in = found.loc[of.Index, "worse in"]
+        name = f"{of.sampler}, {of.steps} steps, guidance until {of.until:g}"
+        assert rows(section("editing.md", "Samplers"), name) == [[*cells, worse_in]], name
 
 
 @pytest.mark.slow
@@ -102,11 +116,11 @@ def test_samplers_are_compared_part_by_part(class_folders, tmp_path, random_edit
         Image.new("RGB", (32, 32), (k * 10, 90, 200 - k)).save(class_folders / "test" / "a" / f"more{k}.png")
     first = run("samplers.py", *options)
     assert first.returncode == 0, first.stderr
-    rows = pd.read_csv(tmp_path / "rows.csv")
-    assert rows["seed"].tolist() == [0, 1] * 2 and rows["passes"].tolist() == [300] * 2 + [30] * 2
-    kept = rows.iloc[:3].to_csv(index=False)
+    table = pd.read_csv(tmp_path / "rows.csv")
+    assert table["seed"].tolist() == [0, 1] * 2 and table["passes"].tolist() == [300] * 2 + [30] * 2
+    kept = table.iloc[:3].to_csv(index=False)
     (tmp_path / "rows.csv").write_text(kept, encoding="utf-8")
     again = run("samplers.py", *options)
     assert again.returncode == 0 and "dpmpp_2m" in again.stdout
     assert (tmp_path / "rows.csv").read_text(encoding="utf-8").startswith(kept)
-    assert np.allclose(pd.read_csv(tmp_path / "rows.csv")["ssim"], rows["ssim"])
+    assert np.allclose(pd.read_csv(tmp_path / "rows.csv")["ssim"], table["ssim"])
