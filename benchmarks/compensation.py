@@ -126,6 +126,7 @@ def main(
     train, picks = chosen_picks(images)
     coloring = Coloring(0, DEFAULTS["warm_prompts"], DEFAULTS["cold_prompts"], DEFAULTS["instruction"], "gradient")
     own = {"editor": editor, "edit_size": size, "edit_steps": steps, "edit_batch_size": batch_size}
+    own |= {"guidance_until": 1.0}  # as published; only the last row has the interval
     tool = load_editor(EditorSettings.of(DEFAULTS | own | {"edit_precision": precision}), devices.device())
     base = Compensator(coloring, tool)
     fast = Compensator(coloring, tool.using(sampler=fast_sampler, steps=fast_steps))

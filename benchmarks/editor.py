@@ -1,6 +1,6 @@
 """What the editor does to hue and content: python benchmarks/editor.py --data-dir data/cifar10 --teacher PATH
 
-Edits each test image by one warm and one cold prompt, in turn, with the settings of notebook 04. Prints the tables of
+Edits each test image by one warm and one cold prompt, in turn, with the guidance of notebook 04. Prints the tables of
 the model card:
 
 1. per prompt: the mean shift in CIELAB, the structural similarity (SSIM) of the lightness to the source, and how often
@@ -143,6 +143,8 @@ def main(
     teacher: Annotated[str, typer.Option(help="a checkpoint of 00_teacher, for the accuracy on edits")] = "",
     jittered_judge_: Annotated[bool, typer.Option("--jittered-judge", help="train a judge on the image set")] = False,
     size: int = DEFAULTS["edit_size"],
+    steps: int = 10,
+    until: Annotated[float, typer.Option(help="guidance_until")] = 1.0,
     precision: str = DEFAULTS["edit_precision"],
     seed: int = 0,
 ) -> None:
@@ -153,6 +155,7 @@ def main(
     sources, labels = test.images(chosen, size), test.labels[chosen]
     batch_size = max(DEFAULTS["edit_batch_size"] * 32**2 // size**2, 1)
     own = {"editor": editor, "edit_size": size, "edit_batch_size": batch_size, "edit_precision": precision}
+    own |= {"edit_steps": steps, "guidance_until": until}
     tool = load_editor(EditorSettings.of(DEFAULTS | own), devices.device())
     turn = np.arange(len(sources))
     prompts = np.array([*np.take(WARM, turn % len(WARM)), *np.take(COLD, turn // len(WARM) % len(COLD))])
@@ -160,7 +163,7 @@ def main(
     edits = edit(tool, doubled, list(prompts), seed)
     shifts, ssim = lab_shifts(edits, doubled), similarities(edits, doubled)
     table = prompt_table(shifts, ssim, prompts)
-    print(f"{len(sources)} images of {dataset} at {size} px, {len(edits)} edits of {DEFAULTS['edit_steps']} steps\n")
+    print(f"{len(sources)} images of {dataset} at {size} px, {len(edits)} edits of {steps} steps\n")
     print(table.to_markdown(index=False, floatfmt=".2f"))
     measures = {"named rightly (chance 10 %)": f"{named_rightly(shifts, prompts).mean():.0%}"}
     measures |= summary(sources, edits, shifts, ssim)
