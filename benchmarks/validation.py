@@ -36,7 +36,7 @@ from dc3 import teacher as teachers
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet
 from dc3.models import augmentation, networks
-from dc3.models.evaluation import IMAGENET_MEAN, IMAGENET_STD
+from dc3.models.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from dc3.students import Protocol, lr_factor, parameter_groups
 
 OUTPUT = Path(__file__).parents[1] / "figures" / "benchmarks"

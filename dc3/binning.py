@@ -45,7 +45,7 @@ def bin_class(
 ) -> Bins:
     """DC3's binning of one class, latents (n, d) of any float type: PCA to `components`, then K-means with K = `bins`.
 
-    components is reduced to min(components, n - 1, d), bins to the number of distinct images, with a log
+    components is reduced to min(components, n - 1, d), bins to the number of distinct images, each with a log
     message. Equal rows share a bin.
     pca: "full" is the exact decomposition; "randomized" (Halko et al. 2011) finds only the leading components, several
     times faster where d is in the thousands, and almost exactly for so few; "auto" is scikit-learn's choice by
@@ -58,13 +58,14 @@ def bin_class(
     copies = _copies(latents)
     distinct = int(copies.max()) + 1
     if distinct == 1:
-        _note_reduction(bins, 1, len(latents))
+        _note_reduction("bins", bins, 1, len(latents))
         return Bins(np.zeros(len(latents), np.int64), 0, 1, 0.0, np.zeros((len(latents), 0), np.float32))
     used = min(components, len(latents) - 1, latents.shape[1])
+    _note_reduction("components", components, used, len(latents))
     projected = PCA(used, svd_solver=pca, random_state=seed).fit_transform(latents)
     projected = projected[np.unique(copies, return_index=True)[1]][copies]  # rounding may separate equal rows
     clusters = min(bins, distinct)
-    _note_reduction(bins, clusters, len(latents))
+    _note_reduction("bins", bins, clusters, len(latents))
     model = {"full": KMeans, "minibatch": MiniBatchKMeans}[kmeans](clusters, random_state=seed).fit(projected)
     filled, labels = np.unique(model.labels_, return_inverse=True)
     return Bins(labels.astype(np.int64), used, len(filled), float(model.inertia_), projected)
@@ -153,6 +154,6 @@ def _copies(latents: np.ndarray) -> np.ndarray:
     return pd.factorize(np.array([hash(row.tobytes()) for row in latents]))[0]
 
 
-def _note_reduction(wanted: int, used: int, n: int) -> None:
+def _note_reduction(name: str, wanted: int, used: int, n: int) -> None:
     if used < wanted:
-        log.info("bins = %d reduced to %d for a class of %d images", wanted, used, n)
+        log.info("%s = %d reduced to %d for a class of %d images", name, wanted, used, n)

@@ -28,8 +28,8 @@ def blend(
 ) -> np.ndarray:
     """Blends two uint8 (H, W, 3) images (`fourfold_view`: four) of one shape into one; formulas above.
 
-    `ramp` and `cell` are fractions of the image's side in (0, 1], at least one pixel. ValueError for an unknown mode, a
-    wrong number of images, differing shapes or another dtype.
+    `ramp` and `cell` are fractions of the image's side in (0, 1], at least two pixels and one. ValueError for an
+    unknown mode, a wrong number of images, differing shapes or another dtype.
     """
     _check(images, mode, ramp, cell)
     if mode == "fourfold_view":

@@ -16,12 +16,14 @@ import typer
 from typer.core import TyperGroup
 
 from dc3.machine import paths
-from dc3.runs.command_line import given, is_option, joined_pairs, stopped_message
 from dc3.runs.parameters import ParameterError, all_declared, problems_of, read_file, read_run_file
-from dc3.runs.written import read_as, shown_path
+from dc3.runs.written import Argument, read_as, shown_name, shown_path
 
 REFUSED, FAILED = 2, 1
 TABLE_ROWS = 10  # of a comparison's tables on the terminal
+
+GO_ON = {"run": "from {stage}", "sweep": "from there", "train-editor": "from its last checkpoint"}  # after a signal
+REDOING = ("--force", "--from")  # without them a command goes on where it stopped
 
 
 class Stoppable(TyperGroup):
@@ -205,11 +207,12 @@ def compare_runs(
 ) -> None:
     """Compare two runs: parameters, accuracy, colour, FID, common picks and time, as tables and a figure."""
     from dc3.runs.compare import compare, write
+    from dc3.runs.manifests import StageMissing
 
     try:
         compared = compare(run_a, run_b)
         folder = write(compared)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StageMissing) as error:
         stop(str(error), REFUSED)
     for remark in compared.remarks:
         typer.echo(f"note: {remark}")
@@ -253,7 +256,7 @@ def params() -> None:
 @app.command()
 def keep_outputs(run_name: Annotated[str, typer.Argument(metavar="RUN")] = "demo") -> None:
     """Copy a run's outputs into the committed notebooks (a run with the default parameters)."""
-    from dc3.runs.notebooks import take_outputs
+    from dc3.runs.kernels import take_outputs
     from dc3.runs.parameters import notebook_names
     from dc3.runs.runner import executed_copy
 
@@ -281,6 +284,63 @@ def train_editor(
         stop("\n".join(f"{shown_path(recipe_file)}: {problem}" for problem in problems_of(error)), REFUSED)
     except (AnotherTraining, ParameterError) as error:
         stop(str(error), REFUSED)
+
+
+def joined_pairs(arguments: list[str]) -> list[str]:
+    """["-p", "ipc", "50"] → ["-p", "ipc=50"]; leaves pairs with an = unchanged, and a KEY without a VALUE alone."""
+    joined, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        joined.append(argument)
+        if argument == "-p" and rest and not is_option(rest[0]):
+            pair = rest.pop(0)
+            has_value = "=" not in pair and rest and not is_option(rest[0])
+            joined.append(f"{pair}={rest.pop(0)}" if has_value else pair)
+    return joined
+
+
+def is_option(word: str) -> bool:
+    """Whether a word of the command line is an option, and not a value: -0.5 is a value."""
+    return word == "-p" or word.startswith("--")
+
+
+def given(pairs: list[str]) -> dict[str, Argument]:
+    """The values of `-p`, as written. ParameterError for a parameter without a value, or given twice."""
+    found: dict[str, Argument] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ParameterError(
+                f"-p {shown_name(name)}: its value is missing; write -p KEY VALUE, or -p KEY=VALUE for a value that "
+                "begins with --"
+            )
+        if name in found:
+            raise ParameterError(f"-p {shown_name(name)} is given twice, with {found[name]!r} and {value!r}: keep one")
+        found[name] = Argument(value)
+    return found
+
+
+def stopped_message(command: str, arguments: list[str], stage: str) -> str:
+    """"stopped; `dc3 run …` goes on from 04", or "stopped" for a command that has nothing to go on with.
+
+    stage: the one under way; "" before the first.
+    """
+    if command not in GO_ON:
+        return "stopped"
+    goes_on = f"goes on {GO_ON[command].format(stage=stage[:2])}" if stage or command != "run" else "begins it again"
+    return f"stopped; `{shlex.join(['dc3', *without_redoing(arguments)])}` {goes_on}"
+
+
+def without_redoing(arguments: list[str]) -> list[str]:
+    """The arguments without --force and --from, which would redo what is finished."""
+    kept, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--from":
+            rest[:1] = []
+        elif argument.split("=")[0] not in REDOING:
+            kept.append(argument)
+    return kept
 
 
 def main() -> None:

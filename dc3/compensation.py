@@ -72,6 +72,11 @@ class Coloring:
         """How many edits of one image the blend mode needs: 2 or 4, 0 for "none"."""
         return IMAGES_NEEDED.get(self.blend_mode, 0)
 
+    @property
+    def prompts(self) -> list[str]:
+        """All prompts, each once."""
+        return list(dict.fromkeys([*self.warm_prompts, *self.cold_prompts]))
+
     def instructions(self, prompts: Sequence[str]) -> list[str]:
         """The editor's instruction for each prompt."""
         return [self.instruction.format(p=prompt) for prompt in prompts]
@@ -111,17 +116,27 @@ def recorded_pairs(provenance: pd.DataFrame, coloring: Coloring) -> list[EditDra
 
 
 def compensated(source: np.ndarray, edits: np.ndarray, drawn: EditDraw, coloring: Coloring) -> np.ndarray | None:
-    """The blended image, uint8 (S, S, 3); None when an edit is not finite, or black where the source is not.
+    """The blended image, uint8 (S, S, 3), of edits float32 (k, S, S, 3) in 0 … 1; None when an edit `failed`.
 
-    With a strength s below 1, s·edit + (1 − s)·source replaces each edit.
+    source: uint8 (S, S, 3). With a strength s below 1, s·edit + (1 − s)·source replaces each edit.
     """
-    black = (edits.max(axis=(1, 2, 3)) <= 0) & (source.max() > 0)
-    if not np.isfinite(edits).all() or black.any():
+    if failed(source, edits).any():
         return None
     rng = np.random.default_rng(drawn.blend_seed)
     if coloring.edit_strength < 1:
-        edits = coloring.edit_strength * edits + (1 - coloring.edit_strength) * (source / 255)
+        edits = moved(source, edits, coloring.edit_strength)
     return blend(list(to_uint8(edits)), coloring.blend_mode, rng, ramp=coloring.ramp, cell=coloring.cell)
+
+
+def failed(source: np.ndarray, edits: np.ndarray) -> np.ndarray:
+    """Which edits (k, S, S, 3) are not finite, or black where the source (S, S, 3) is not: bool (k,)."""
+    black = (edits.max(axis=(1, 2, 3)) <= 0) & (source.max() > 0)
+    return black | ~np.isfinite(edits).all(axis=(1, 2, 3))
+
+
+def moved(source: np.ndarray, edits: np.ndarray, strength: float) -> np.ndarray:
+    """strength·edit + (1 − strength)·source, floats in 0 … 1: edits float (…, S, S, 3), source uint8 (S, S, 3)."""
+    return strength * edits + (1 - strength) * (source / 255)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
@@ -146,11 +161,15 @@ class Compensator:
 
     def edits_of(self, images: np.ndarray, draws: Sequence[EditDraw]) -> np.ndarray:
         """Every edit of uint8 images (n, S, S, 3), n draws: float32 (n, edits, S, S, 3) in 0…1, NaN where it failed."""
-        instructions = [text for drawn in draws for text in self.coloring.instructions(drawn.prompts)]
+        prompts = [prompt for drawn in draws for prompt in drawn.prompts]
         seeds = [seed for drawn in draws for seed in drawn.edit_seeds]
         count = self.coloring.edits_per_pick
-        edits = self.editor.edit(images, instructions, seeds, sources=np.repeat(np.arange(len(images)), count))
+        edits = self.edits_under(images, np.repeat(np.arange(len(images)), count), prompts, seeds)
         return edits.reshape(len(draws), count, *images.shape[1:])
+
+    def edits_under(self, images: np.ndarray, rows: np.ndarray, prompts: list[str], seeds: list[int]) -> np.ndarray:
+        """Edit k: of images[rows[k]], uint8 (n, S, S, 3), under prompts[k]: float32 (k, S, S, 3), NaN where failed."""
+        return self.editor.edit(images, self.coloring.instructions(prompts), seeds, sources=rows)
 
     def stamp(self) -> dict[str, Any]:
         """The history that all its images have in common."""

@@ -68,7 +68,6 @@ def encode(
     size: int,
     batch_size: int = 16,
     dtype: np.dtype | type | str = np.float16,
-    device: torch.device | str | None = None,
     engine: Engine = LOCAL,
     amp: bool | None = None,
     resampling: str | None = None,
@@ -89,8 +88,6 @@ def encode(
         if value < 1:
             raise ValueError(f"{parameter} = {value}: at least 1")
     check_size("size", size, downscaling(vae.config))
-    device = torch.device(device or next(vae.parameters()).device)
-    vae = vae.to(device)
     if not isinstance(images, ImageSet):
         images = in_memory("images", "", ("",), np.zeros(len(images), int), images)
     work = LatentWork(vae, images.at(size, resampling), batch_size, amp)

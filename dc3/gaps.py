@@ -22,7 +22,7 @@ from torch import nn
 
 from dc3 import color, condensed
 from dc3.blending import is_left_right
-from dc3.compensation import Compensator, to_uint8
+from dc3.compensation import Coloring, Compensator, failed, moved, to_uint8
 from dc3.condensed import Storage
 from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet, in_memory
@@ -60,7 +60,7 @@ class Filling:
     def losses(self, images: np.ndarray, label: int) -> np.ndarray:
         """The teacher's cross entropy for images uint8 (n, S, S, 3) of a class, seen as test images: (n,) nats."""
         seen = in_memory("candidates", "train", ["all"], np.zeros(len(images), np.int64), images)
-        logits = predict(self.teacher, seen.as_tested(self.image_size))
+        logits = predict(self.teacher, seen.as_tested(self.image_size), amp=False)  # its losses are compared
         return F.cross_entropy(logits, torch.full((len(images),), label), reduction="none").numpy()
 
 
@@ -131,36 +131,25 @@ def candidates(compensator: Compensator, sources: np.ndarray, indices: np.ndarra
     The table has the columns pick (0 …), index, prompt ("" for the source), strength and edit_seed. Failed edits (NaN,
     or black where the source is not) are no candidates.
     """
+    prompts = compensator.coloring.prompts
+    seeds = [seeds_of(compensator.coloring, int(index)) for index in indices]
+    rows_of = np.repeat(np.arange(len(sources)), len(prompts))
+    edits = compensator.edits_under(sources, rows_of, prompts * len(sources), np.ravel(seeds).tolist())
     rows, images = [], []
     for pick, (source, index) in enumerate(zip(sources, indices, strict=True)):
         rows.append((pick, int(index), "", 0.0, 0))
         images.append(source)
-        prompts, seeds = prompts_and_seeds(compensator, int(index))
-        for prompt, seed, edit in zip(prompts, seeds, edited(compensator, source, prompts, seeds), strict=True):
-            if not np.isfinite(edit).all() or (edit.max() <= 0 and source.max() > 0):
-                continue
-            rows += [(pick, int(index), prompt, strength, seed) for strength in STRENGTHS]
-            images += [moved(source, edit, strength) for strength in STRENGTHS]
+        of_pick = edits[pick * len(prompts) :][: len(prompts)]
+        for k in np.flatnonzero(~failed(source, of_pick)):
+            rows += [(pick, int(index), prompts[k], strength, seeds[pick][k]) for strength in STRENGTHS]
+            images += [to_uint8(moved(source, of_pick[k], strength)) for strength in STRENGTHS]
     return pd.DataFrame(rows, columns=["pick", "index", "prompt", "strength", "edit_seed"]), np.stack(images)
 
 
-def prompts_and_seeds(compensator: Compensator, index: int) -> tuple[list[str], list[int]]:
-    """All prompts, and the noise seed of image `index` under each: a function of (run seed, index)."""
-    coloring = compensator.coloring
-    prompts = list(dict.fromkeys([*coloring.warm_prompts, *coloring.cold_prompts]))
+def seeds_of(coloring: Coloring, index: int) -> list[int]:
+    """The noise seed of image `index` under each of `coloring.prompts`: a function of (run seed, index)."""
     rng = np.random.default_rng([coloring.seed, index, 0, DRAW])
-    return prompts, rng.integers(2**62, size=len(prompts)).tolist()
-
-
-def edited(compensator: Compensator, source: np.ndarray, prompts: list[str], seeds: list[int]) -> np.ndarray:
-    """The edits of one uint8 (S, S, 3) under each prompt: float32 (prompts, S, S, 3), 0 … 1."""
-    instructions = compensator.coloring.instructions(prompts)
-    return compensator.editor.edit(source[None], instructions, seeds, sources=np.zeros(len(prompts), np.int64))
-
-
-def moved(source: np.ndarray, edit: np.ndarray, strength: float) -> np.ndarray:
-    """strength·edit + (1 − strength)·source, uint8 (S, S, 3); the edit is a float in 0 … 1."""
-    return to_uint8(strength * edit + (1 - strength) * (source / 255))
+    return rng.integers(2**62, size=len(coloring.prompts)).tolist()
 
 
 def choices(
@@ -177,10 +166,10 @@ def choices(
     under a digest of everything that decides them: a killed run goes on with the next class.
     """
     tables = []
+    common = {"set": train.fingerprint(), "strengths": STRENGTHS} | compensator.stamp() | filling.stamp()
     for label, of_class in tqdm(list(picks.groupby("label")), desc="filling gaps", unit="class"):
         of_class = of_class.sort_values("rank")
-        key = {"set": train.fingerprint(), "picks": of_class["index"].tolist(), "strengths": STRENGTHS}
-        digest = key_digest(key | compensator.stamp() | filling.stamp())
+        digest = key_digest(common | {"picks": of_class["index"].tolist()})
         make = partial(_class_choices, train, of_class, compensator, filling, colors[int(label)])
         file = keep / f"{label:05d}-{digest[:20]}.parquet"
         tables.append(kept(file, partial(_write, make), pd.read_parquet))
@@ -221,12 +210,14 @@ class FillRows:
         """Edits the sources whose choice is an edit."""
         sources = self.images.images(rows["index"].to_numpy(), self.compensator.editor.settings.size)
         chosen = self.choices.set_index("index").loc[rows["index"]]
-        for row, source, choice in zip(rows.index, sources, chosen.itertuples(), strict=True):
-            image, prompts, seeds = source, [], []
-            if choice.prompt:
-                prompts, seeds = [choice.prompt], [int(choice.edit_seed)]
-                image = moved(source, edited(self.compensator, source, prompts, seeds)[0], choice.strength)
-            draw = {"prompts": prompts, "edit_seeds": seeds, "strength": float(choice.strength)}
+        places = np.flatnonzero(chosen["prompt"] != "")
+        prompts, seeds = (chosen[name].iloc[places].tolist() for name in ("prompt", "edit_seed"))
+        edits = dict(zip(places, self.compensator.edits_under(sources, places, prompts, seeds), strict=True))
+        for place, (row, choice) in enumerate(zip(rows.index, chosen.itertuples(), strict=True)):
+            image, draw = sources[place], {"prompts": [], "edit_seeds": [], "strength": float(choice.strength)}
+            if place in edits:
+                image = to_uint8(moved(image, edits[place], choice.strength))
+                draw |= {"prompts": [choice.prompt], "edit_seeds": [int(choice.edit_seed)]}
             yield condensed.Made(row, resized(image, self.stored_size), draw)
 
 

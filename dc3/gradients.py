@@ -16,7 +16,7 @@ from dc3.machine.devices import Array, accumulator, as_tensor, autocast
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks
 from dc3.machine.files import replacing
 from dc3.machine.progress import tqdm
-from dc3.models.evaluation import normalise
+from dc3.models.augmentation import normalise
 from dc3.models.networks import last_linear
 
 ROWS = 4096  # of the embedding in memory at a time

@@ -153,7 +153,7 @@ class EditPanel:
 
 
 def _slider(name: str, value: float, least: float, most: float, step: float) -> widgets.FloatSlider:
-    return widgets.FloatSlider(value, min=least, max=max(most, value), step=step, description=name)
+    return widgets.FloatSlider(value, min=min(least, value), max=max(most, value), step=step, description=name)
 
 
 FRAME = (213, 94, 0)  # vermilion, which colour-blind people can distinguish

@@ -19,7 +19,7 @@ from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet
 from dc3.machine.devices import autocast
 from dc3.machine.progress import tqdm
-from dc3.models.evaluation import normalise
+from dc3.models.augmentation import normalise
 from dc3.models.networks import check_takes
 
 NO_BIN = -1  # the bin of images that are picked without bins

@@ -142,7 +142,7 @@ class SetFunction:
     """A set function f over the images; `gains` (n,): how much each image would add to f of the current set."""
 
     def __init__(self, kernel: Tensor, budget: int, lam: float):
-        self.kernel, self.lam, self.size = kernel, lam, 0
+        self.kernel, self.size = kernel, 0
         self.dtype = accumulator(kernel.device)
         self.gains = kernel.new_zeros(len(kernel), dtype=self.dtype)
         self.rows_per_block = max(1, (CPU_GRAIN if kernel.device.type == "cpu" else GPU_GRAIN) // len(kernel))
@@ -238,9 +238,12 @@ def select(
 
 
 def relative_gains(kernel: Array, budget: int, functions: Sequence[str], lam: float) -> dict[str, np.ndarray]:
-    """The gains of the naive greedy's picks by function, (budget,), in units of the first. Raises like `select`."""
+    """The gains of the naive greedy's picks by function, (budget,), in units of the first gain, if it is not 0.
+
+    Raises like `select`.
+    """
     gains = {name: select(kernel, budget, name, lam=lam).gains for name in functions}
-    return {name: of_picks / of_picks[0] for name, of_picks in gains.items()}
+    return {name: of_picks / (of_picks[0] or 1.0) for name, of_picks in gains.items()}
 
 
 def check_options(function: str, greedy: str, lam: float, seed: int) -> None:

@@ -24,7 +24,6 @@ from dc3.models.evaluation import (
     batches,
     evaluate,
     normalise,
-    normalise_floats,
     on_device,
 )
 
@@ -50,7 +49,7 @@ TEMPERATURE = {"cutmix": 20.0, "mixup": 4.0, "none": 20.0}  # published; "none" 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a student is trained; the defaults are the published settings. ValueError for a value out of range."""
+    """How a student is trained; the defaults are RDED's for 32 and 64 px. ValueError for a value out of range."""
 
     network: str
     epochs: int  # 300, CIFAR 2000
@@ -66,7 +65,7 @@ class Protocol:
     accumulate: int = 1  # parts into which a batch is cut, where memory is small; their gradients are added up
     weight_decay: float = 0.01
     width: int = 128  # of conv3 … conv6
-    evaluate_every: int | None = None  # epochs; None: ten times in all; 0: only after the last
+    evaluate_every: int | None = None  # epochs; None: a tenth of them; 0: only after the last
     amp: bool | None = None  # bfloat16; None: on a GPU
     compile: bool = False
     ema: float | None = None  # decay of averaged weights, which the tests then use
@@ -151,7 +150,6 @@ def rded_batch(num_classes: int, ipc: int) -> int:
 
 
 DC3_BATCHES = {  # classes, at least → batch sizes at IPC 1, 10 and 50, as DC3's published code has them
-    1: (50, 250, 1000),  # ten classes: the full set
     11: (10, 50, 200),
     100: (50, 200, 1000),  # CIFAR-100
     200: (100, 500, 2500),  # Tiny-ImageNet
@@ -160,7 +158,9 @@ DC3_BATCHES = {  # classes, at least → batch sizes at IPC 1, 10 and 50, as DC3
 
 
 def dc3_batch(num_classes: int, ipc: int) -> int:
-    """DC3's batch sizes (DC3_BATCHES), at most the set. Other IPCs use the size of the next lower one."""
+    """DC3's batch sizes: up to ten classes the full set, then DC3_BATCHES, other IPCs by the next lower one."""
+    if num_classes <= 10:
+        return num_classes * ipc
     sizes = DC3_BATCHES[max(least for least in DC3_BATCHES if least <= num_classes)]
     return min(sizes[2 if ipc >= 50 else 1 if ipc >= 10 else 0], num_classes * ipc)
 
@@ -197,7 +197,7 @@ def augment(images: Tensor, factor: int, size: int, generator: torch.Generator, 
     if factor == 1 and images.shape[1] == images.shape[2] == size:
         pixels = normalise(images)
     else:
-        pixels = normalise_floats(augmentation.shuffled_crops(images, factor, size, generator))
+        pixels = augmentation.normalise_floats(augmentation.shuffled_crops(images, factor, size, generator))
     return augmentation.random_flip(pixels, generator) if flip else pixels
 
 
@@ -239,16 +239,16 @@ def mix(images: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, 
     return images, torch.arange(len(images), device=images.device), 1.0
 
 
-def check_classes(labels: np.ndarray, classes: int, *, allow_unequal: bool = False) -> None:
-    """ValueError unless all classes 0 … classes − 1 have images in labels (n,), equally many unless `allow_unequal`."""
+def check_classes(labels: np.ndarray, classes: int) -> None:
+    """ValueError unless all classes 0 … classes − 1 have images in labels (n,), and equally many."""
     counts = np.bincount(labels, minlength=classes)
     if not counts.all():
         missing = np.flatnonzero(counts == 0)
         raise ValueError(f"the condensed set has no images of {len(missing)} classes: {missing[:10].tolist()}")
-    if counts.min() != counts.max() and not allow_unequal:
+    if counts.min() != counts.max():
         raise ValueError(
             f"the condensed set has {counts.min()} images of class {counts.argmin()} and {counts.max()} of class "
-            f"{counts.argmax()}: expected equally many, or allow_unequal = True"
+            f"{counts.argmax()}: expected equally many"
         )
 
 
@@ -271,25 +271,23 @@ def train_student(
     protocol: Protocol,
     *,
     seed: int,
-    allow_unequal: bool = False,
-    device: str | torch.device | None = None,
     bar: std.tqdm | None = None,
 ) -> StudentResult:
     """Trains a student from scratch on `train` by `protocol`, and tests it on `test`.
 
-    Images to train on may have any sizes; the student sees crops of the size of the test images.
-    Runs on the teacher's device, without a teacher (soft=False) on `device`. The number of classes is that of the
-    teacher, else of `test`. All draws come from (seed, epoch). `bar`, that of many students, advances by
-    each epoch; None: the student has its own. Raises ValueError, before training, for a class without images, unequal
+    Images to train on may have any sizes; the student sees crops of the size of the test images. Runs on the teacher's
+    device, without a teacher (soft=False) on `devices.device()`. The number of classes is that of the teacher, else of
+    `test`. All draws come from (seed, epoch). `bar`, that of many students, advances by each epoch; None: the student
+    has its own. Raises ValueError, before training, for a class without images, unequal
     images per class, and a teacher for images of another size or number of classes.
     """
     if protocol.soft and teacher is None:
         raise ValueError("soft = True: needs a teacher; soft = False trains on hard labels")
     classes = networks.last_linear(teacher).out_features if teacher is not None else len(test.classes)
     labels = class_numbers(train.labels, count=len(train), classes=classes)
-    check_classes(labels, classes, allow_unequal=allow_unequal)
+    check_classes(labels, classes)
     class_numbers(test.labels, count=len(test), classes=classes, name="test labels")
-    device = next(teacher.parameters()).device if teacher is not None else devices.device(str(device or "cpu"))
+    device = next(teacher.parameters()).device if teacher is not None else devices.device()
     source, tested = Stored.of(train, device), on_device(test, device)
     size = tested.images(torch.arange(1)).shape[1]
     if teacher is not None:
@@ -363,7 +361,8 @@ class _Student:
         mixed, partner, lam = mix(images, self.protocol.mix, generator)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        parts = (values.tensor_split(self.protocol.accumulate) for values in (mixed, labels, labels[partner]))
+        count = min(self.protocol.accumulate, max(len(mixed) // 2, 1))  # batch norm needs two images a part
+        parts = (values.tensor_split(count) for values in (mixed, labels, labels[partner]))
         for pixels, own, other in zip(*parts, strict=True):
             loss = self._loss(pixels, own, other, lam) * len(pixels) / len(mixed)
             loss.backward()

@@ -19,8 +19,8 @@ from dc3.machine.files import replacing
 from dc3.machine.keeping import check_same_training, read_undamaged
 from dc3.machine.progress import trange
 from dc3.models import checkpoints, networks
-from dc3.models.augmentation import color_jitter, epoch_generator, mix_seed, pad_crop_flip
-from dc3.models.evaluation import Labelled, accuracy, batches, images_digest, normalise, normalise_floats, on_device
+from dc3.models.augmentation import color_jitter, epoch_generator, mix_seed, normalise, normalise_floats, pad_crop_flip
+from dc3.models.evaluation import Labelled, accuracy, batches, images_digest, on_device
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,6 @@ class TeacherRecipe:
     epochs: int
     seed: int
     width: int = 128  # of conv3 … conv6
-    weights: str | None = None  # torchvision's, to fine-tune
     batch_size: int = 128
     lr: float | None = None  # peak; None: the network's teacher_lr
     momentum: float = 0.9
@@ -127,7 +126,7 @@ class _Run:
         labels = class_numbers(images.labels, count=len(images), classes=self.classes)
         self.labels = torch.from_numpy(labels).to(device)
         size, seed = self.source.images(torch.arange(1)).shape[1], mix_seed(recipe.seed, "teacher")
-        model = networks.create(recipe.network, self.classes, size, recipe.width, recipe.weights, seed=seed)
+        model = networks.create(recipe.network, self.classes, size, recipe.width, seed=seed)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         peak = recipe.lr or networks.find(recipe.network).teacher_lr
         self.optimizer = torch.optim.SGD(
@@ -241,6 +240,7 @@ def obtain(
     elif path.is_file():
         model = from_file(path, recipe, classes, train_set.image_size, allow_pickle)
     else:
+        check_named(teacher, recipe.network, len(classes))
         model = networks.create(recipe.network, len(classes), train_set.image_size, recipe.width, weights=teacher)
     top1 = accuracy(model.to(device), test_set, test_set.labels, amp=recipe.amp)
     if top1 < min_accuracy:
@@ -254,6 +254,16 @@ def obtain(
             f"teacher_min_accuracy = {min_accuracy:.1%}; {remedy}"
         )
     return model.eval(), history
+
+
+def check_named(weights: str, network: str, classes: int) -> None:
+    """ValueError unless `weights` names torchvision's for the network, and the data set has their 1,000 classes."""
+    networks.check_weights(network, weights)
+    if classes != networks.IMAGENET_CLASSES:
+        raise ValueError(
+            f"weights = {weights!r}: they know {networks.IMAGENET_CLASSES} classes, the data set has {classes}; "
+            "give 'train', or a file"
+        )
 
 
 def from_file(path: Path, recipe: TeacherRecipe, classes: list[str], image_size: int, allow_pickle: bool) -> nn.Module:

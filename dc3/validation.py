@@ -169,7 +169,7 @@ def ranking(
         return float(history.groupby("seed")["top1"].last().mean())
 
     plain = replace(protocol, mix="none", flip=False, factor=1)
-    hard = accuracy(condensed, replace(protocol, soft=False, mix="none"))
+    hard = accuracy(condensed, replace(protocol, soft=False, hard_share=0.0, mix="none"))
     own, chance = (accuracy(images, protocol) for images in (condensed, random))
     bare = [accuracy(images, plain) for images in (condensed, random)]
     lack, gain = hlr(real_hard, hard), ior(own, chance)

@@ -79,6 +79,7 @@ def test_a_reduction_is_logged(caplog):
     with caplog.at_level(logging.INFO, "dc3.binning"):
         bin_class(blobs(n=4)[0], bins=10, seed=0)
     assert "bins = 10 reduced to 4 for a class of 4 images" in caplog.text
+    assert "components = 50 reduced to 3 for a class of 4 images" in caplog.text
 
 
 def test_bin_all_bins_each_class_on_its_own(tmp_path):

@@ -9,8 +9,8 @@ from test_data_check import draw
 from workshop import command as dc3
 
 from dc3 import cli
+from dc3.cli import given, joined_pairs, stopped_message
 from dc3.machine.paths import REPOSITORY
-from dc3.runs.command_line import given, joined_pairs, stopped_message
 from dc3.runs.data_check import look, report, suggestions
 from dc3.runs.parameters import all_declared, check, read_file
 

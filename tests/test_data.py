@@ -16,7 +16,7 @@ from dc3.images import datasets, scenes
 from dc3.images.decoding import UnreadableImage, read_image, resized
 from dc3.images.framing import Frame
 from dc3.images.image_set import in_memory
-from dc3.models.evaluation import IMAGENET_MEAN, IMAGENET_STD, normalise
+from dc3.models.augmentation import IMAGENET_MEAN, IMAGENET_STD, normalise
 
 SHARED_CIFAR = Path(__file__).parents[1].parent / "shared" / "data" / "cifar10.zip"
 

@@ -9,9 +9,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dc3 import cli
+from dc3.cli import given, joined_pairs
 from dc3.images import datasets
 from dc3.machine.paths import REPOSITORY
-from dc3.runs.command_line import given, joined_pairs
 from dc3.runs.data_check import CONDENSED, DATA_SET, look, report, suggestions, teacher_epochs
 from dc3.runs.parameters import all_declared, check, read_file
 

@@ -41,6 +41,11 @@ def test_the_panel_shows_the_edit_of_its_present_choices(images, random_editor):
     assert (shown(panel) != after).any()
 
 
+def test_the_panel_begins_with_the_runs_own_guidance(images, random_editor):
+    mild = random_editor.using(guidance_scale=1.02)
+    assert panels.EditPanel(images, CLASSES, Compensator(COLORING, mild)).guidance.value == 1.02
+
+
 def test_a_failed_edit_is_shown_and_the_button_works_again(images, random_editor, monkeypatch):
     panel = panels.EditPanel(images, CLASSES, Compensator(COLORING, random_editor))
 

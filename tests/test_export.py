@@ -199,6 +199,12 @@ def test_what_cannot_be_exported_is_refused_by_name(run, home):
         assert result.exit_code == 2 and said in result.output
 
 
+def test_a_set_whose_teacher_is_being_made_again_is_not_exported(run):
+    (run / "00_teacher/manifest.json").unlink()
+    result = export("toy", "--to", "hf")
+    assert result.exit_code == 2 and "RUN = 'toy' has no finished 00_teacher" in result.output
+
+
 def with_classes(run, classes):
     """The run, whose classes have other names."""
     settings = run / "00_teacher/settings.json"

@@ -22,7 +22,7 @@ from dc3.fidelity import (
     scores,
 )
 from dc3.images.image_set import in_memory
-from dc3.models.evaluation import normalise
+from dc3.models.augmentation import normalise
 from dc3.models.feature_networks import FeatureNetwork, classifier_network, feature_network
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), dtype=np.uint8)

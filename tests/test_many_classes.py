@@ -12,8 +12,7 @@ import yaml
 from PIL import Image
 from workshop import home_at
 
-from dc3.figures.style import LIMIT
-from dc3.figures.tables import MAX_ROWS
+from dc3.figures.style import LIMIT, MAX_ROWS
 from dc3.runs.export import export
 from dc3.runs.report import write_report
 

@@ -14,8 +14,7 @@ from mistune import create_markdown
 from dc3 import figures
 from dc3.figures import accuracy, color, generation
 from dc3.figures.names import LONGEST, readable, width, wrapped
-from dc3.figures.style import LIMIT
-from dc3.figures.tables import MAX_ROWS
+from dc3.figures.style import LIMIT, MAX_ROWS
 from dc3.machine.markup import fenced, literal, one_line
 
 AWKWARD = ["$1_vs_$5", "$5_bill$^", "a|b", "猫", "🐱 हिन्दी", "cafe\u0301", "-o rm *", ".hidden"]

@@ -2,7 +2,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dc3.runs.notebooks import WIDGET, strip_noise, take_outputs
+from dc3.runs.kernels import WIDGET, strip_noise, take_outputs
 
 
 def write(path, *cells):

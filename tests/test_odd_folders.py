@@ -86,6 +86,15 @@ def test_classes_without_splits_are_not_ready_and_it_says_what_to_do(tmp_path):
     assert "classes without splits" in refusal_of_a_run(tmp_path)
 
 
+def test_a_class_called_train_is_no_split_without_class_folders(tmp_path):
+    for name in ("bus", "train"):
+        draw(tmp_path / name / "0.png")
+    assert not look(tmp_path).ready
+    result = check(tmp_path)
+    assert result.exit_code == 1 and "has 0 class folders" in result.output
+    assert "has 0 class folders" in refusal_of_a_run(tmp_path)
+
+
 @pytest.mark.parametrize("proof", ["provenance.parquet", "--condensed"])
 def test_a_condensed_set_may_have_a_class_called_train(tmp_path, proof):
     for name in ("ship", "train"):

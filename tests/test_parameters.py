@@ -50,6 +50,22 @@ def test_a_declaration_may_have_several_lines_equal_signs_and_a_formatters_mark(
     assert found["text"].default == "x = 1" and found["text"].help == "a text = a string"
 
 
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("n: int = 2 ** 4  # power", "the default of n is no plain value"),
+        ("n: int = (", "parameters, line 1"),
+        ("n: Int = 3  # type", "n: Int: choose a type of"),
+        ("print(3)", "is not `name: Type = default`"),
+    ],
+)
+def test_a_cell_that_declares_no_parameters_is_refused_by_name(tmp_path, cell, said):
+    write_notebook(tmp_path, "00_x", cell)
+    with pytest.raises(ParameterError, match=r"00_x\.ipynb, parameters") as refused:
+        declared("00_x", tmp_path)
+    assert said in str(refused.value)
+
+
 def test_values_go_over_the_defaults(parameters):
     checked = check({"ipc": 50, "lam": 2}, parameters)
     assert checked == {

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
 from dc3.images.image_set import ImageSet, in_memory
-from dc3.models.evaluation import IMAGENET_MEAN, IMAGENET_STD
+from dc3.models.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from dc3.models.networks import create
 from dc3.rded import Crops, crop_losses, mosaic, pick_crops, random_crops
 

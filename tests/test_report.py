@@ -95,6 +95,20 @@ def test_paths_of_the_machine_are_cut_to_their_names_and_others_stay(text, left)
     assert results.without_machine_paths(text) == (left or text)
 
 
+@pytest.mark.parametrize(
+    ("value", "left"),
+    [
+        ("/home/jane doe/my [best] images/cats", "…/cats"),
+        (r"C:\Users\Jane Doe\pets", "…/pets"),
+        ("data/cifar10", None),
+        ("timbrooks/instruct-pix2pix", None),
+        ("s3://bucket/set", None),
+    ],
+)
+def test_of_a_value_that_is_a_path_the_last_part_is_shown(value, left):
+    assert results.shown(value) == (left or value)
+
+
 def test_the_name_of_a_run_is_text(home):
     make_run("__x__", until="00")
     assert report("__x__").exit_code == 0

@@ -354,6 +354,11 @@ def test_lambda_weighs_representation(lam):
     assert np.abs(chosen.gains - gains).max() < 1e-9
 
 
+def test_gains_that_begin_at_zero_are_compared_as_they_are():
+    found = relative_gains(gradient_kernel(*random_factors(30)), 4, ["GraphCut"], lam=0.0)["GraphCut"]
+    assert found[0] == 0 and np.isfinite(found).all()
+
+
 def test_gains_of_functions_are_compared_in_units_of_the_first_pick():
     kernel = gradient_kernel(*random_factors(30))
     found = relative_gains(kernel, 10, ["GraphCut", "FacilityLocation"], lam=0.5)

@@ -164,7 +164,8 @@ def test_a_batch_in_parts_teaches_what_the_whole_batch_teaches(monkeypatch):
 @pytest.mark.parametrize(
     ("classes", "ipc", "size"),
     [(10, 1, 10), (10, 10, 100), (10, 50, 500), (100, 1, 50), (100, 10, 200), (100, 50, 1000), (200, 1, 100),
-     (200, 10, 500), (200, 50, 2500), (1000, 1, 1000), (1000, 10, 2000), (1000, 50, 2000), (20, 10, 50)],
+     (200, 10, 500), (200, 50, 2500), (1000, 1, 1000), (1000, 10, 2000), (1000, 50, 2000), (20, 10, 50),
+     (10, 30, 300), (2, 120, 240)],
 )  # fmt: skip
 def test_dc3s_batch_rule_is_the_published_one(classes, ipc, size):
     assert dc3_batch(classes, ipc) == size

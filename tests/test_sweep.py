@@ -4,6 +4,7 @@ import functools
 
 import pandas as pd
 import pytest
+from PIL import Image
 from workshop import COUNT, PARAMETERS, Workshop, execute_here, heard, write_notebook
 
 from dc3.machine import paths
@@ -264,13 +265,18 @@ def test_a_data_set_is_listed_once_for_all_runs_on_it_and_every_refused_run_is_n
     assert str(refusal.value) == f"run {named}:\n  data_dir='gone' is not a folder"
 
 
-def test_the_slow_checks_can_be_asked_by_themselves():
+def test_the_slow_checks_can_be_asked_by_themselves(tmp_path):
     declared = parameters.all_declared()
     sweep.preflight()(parameters.check({}, declared))
     with pytest.raises(ParameterError, match=r"editor = '\./none'"):
         sweep.preflight()(parameters.check({"editor": "./none"}, declared))
     with pytest.raises(ParameterError, match="ipc = 9999"):
         sweep.preflight()(parameters.check({"ipc": 9999}, declared))
+    for class_name in "ab":
+        (tmp_path / class_name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / class_name / "0.png")
+    with pytest.raises(ParameterError, match="no folder for astronaut"):
+        sweep.preflight()(parameters.check({"condensed_dir": str(tmp_path)}, declared))
 
 
 def test_runs_that_are_known_from_elsewhere_are_not_executed_and_stand_in_the_table(finished, tmp_path):

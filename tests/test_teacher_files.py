@@ -94,6 +94,11 @@ def test_a_folder_a_device_and_unknown_weights_are_named_before_the_run(teacher)
         check(teacher)
 
 
+def test_weights_of_imagenets_classes_are_refused_for_other_classes():
+    with pytest.raises(ParameterError, match="teacher = 'IMAGENET1K_V1': they know 1000 classes, the data set has 10"):
+        check("IMAGENET1K_V1", teacher_network="resnet18", image_size=64)
+
+
 def test_a_teacher_of_other_classes_is_refused_before_the_run(tmp_path):
     model = networks.create("conv3", 10, 16, width=8, seed=0)
     checkpoints.save(model, tmp_path / "t.safetensors", network="conv3", classes=list("abcdefghij"), image_size=16)

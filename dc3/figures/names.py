@@ -10,6 +10,8 @@ from anyascii import anyascii
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.ft2font import FT2Font
 
+from dc3.machine.markup import escaped
+
 OWN_FONT = "DejaVu Sans"  # comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew and symbols
 OTHER_FONTS = (  # of Linux, macOS and Windows, for scripts that DejaVu lacks; used where they are installed
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR"),
@@ -68,14 +70,10 @@ def _spelled(name: str) -> str:
 def _spelled_letter(letter: str) -> str:
     category = unicodedata.category(letter)
     if category in HARMFUL and letter not in JOINERS:
-        return _escaped(letter)
+        return escaped(letter)
     if ord(letter) in _drawable():
         return letter
-    return anyascii(letter) or ("" if category in DROPPED else _escaped(letter))
-
-
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape").decode()
+    return anyascii(letter) or ("" if category in DROPPED else escaped(letter))
 
 
 def width(text: str) -> int:

@@ -3,6 +3,7 @@
 PDF, not SVG: LaTeX reads it, it contains its fonts, and its photographs are a quarter smaller.
 """
 
+import csv
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from PIL import Image
 
 from dc3.figures.names import families
 from dc3.machine.files import replacing
+from dc3.machine.markup import literal
 
 log = logging.getLogger(__name__)
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 LIMIT = 300_000  # bytes per file: pages with a dozen figures still load, and a repository can keep them
 PALETTE = 256  # colours of reduced photographs: PNG and PDF store them in one byte per pixel
+MAX_ROWS = 100  # of a table in Markdown: one of 1,000 classes is for the CSV
 REDUCTIONS = [  # dots per inch, colours, whether marks become rasters
     (200, None, False),
     (100, None, False),
@@ -143,3 +146,30 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
     others = [name for name in distinct if name not in SET_COLORS]
     rest = {name: left[k % len(left)] for k, name in enumerate(others)}
     return {name: SET_COLORS.get(name) or rest[name] for name in distinct}
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table as path.csv, all rows in full precision, and as path.md, at most MAX_ROWS rows, to read.
+
+    In Markdown texts are literal: a class called `$1|<b>` is no formula, no column and no markup.
+    """
+    with replacing(path.with_suffix(".csv")) as partial:
+        table.to_csv(partial, index=False, quoting=_quoting(table))
+    with replacing(path.with_suffix(".md")) as partial:
+        partial.write_text(_markdown(table, f"{path.name}.csv"), encoding="utf-8")
+
+
+def _quoting(table: pd.DataFrame) -> int:
+    """Quotes around all texts when one has a carriage return, which Python's csv takes for the end of a row."""
+    returns = table.map(lambda value: isinstance(value, str) and "\r" in value).to_numpy().any()
+    return csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+
+
+def _markdown(table: pd.DataFrame, whole: str) -> str:
+    shown = table.head(MAX_ROWS)
+    texts = [k for k, column in enumerate(table) if not pd.api.types.is_numeric_dtype(table[column])]
+    shown = shown.map(lambda value: literal(value) if isinstance(value, str) else value)
+    shown.columns = [literal(str(name)) for name in table]
+    text = shown.to_markdown(index=False, floatfmt=".3g", disable_numparse=texts)
+    more = f"\n\nThe first {MAX_ROWS} of {len(table):,} rows; {whole} has all." if len(table) > MAX_ROWS else ""
+    return f"{text}{more}\n"

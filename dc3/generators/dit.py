@@ -12,8 +12,8 @@ from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor, nn
 
 from dc3.features import downscaling
-from dc3.generators.finetuning import seeded
 from dc3.generators.recipes import PUBLISHED_CLASSES, DiTShape, dit_rows
+from dc3.generators.training_loop import seeded
 from dc3.machine import paths
 from dc3.machine.files import first_line
 from dc3.models.pipelines import NOISE_SCHEDULE, quiet_loading

@@ -5,12 +5,12 @@ AutoencoderKL. All draws depend on (seed, step) in training and (seed, class, nu
 see the same noise at each step, a killed run resumes to the same weights, and an image does not depend on its batch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -239,10 +239,3 @@ def generate(
 def _noise(seed: int, label: int, number: int) -> torch.Generator:
     draws = np.random.default_rng([seed, label, number])
     return torch.Generator().manual_seed(int(draws.integers(2**62)))
-
-
-def seeded(make: Callable[[], Any], seed: int) -> Any:
-    """What `make` builds with random weights from `seed`; the global generator is restored."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()

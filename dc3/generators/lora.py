@@ -22,8 +22,8 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from dc3.generators.finetuning import seeded
 from dc3.generators.recipes import LoRASettings
+from dc3.generators.training_loop import seeded
 from dc3.machine import paths
 from dc3.machine.files import first_line
 from dc3.models.pipelines import load_pipeline, quiet_loading

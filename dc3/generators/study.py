@@ -17,6 +17,7 @@ from dc3.generators.finetuning import Generator, encode, generate, train
 from dc3.generators.recipes import DiTShape, FinetuneRecipe, LoRASettings, Sampling, prompt_names
 from dc3.images.image_set import ImageSet
 from dc3.machine import paths
+from dc3.machine.devices import has_bfloat16
 from dc3.machine.files import remove
 from dc3.machine.keeping import kept, kept_folder
 from dc3.models import evaluation
@@ -90,9 +91,10 @@ def dit_maker(params: Mapping[str, Any], classes: int, image_size: int, device: 
 def lora_maker(params: Mapping[str, Any], classes: Sequence[str], device: torch.device, amp: bool | None) -> Maker:
     """Makes `lora_base` with a new LoRA, prompted with `class_names`, or `classes` when it is empty.
 
-    On a GPU, unless `amp` is False, frozen weights are in bfloat16.
+    On a GPU that computes bfloat16, unless `amp` is False, frozen weights are in bfloat16.
     """
-    dtype = torch.bfloat16 if device.type == "cuda" and amp is not False else torch.float32
+    half = device.type == "cuda" and amp is not False and has_bfloat16(device)
+    dtype = torch.bfloat16 if half else torch.float32
 
     def make(seed: int) -> Generator:
         return lora.load_lora_base(

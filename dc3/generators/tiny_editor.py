@@ -33,17 +33,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dc3.generators.training_loop import fit
 from dc3.images import datasets
-from dc3.machine import devices, paths
+from dc3.machine import devices, limits, paths
 from dc3.machine.keeping import kept_folder
-from dc3.machine.limits import (
-    LARGEST,
-    LARGEST_RATE,
-    LARGEST_SEED,
-    LARGEST_SIZE,
-    MOST_STEPS,
-    SMALLEST_RATE,
-    SMALLEST_SIZE,
-)
 from dc3.models.evaluation import images_digest
 from dc3.models.grading import GRADES, grade
 from dc3.models.pipelines import NOISE_SCHEDULE
@@ -64,8 +55,8 @@ class ImageSource(BaseModel):
     model_config = ConfigDict(extra="forbid")
     dataset: str
     data_dir: str = ""
-    image_size: int = Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE)
-    images_per_class: int = Field(0, ge=0, le=LARGEST)
+    image_size: int = Field(ge=limits.SMALLEST_SIZE, le=limits.LARGEST_SIZE)
+    images_per_class: int = Field(0, ge=0, le=limits.LARGEST)
 
 
 class EditorRecipe(BaseModel):
@@ -73,15 +64,15 @@ class EditorRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     sources: list[ImageSource] = Field(min_length=1)
-    seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    batch_pixels: int = Field(gt=0, le=LARGEST)  # pixels per batch: larger images come in smaller batches
+    seed: int = Field(0, ge=0, le=limits.LARGEST_SEED)
+    batch_pixels: int = Field(gt=0, le=limits.LARGEST)  # pixels per batch: larger images come in smaller batches
     large_share: float = Field(ge=0, le=1)  # share of steps with the larger sizes
-    autoencoder_steps: int = Field(gt=0, le=MOST_STEPS)
-    autoencoder_learning_rate: float = Field(ge=SMALLEST_RATE, le=LARGEST_RATE)
-    steps: int = Field(gt=0, le=MOST_STEPS)
-    learning_rate: float = Field(ge=SMALLEST_RATE, le=LARGEST_RATE)
+    autoencoder_steps: int = Field(gt=0, le=limits.MOST_STEPS)
+    autoencoder_learning_rate: float = Field(ge=limits.SMALLEST_RATE, le=limits.LARGEST_RATE)
+    steps: int = Field(gt=0, le=limits.MOST_STEPS)
+    learning_rate: float = Field(ge=limits.SMALLEST_RATE, le=limits.LARGEST_RATE)
     drop: float = Field(ge=0, le=0.3)  # each of: source, instruction, both
-    save_every: int = Field(250, gt=0, le=MOST_STEPS)
+    save_every: int = Field(250, gt=0, le=limits.MOST_STEPS)
 
 
 def train_editor(recipe: EditorRecipe, work: Path, out: Path, device: str = "auto") -> None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -68,10 +69,11 @@ def backward(loss_at: Callable[[int], torch.Tensor], step: int, accumulate: int,
     total = 0.0
     for part in range(step * accumulate, (step + 1) * accumulate):
         loss = loss_at(part) / accumulate
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"{name}: the loss of step {step} is {loss.item()}: lower learning_rate")
         loss.backward()
-        total += loss.item()
+        value = loss.item()  # a GPU has queued the backward pass before it waits here
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name}: the loss of step {step} is {value}: lower learning_rate")
+        total += value
     return total
 
 
@@ -91,3 +93,10 @@ def restore(parts: dict, checkpoint: Path) -> list[float]:
         part.load_state_dict(state[name])
     parts["average"].to(next(parts["network"].parameters()).device)  # only it keeps its tensors on the CPU
     return state.get("losses", [math.nan] * state["step"])
+
+
+def seeded(make: Callable[[], Any], seed: int) -> Any:
+    """What `make` builds with random weights from `seed`; the global generator is restored."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()

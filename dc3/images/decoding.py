@@ -1,5 +1,7 @@
 """Image files as RGB arrays."""
 
+from __future__ import annotations
+
 import errno
 import os
 import struct
@@ -8,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from dc3.images.framing import DRAFT_MARGIN, Frame, tested_side
 from dc3.machine.files import check_regular, printable
-from dc3.machine.paths import Place
+
+if TYPE_CHECKING:
+    from dc3.machine.paths import Place
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # Pillow's names; others may start programs (EPS: Ghostscript)
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-CHUNK = 1 << 20
 FULL = 1 << 20  # bytes: with less free, a failed write counts as a full disk
 
 
@@ -104,11 +103,8 @@ def flush_to_disk(path: Path) -> None:
 
 def sha256(path: Path | str) -> str:
     """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _held: dict[Path, FileLock] = {}  # by this process

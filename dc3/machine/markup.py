@@ -21,11 +21,12 @@ def one_line(text: str) -> str:
 def for_terminal(text: str, kept: str = "\n\t") -> str:
     r"""The text without control characters but those `kept`: they are written \x1b."""
     return "".join(
-        _escaped(char) if unicodedata.category(char) in TURNING and char not in kept else char for char in text
+        escaped(char) if unicodedata.category(char) in TURNING and char not in kept else char for char in text
     )
 
 
-def _escaped(letter: str) -> str:
+def escaped(letter: str) -> str:
+    r"""A character written as \n or \x1b."""
     return letter.encode("unicode_escape").decode()
 
 

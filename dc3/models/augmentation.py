@@ -1,8 +1,8 @@
 """Augmentation of whole batches on the device, from explicit generators.
 
 torchvision's v2 transforms draw one crop and one flip per call, so all images of a batch get the same, and they take no
-generator. Here every image gets its own draw. All functions take float images (n, C, H, W) and return the same shape;
-they draw on the generator's device (a CPU generator gives the same draws on every device).
+generator. Here every image gets its own draw, on the generator's device (a CPU generator gives the same draws on
+every device). Images are float (n, C, H, W) unless a function says otherwise.
 """
 
 import zlib
@@ -13,7 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dc3.machine.devices import as_tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 Box = tuple[int, int, int, int]  # top, left, bottom, right
+
+
+def normalise(images: np.ndarray | Tensor, device: torch.device | str | None = None) -> Tensor:
+    """ImageNet normalisation, (x/255 - mean)/std: uint8 (n, H, W, 3) to channels_last float32 (n, 3, H, W) on `device`.
+
+    Raises ValueError for another dtype or shape.
+    """
+    images = as_tensor(images)
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images = {images.dtype} {tuple(images.shape)}: expected uint8 (n, H, W, 3)")
+    return normalise_floats(images.to(device or images.device).permute(0, 3, 1, 2).to(torch.float32))
+
+
+def normalise_floats(pixels: Tensor) -> Tensor:
+    """The same, in place, for float32 (n, 3, H, W) of the range 0 … 255."""
+    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return pixels.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 def mix_seed(*keys: int | str) -> int:
@@ -47,10 +68,10 @@ def shuffled_crops(images: Tensor, factor: int, size: int, generator: torch.Gene
     n, height, width = images.shape[:3]
     check_factor(factor, min(height, width))
     orders = [shuffled_pixels(n, side, factor, generator) for side in (height, width)]
-    top, left, h, w = crop_boxes(n, height, width, generator, (1 / factor, 1.0)).cpu().unbind(1)
+    top, left, h, w = crop_boxes(n, height, width, generator, (1 / factor, 1.0)).to(images.device).unbind(1)
     weights = (resizing_weights(top, h, size, height), resizing_weights(left, w, size, width))
     rows, columns = (
-        torch.zeros_like(weight).scatter_(2, order.cpu()[:, None].expand_as(weight), weight).to(images.device)
+        torch.zeros_like(weight).scatter_(2, order.to(images.device)[:, None].expand_as(weight), weight)
         for weight, order in zip(weights, orders, strict=True)
     )
     return resampled(images, rows, columns)
@@ -75,8 +96,8 @@ def resizing_weights(start: Tensor, length: Tensor, size: int, side: int) -> Ten
     """
     start, length = start[:, None, None].float(), length[:, None, None].float()
     step = length / size
-    centre = start + (torch.arange(size)[:, None] + 0.5) * step
-    pixel = torch.arange(side) + 0.5
+    centre = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * step
+    pixel = torch.arange(side, device=start.device) + 0.5
     weights = (1 - (pixel - centre).abs() / step.clamp(min=1)).clamp(min=0)
     weights = weights * ((pixel > start) & (pixel < start + length))
     return weights / weights.sum(2, keepdim=True)

@@ -11,28 +11,9 @@ from torch import Tensor, nn
 
 from dc3.images.image_set import check_images, class_numbers
 from dc3.machine.devices import autocast
+from dc3.models.augmentation import normalise
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 DIGEST_BATCH = 1024  # images
-
-
-def normalise(images: np.ndarray | Tensor, device: torch.device | str | None = None) -> Tensor:
-    """ImageNet normalisation, (x/255 - mean)/std: uint8 (n, H, W, 3) to channels_last float32 (n, 3, H, W) on `device`.
-
-    Raises ValueError for another dtype or shape.
-    """
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images = {images.dtype} {tuple(images.shape)}: expected uint8 (n, H, W, 3)")
-    return normalise_floats(images.to(device or images.device).permute(0, 3, 1, 2).to(torch.float32))
-
-
-def normalise_floats(pixels: Tensor) -> Tensor:
-    """The same, in place, for float32 (n, 3, H, W) of the range 0 … 255."""
-    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return pixels.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 class Images(Protocol):

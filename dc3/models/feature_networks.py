@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from dc3.machine.files import first_line
-from dc3.models.evaluation import normalise, weights_digest
+from dc3.models.augmentation import normalise
+from dc3.models.evaluation import weights_digest
 from dc3.models.networks import last_linear
 
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (b, H, W, 3) -> features (b, d), logits (b, C)
@@ -169,6 +170,8 @@ def _torchvision(name: str, weights: str | Path | None, device: torch.device) ->
         state = default.get_state_dict() if weights is None else torch.load(weights, "cpu", weights_only=True)
         model = get_model(name, weights=None)
         model.load_state_dict(state)
+        if hasattr(model, "transform_input"):  # googlenet and inception_v3: their weights expect another normalisation
+            model.transform_input = True
     except UNLOADABLE as error:
         raise FileNotFoundError(
             f"feature_network = {name!r}: weights cannot be loaded ({first_line(error)}): connect to the network, or "

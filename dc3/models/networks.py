@@ -157,6 +157,8 @@ def _swin_v2_t(classes: int, size: int, width: int) -> nn.Module:
     )
 
 
+IMAGENET_CLASSES = 1000  # of torchvision's weights
+
 NETWORKS = {
     "conv3": Network(_convnet(3), 1e-3, pretrained=False),
     "conv4": Network(_convnet(4), 1e-3, pretrained=False),
@@ -259,7 +261,7 @@ def _pretrained(name: str, num_classes: int, weights: str) -> nn.Module:
         model = get_model(name, weights=weights)
     except OSError as error:
         raise OSError(f"weights = {weights!r}: the download for {name} failed ({error}); use a checkpoint") from error
-    if num_classes != 1000:
+    if num_classes != IMAGENET_CLASSES:
         replace_last_linear(model, num_classes)
     return model
 

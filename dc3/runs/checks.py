@@ -282,7 +282,6 @@ def _check_teacher_file(params: Values, classes: tuple[str, ...]) -> None:
     A pickle that may run code is left to the stage.
     """
     from dc3 import teacher
-    from dc3.models import networks
 
     chosen, network = teacher.chosen(params), params["teacher_network"]
     path = paths.resolve(chosen)
@@ -290,7 +289,7 @@ def _check_teacher_file(params: Values, classes: tuple[str, ...]) -> None:
         return
     if not path.exists():
         try:
-            networks.check_weights(network, params["teacher"])
+            teacher.check_named(chosen, network, len(classes))
         except ValueError as error:
             raise _renamed(error, {"weights": "teacher"}) from None
     elif not path.is_file() or not params["allow_pickle"]:

@@ -178,12 +178,7 @@ def _class_folders(folder: Path, layout: str) -> tuple[dict[str, ImageSet], list
     """The classes of a condensed set, or of a data set without splits, and a run's refusals."""
     name = "condensed" if layout == CONDENSED else "images"
     parameter = "condensed_dir" if layout == CONDENSED else "data_dir"
-    refused = []
-    if layout == UNSPLIT:
-        try:
-            folders.split_folder(folder, "train")
-        except FileNotFoundError as error:
-            refused.append(str(error))
+    refused = _data_set(folder)[1][:1] if layout == UNSPLIT else []
     try:
         return {name: datasets.image_folder(folder, name=name, split=name, parameter=parameter)}, refused
     except (ValueError, OSError) as error:

@@ -96,8 +96,9 @@ def export(run: str, to: str, out: Path | None = None, soft_labels: bool = False
 def gather(run: str, soft_labels: bool = False) -> Exported:
     """Reads the condensed set of a run, and only files that their manifests list; raises like `export`."""
     found = results.manifests(run)
-    if STAGE not in found:
-        raise StageMissing(f"RUN = {run!r} has no finished {STAGE}: dc3 run it first")
+    for stage in (STAGE, results.TEACHER):
+        if stage not in found:
+            raise StageMissing(f"RUN = {run!r} has no finished {stage}: dc3 run it first")
     settings, folder = results.settings(run), written_folder(run, f"{STAGE}/condensed")
     classes = settings["classes"]
     images = condensed.load(folder, tuple(classes), parameter="RUN")
@@ -108,7 +109,7 @@ def gather(run: str, soft_labels: bool = False) -> Exported:
         logits = predict(teacher, images.as_tested(settings["image_size"]), amp=False).numpy()
     as_written = True
     if "editor" in table:
-        editors = table["editor"].map(results.without_machine_paths)
+        editors = table["editor"].map(results.without_folders)
         as_written = editors.equals(table["editor"])
         table = table.assign(editor=editors).drop(columns=[] if as_written else ["sha256"])
     facts = _facts(run, found, settings, images, table, soft_labels)
@@ -121,7 +122,7 @@ def _facts(
     """Facts about the whole set as JSON values, without paths of this machine."""
     manifest = found[STAGE]
     params = results.parameters({name: found[name] for name in found if name <= STAGE})
-    load = settings["load"] | {"data_dir": results.without_machine_paths(settings["load"]["data_dir"])}
+    load = settings["load"] | {"data_dir": results.without_folders(settings["load"]["data_dir"])}
     facts = {
         "run": run,
         "method": params["method"],
@@ -136,7 +137,7 @@ def _facts(
         "source_data_set": load | {"sha256_of_training_set": settings["fingerprints"]["train"]},
         "editor": table["editor"].iloc[0] if "editor" in table else None,
         "editor_sha256": table["editor_sha256"].iloc[0] if "editor_sha256" in table else None,
-        "parameters": {key: _without_machine_paths(value) for key, value in params.items()},
+        "parameters": {key: _without_folders(value) for key, value in params.items()},
         "dc3_version": importlib.metadata.version("dc3"),
         "git_commit": manifest["git_commit"],
         "versions": manifest["versions"],
@@ -158,8 +159,8 @@ def _soft_label_facts(found: dict) -> dict[str, Any]:
     }
 
 
-def _without_machine_paths(value: Any) -> Any:
-    return results.without_machine_paths(value) if isinstance(value, str) else value
+def _without_folders(value: Any) -> Any:
+    return results.without_folders(value) if isinstance(value, str) else value
 
 
 def plain(value: Any) -> Any:

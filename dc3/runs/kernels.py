@@ -19,19 +19,22 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 
 from dc3.machine import paths
+from dc3.machine.files import replacing
 from dc3.machine.fingerprints import notebook_fingerprint
 from dc3.machine.progress import Relay, relay
 from dc3.machine.temporary import temporary_folder
-from dc3.runs.notebooks import strip_noise
 from dc3.runs.stage import StageFailed, executed_copy
 
 if TYPE_CHECKING:
     from jupyter_client.client import KernelClient
+    from nbformat import NotebookNode
     from papermill.exceptions import PapermillExecutionError
 
 log = logging.getLogger(__name__)
 
 SOCKET = "kernel"  # jupyter_client appends -1 … -5
+WIDGET = "application/vnd.jupyter.widget-view+json"
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 NO_HISTORY = "--HistoryManager.hist_file=:memory:"  # the user's IPython history is their own
 START_SECONDS = 600  # for a kernel and its imports, from a slow disk
 
@@ -214,3 +217,45 @@ def kernel_channel() -> Iterator[dict[str, str]]:
 def _failure(name: str, error: "PapermillExecutionError") -> str:
     trace = "\n".join(error.traceback) if error.traceback else "".join(traceback.format_exception(error))
     return f"{trace}\n\n{name}.ipynb, cell [{error.exec_count}]: {error.ename}: {error.evalue}"
+
+
+def strip_noise(executed: Path, target: Path) -> None:
+    """Writes `executed` to `target` without progress bars, widget state, timings and log lines of libraries."""
+    import nbformat  # half a second
+
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_noise(output, cell)]
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata["kernelspec"] = KERNELSPEC
+    with replacing(target) as partial:
+        nbformat.write(notebook, partial)
+
+
+def _is_noise(output: "NotebookNode", cell: "NotebookNode") -> bool:
+    """Whether an output is a progress bar; a cell tagged `keep-widget` keeps its widget."""
+    if "keep-widget" in cell.metadata.get("tags", []):
+        return False
+    return WIDGET in output.get("data", {}) or (output.output_type == "stream" and output.name == "stderr")
+
+
+def take_outputs(executed: Path, source: Path) -> None:
+    """Puts the outputs of an executed copy into the committed notebook it came from; its prose may have changed since.
+
+    ValueError when the copy has other code, or parameters that are not the defaults.
+    """
+    import nbformat
+
+    copy, notebook = nbformat.read(executed, as_version=4), nbformat.read(source, as_version=4)
+    ran, kept = ([cell for cell in each.cells if cell.cell_type == "code"] for each in (copy, notebook))
+    if [cell.source for cell in ran] != [cell.source for cell in kept]:
+        raise ValueError(f"{executed.name}: its code or parameters are not the notebook's: execute it again")
+    for cell, executed_cell in zip(kept, ran, strict=True):
+        cell.outputs, cell.execution_count = executed_cell.outputs, executed_cell.execution_count
+    notebook.metadata = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    with replacing(source) as partial:
+        nbformat.write(notebook, partial)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dc3.machine import paths
-from dc3.machine.files import printable, replacing, sha256
+from dc3.machine.files import composed, printable, replacing, sha256
 
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"  # what a stage under way began with: decides if it resumes after a kill
@@ -62,6 +62,16 @@ def read_record(path: Path) -> Record | None:
     """A JSON mapping, of any form; None when it is absent or damaged."""
     content = read_json(path)
     return content if isinstance(content, dict) else None
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """The content of a settings.json, also of an earlier version; None when it is absent or damaged."""
+    content = read_record(path)
+    if content and "image_size" in content.get("load", {}):  # where earlier versions kept it
+        content["image_size"] = content["load"].pop("image_size")
+    if content and "classes" in content:  # earlier versions kept them as the folders are written
+        content["classes"] = composed(content["classes"])
+    return content
 
 
 def _has_form(record: Record, form: dict[str, type | tuple[type, ...]]) -> bool:

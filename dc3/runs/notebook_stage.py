@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dc3.machine import paths
-from dc3.machine.files import composed, replacing
+from dc3.machine.files import replacing
 from dc3.runs import stage
-from dc3.runs.manifests import StageMissing, read_json, write_json, written, written_folder
+from dc3.runs.manifests import StageMissing, read_settings, write_json, written, written_folder
 from dc3.runs.stage import Stage, noun
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", "pd.DataFrame", "np.ndarray")
 SETTINGS = "settings.json"  # of 00_teacher
 SPLITS = ("train", "test")
+OWN_SET = "04_compensation/condensed"
 LOAD = (  # parameters of 00 that choose the images and say how to read them
     *("dataset", "data_dir", "images_per_class"),
     *("framing", "resampling", "exif_orientation"),
@@ -55,10 +56,10 @@ class Settings:
     @classmethod
     def of_run(cls, run: str) -> Settings:
         """The settings of a run, read from outside its stages."""
-        return cls.read(written(run, f"00_teacher/{SETTINGS}"))
+        return cls.of_file(written(run, f"00_teacher/{SETTINGS}"))
 
     @classmethod
-    def read(cls, path: Path) -> Settings:
+    def of_file(cls, path: Path) -> Settings:
         """Reads settings.json; the device is chosen by its name on this machine."""
         from dc3.machine import devices
 
@@ -95,16 +96,6 @@ class Settings:
         return images
 
 
-def read_settings(path: Path) -> dict[str, Any] | None:
-    """The content of a settings.json, also of an earlier version; None when it is absent or damaged."""
-    content = read_json(path)
-    if content and "image_size" in content.get("load", {}):  # where earlier versions kept it
-        content["image_size"] = content["load"].pop("image_size")
-    if content and "classes" in content:  # earlier versions kept them as the folders are written
-        content["classes"] = composed(content["classes"])
-    return content
-
-
 def load_split(split: str, load: dict[str, Any]) -> ImageSet:
     """One split of the image set; `images_per_class` applies to the training images only."""
     from dc3.images import datasets
@@ -118,7 +109,7 @@ class NotebookStage(Stage):
     @cached_property
     def settings(self) -> Settings:
         """The run's settings, which 00_teacher writes."""
-        return Settings.read(self.input(f"00_teacher/{SETTINGS}"))
+        return Settings.of_file(self.input(f"00_teacher/{SETTINGS}"))
 
     def settle(self) -> None:
         """Writes `settings` from the parameters of 00, for all stages; opens both splits, so that errors show here."""
@@ -132,7 +123,7 @@ class NotebookStage(Stage):
             "fingerprints": {split: images.fingerprint() for split, images in opened.items()},
         }
         write_json(self.output(SETTINGS), content)
-        self.settings = Settings.read(self.output(SETTINGS))
+        self.settings = Settings.of_file(self.output(SETTINGS))
 
     @cached_property
     def train(self) -> ImageSet:
@@ -251,40 +242,32 @@ class NotebookStage(Stage):
 
     def own_sources(self) -> dict[str, ImageSet]:
         """The training image of each image of `own_set`, by the set's name; {} for crops and sets from elsewhere."""
-        import pandas as pd
-
-        provenance = None if self.params["condensed_dir"] else pd.read_parquet(self._own_provenance)
-        if provenance is None or "tiles" in provenance:
+        made = self._provenance
+        if made is None or "tiles" in made:
             return {}
-        return {name: self.train.take(provenance["index"].to_numpy()) for name in self.own_set()}
+        return {name: self.train.take(made["index"].to_numpy()) for name in self.own_set()}
 
     @cached_property
     def _own_images(self) -> ImageSet:
         from dc3 import condensed
 
-        elsewhere = self.params["condensed_dir"]
-        return condensed.load(self.use(elsewhere) if elsewhere else self._own_folder, self.train.classes)
-
-    @property
-    def _own_folder(self) -> Path:
-        """The run's own condensed set, with no file that 04_compensation did not write."""
-        return written_folder(self.run, self._own_provenance.parent.relative_to(paths.RUNS / self.run).as_posix())
+        if self._provenance is None:
+            return condensed.load(self.use(self.params["condensed_dir"]), self.train.classes)
+        return condensed.load(written_folder(self.run, OWN_SET), self.train.classes)
 
     @cached_property
-    def _own_provenance(self) -> Path:
+    def _provenance(self) -> pd.DataFrame | None:
+        """The table of the run's own condensed set; None where the stage studies a set from elsewhere."""
         from dc3.condensed import PROVENANCE
 
-        return self.input(f"04_compensation/condensed/{PROVENANCE}")
+        return None if self.params["condensed_dir"] else self.read(f"{OWN_SET}/{PROVENANCE}")
 
     @cached_property
     def storage(self) -> Storage:
         """How sets beside the stage's own are kept: as that one."""
-        import pandas as pd
-
         from dc3 import condensed
 
-        provenance = None if self.params["condensed_dir"] else pd.read_parquet(self._own_provenance)
-        return condensed.storage_of(self._own_images, provenance, self.settings.image_size)
+        return condensed.storage_of(self._own_images, self._provenance, self.settings.image_size)
 
     def sets_beside(self, methods: list[str]) -> dict[str, ImageSet]:
         """The sets of methods without edits, made from their picks in memory, by the methods' names.

@@ -15,36 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic import create_model as create_pydantic_model
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from dc3.machine import paths
-from dc3.machine.limits import (
-    COLDEST,
-    HOTTEST,
-    LARGEST,
-    LARGEST_RATE,
-    LARGEST_SCALE,
-    LARGEST_SEED,
-    LARGEST_SIZE,
-    LARGEST_WEIGHT,
-    MOST_CHANNELS,
-    MOST_EPOCHS,
-    MOST_IN_BATCH,
-    MOST_STEPS,
-    NOISE_LEVELS,
-    SMALLEST_GPU_SHARE,
-    SMALLEST_RATE,
-    SMALLEST_SIZE,
-)
+from dc3.machine import limits, paths
 from dc3.runs.written import read_as, shown, shown_name, shown_path, values_of
 
 LONGEST_TEXT = 1000  # characters; no system has longer paths, and no text encoder reads longer prompts
@@ -102,8 +76,8 @@ def _zero_or_from(least: float) -> AfterValidator:
 Distinct = AfterValidator(_distinct)
 Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_without_controls)]
 Location = Annotated[Text, AfterValidator(_location)]
-PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
+PositiveInt = Annotated[int, Field(gt=0, le=limits.LARGEST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=limits.LARGEST)]
 Dataset = Literal["scenes10", "cifar10", "cifar100", "imagefolder"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Framing = Literal["crop", "squash"]
@@ -144,28 +118,28 @@ NameList = list[Text]  # two classes may have one name
 NumberList = list[NonNegativeInt]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-GuidanceScale = Annotated[float, Field(gt=1, le=LARGEST_SCALE)]  # diffusers does not guide at 1, or with images below 1
-ImageGuidanceScale = Annotated[float, Field(ge=1, le=LARGEST_SCALE)]
-SamplingGuidance = Annotated[float, Field(ge=1, le=LARGEST_SCALE)]  # 1: none
-ImageSize = Annotated[int, Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE)]
-ImageSizeOrZero = Annotated[int, Field(ge=0, le=LARGEST_SIZE), _zero_or_from(SMALLEST_SIZE)]
-Weight = Annotated[float, Field(ge=0, le=LARGEST_WEIGHT)]
+GuidanceScale = Annotated[float, Field(gt=1, le=limits.LARGEST_SCALE)]  # diffusers guides above 1, with images from 1
+ImageGuidanceScale = Annotated[float, Field(ge=1, le=limits.LARGEST_SCALE)]
+SamplingGuidance = Annotated[float, Field(ge=1, le=limits.LARGEST_SCALE)]  # 1: none
+ImageSize = Annotated[int, Field(ge=limits.SMALLEST_SIZE, le=limits.LARGEST_SIZE)]
+ImageSizeOrZero = Annotated[int, Field(ge=0, le=limits.LARGEST_SIZE), _zero_or_from(limits.SMALLEST_SIZE)]
+Weight = Annotated[float, Field(ge=0, le=limits.LARGEST_WEIGHT)]
 Nats = Annotated[float, Field(ge=0, le=100)]
-LearningRate = Annotated[float, Field(ge=SMALLEST_RATE, le=LARGEST_RATE)]
-LearningRateOrZero = Annotated[float, Field(ge=0, le=LARGEST_RATE), _zero_or_from(SMALLEST_RATE)]
-TemperatureOrZero = Annotated[float, Field(ge=0, le=HOTTEST), _zero_or_from(COLDEST)]
-Channels = Annotated[int, Field(gt=0, le=MOST_CHANNELS)]
-Epochs = Annotated[int, Field(gt=0, le=MOST_EPOCHS)]
-TrainingSteps = Annotated[int, Field(gt=0, le=MOST_STEPS)]
-DenoisingSteps = Annotated[int, Field(gt=0, le=NOISE_LEVELS)]
-BatchSize = Annotated[int, Field(gt=0, le=MOST_IN_BATCH)]
-BatchSizeOrZero = Annotated[int, Field(ge=0, le=MOST_IN_BATCH)]
+LearningRate = Annotated[float, Field(ge=limits.SMALLEST_RATE, le=limits.LARGEST_RATE)]
+LearningRateOrZero = Annotated[float, Field(ge=0, le=limits.LARGEST_RATE), _zero_or_from(limits.SMALLEST_RATE)]
+TemperatureOrZero = Annotated[float, Field(ge=0, le=limits.HOTTEST), _zero_or_from(limits.COLDEST)]
+Channels = Annotated[int, Field(gt=0, le=limits.MOST_CHANNELS)]
+Epochs = Annotated[int, Field(gt=0, le=limits.MOST_EPOCHS)]
+TrainingSteps = Annotated[int, Field(gt=0, le=limits.MOST_STEPS)]
+DenoisingSteps = Annotated[int, Field(gt=0, le=limits.NOISE_LEVELS)]
+BatchSize = Annotated[int, Field(gt=0, le=limits.MOST_IN_BATCH)]
+BatchSizeOrZero = Annotated[int, Field(ge=0, le=limits.MOST_IN_BATCH)]
 UpTo1000 = Annotated[int, Field(gt=0, le=1000)]
 UpTo100000 = Annotated[int, Field(gt=0, le=100_000)]
-GPUShare = Annotated[float, Field(ge=SMALLEST_GPU_SHARE, le=1)]
+GPUShare = Annotated[float, Field(ge=limits.SMALLEST_GPU_SHARE, le=1)]
 JpegQuality = Annotated[int, Field(ge=1, le=95)]
 RunName = Annotated[str, AfterValidator(_run_name)]  # not "..", which is another folder
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Seed = Annotated[int, Field(ge=0, le=limits.LARGEST_SEED)]
 PromptList = Annotated[list[Text], Field(min_length=1)]  # a prompt given twice is drawn more often
 SeedList = Annotated[list[Seed], Field(min_length=1), Distinct]
 IpcList = Annotated[list[PositiveInt], Distinct]
@@ -173,68 +147,14 @@ IpcList = Annotated[list[PositiveInt], Distinct]
 WITHOUT_EFFECT = ("engine", "ray_address", "ray_actors", "ray_gpus")  # how a stage is computed, not its result
 
 __all__ = [  # the types of parameters, which cells import by *
-    "Allocation",
-    "BaselineList",
-    "BatchRule",
-    "BatchSize",
-    "BatchSizeOrZero",
-    "BlendMode",
-    "Channels",
-    "ColoringName",
-    "Dataset",
-    "DenoisingSteps",
-    "Device",
-    "EditBy",
-    "EditPrecision",
-    "EncodeResampling",
-    "EngineName",
-    "Epochs",
-    "FolderList",
-    "Fraction",
-    "Framing",
-    "Function",
-    "GPUShare",
-    "GeneratorList",
-    "GradientLoss",
-    "Greedy",
-    "GuidanceScale",
-    "ImageGuidanceScale",
-    "ImageSize",
-    "ImageSizeOrZero",
-    "IpcList",
-    "JpegQuality",
-    "KMeansKind",
-    "LatentsDtype",
-    "LearningRate",
-    "LearningRateOrZero",
-    "Location",
-    "Method",
-    "Mix",
-    "NameList",
-    "Nats",
-    "Network",
-    "NetworkList",
-    "NonNegativeInt",
-    "NumberList",
-    "PCASolver",
-    "PositiveInt",
-    "Precision",
-    "PromptList",
-    "Resampling",
-    "RivalList",
-    "RunName",
-    "Sampler",
-    "SamplingGuidance",
-    "Seed",
-    "SeedList",
-    "Selection",
-    "Share",
-    "StoredFormat",
-    "TemperatureOrZero",
-    "TrainingSteps",
-    "UpTo1000",
-    "UpTo100000",
-    "Weight",
+    "Allocation", "BaselineList", "BatchRule", "BatchSize", "BatchSizeOrZero", "BlendMode", "Channels", "ColoringName",
+    "Dataset", "DenoisingSteps", "Device", "EditBy", "EditPrecision", "EncodeResampling", "EngineName", "Epochs",
+    "FolderList", "Fraction", "Framing", "Function", "GPUShare", "GeneratorList", "GradientLoss", "Greedy",
+    "GuidanceScale", "ImageGuidanceScale", "ImageSize", "ImageSizeOrZero", "IpcList", "JpegQuality", "KMeansKind",
+    "LatentsDtype", "LearningRate", "LearningRateOrZero", "Location", "Method", "Mix", "NameList", "Nats", "Network",
+    "NetworkList", "NonNegativeInt", "NumberList", "PCASolver", "PositiveInt", "Precision", "PromptList", "Resampling",
+    "RivalList", "RunName", "Sampler", "SamplingGuidance", "Seed", "SeedList", "Selection", "Share", "StoredFormat",
+    "TemperatureOrZero", "TrainingSteps", "UpTo1000", "UpTo100000", "Weight",
 ]  # fmt: skip
 
 TYPES = {name: globals()[name] for name in __all__} | {kind.__name__: kind for kind in (int, float, bool, list)}
@@ -282,13 +202,25 @@ def declared_in(text: str, notebook: str) -> dict[str, Parameter]:
     source = _parameters_cell(text)
     lines = source.splitlines()
     found = {}
-    for node in ast.parse(source).body:
+    for node in _statements(source, notebook):
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value):
             raise ParameterError(f"{notebook}.ipynb, parameters: {ast.unparse(node)!r} is not `name: Type = default`")
         name, comment = node.target.id, _comment_after(node.value, lines)
-        default = ast.literal_eval(node.value)
-        found[name] = Parameter(name, ast.unparse(node.annotation), default, _help(comment), (notebook,))
+        if (kind := ast.unparse(node.annotation)) not in TYPES:
+            raise ParameterError(f"{notebook}.ipynb, parameters: {name}: {kind}: choose a type of {', '.join(TYPES)}")
+        try:
+            default = ast.literal_eval(node.value)
+        except ValueError:
+            raise ParameterError(f"{notebook}.ipynb, parameters: the default of {name} is no plain value") from None
+        found[name] = Parameter(name, kind, default, _help(comment), (notebook,))
     return found
+
+
+def _statements(source: str, notebook: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError as error:
+        raise ParameterError(f"{notebook}.ipynb, parameters, line {error.lineno}: {error.msg}") from None
 
 
 def _help(comment: str) -> str:
@@ -329,7 +261,7 @@ def check(values: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> dic
     """
     problems = [_unknown(key, parameters) for key in values if key not in parameters]
     fields: dict[str, Any] = {name: (_as_written(each), each.default) for name, each in parameters.items()}
-    model = create_pydantic_model("Parameters", __config__=ConfigDict(strict=True, allow_inf_nan=False), **fields)
+    model = create_model("Parameters", __config__=ConfigDict(strict=True, allow_inf_nan=False), **fields)
     try:
         checked = model(**{key: value for key, value in values.items() if key in parameters}).model_dump()
     except ValidationError as error:
@@ -352,14 +284,6 @@ def as_declared(values: Mapping[str, Any], parameters: Mapping[str, Parameter]) 
         with suppress(ValueError):
             found[name] = read_as(value, TYPES[parameters[name].type_name] if name in parameters else Any)
     return found
-
-
-def is_run_name(name: str) -> bool:
-    """Whether a run may have this name."""
-    try:
-        return TypeAdapter(RunName).validate_python(name) == name
-    except ValidationError:
-        return False
 
 
 def _unknown(key: str, parameters: Mapping[str, Parameter]) -> str:

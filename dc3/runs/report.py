@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,7 +59,7 @@ def write_report(run: str, out: Path | None = None, code: bool = False) -> Path:
         notebook.cells += _stage_cells(run, name, name in found)
     out = out or paths.RUNS / run / "report.html"
     with replacing(out) as partial:
-        partial.write_text(_without_machine_paths(page(notebook, f"DC3: {run}", code)), encoding="utf-8")
+        partial.write_text(_without_machine_paths(page(notebook, f"DC3: {run}", code), found), encoding="utf-8")
     return out
 
 
@@ -138,8 +139,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
 
 
-def _without_machine_paths(text: str) -> str:
+def _without_machine_paths(text: str, found: Manifests) -> str:
     """`without_machine_paths` outside embedded pictures, whose base64 may look like a path."""
+    for value in results.parameters(found).values():
+        if isinstance(value, str) and value != (cut := results.without_folders(value)):  # it may have blanks
+            text = text.replace(escape(value), cut)
     parts = text.split('"')
     return '"'.join(part if part.startswith("data:image/") else without_machine_paths(part) for part in parts)
 
@@ -186,8 +190,7 @@ def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title
     """Executes a notebook with `values` into `executed`, writes its page beside it, and returns the page's path."""
     import nbformat
 
-    from dc3.runs.kernels import execute_notebook
-    from dc3.runs.notebooks import strip_noise
+    from dc3.runs.kernels import execute_notebook, strip_noise
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_suffix(".partial.ipynb")

@@ -6,7 +6,7 @@ Nothing here opens an image set or a model, so any machine can read a run.
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,7 @@ import pandas as pd
 
 from dc3.machine import paths
 from dc3.machine.markup import literal
-from dc3.runs.manifests import read_manifest, written
-from dc3.runs.notebook_stage import read_settings
+from dc3.runs.manifests import read_manifest, read_settings, written
 from dc3.runs.parameters import all_declared, notebook_names
 
 TEACHER, VALIDATION = "00_teacher", "05_validation"
@@ -94,7 +93,13 @@ def shown(value: Any) -> str:
     """A parameter's value for people, without the folders of this machine."""
     if isinstance(value, list):
         return ", ".join(map(shown, value)) or "none"
-    return without_machine_paths(str(value)) or '""'
+    return without_folders(str(value)) or '""'
+
+
+def without_folders(value: str) -> str:
+    """A value that is one absolute path, with any characters, cut to its last part; else `without_machine_paths`."""
+    path = PureWindowsPath(value) if WINDOWS_PATH.match(value) else PurePosixPath(value)
+    return f"…/{path.name}" if path.is_absolute() and path.name else without_machine_paths(value)
 
 
 def without_machine_paths(text: str) -> str:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dc3.machine import files, paths
 from dc3.machine.files import flush_to_disk, remove, replacing, sha256
@@ -35,9 +35,6 @@ from dc3.runs.stage import (
     why_different,
     why_not_current,
 )
-
-if TYPE_CHECKING:
-    from dc3.runs.kernels import Kernels
 
 log = logging.getLogger(__name__)
 
@@ -81,20 +78,17 @@ def run_notebooks(
         for name in names:
             stage = f"stage {every.index(name) + 1} of {len(every)}: {name:<18}"
             own = {key: value for key, value in checked.items() if name in parameters[key].notebooks}
-            reason = _why_not_current(run, name, own, redo)
+            reason = "forced" if redo else why_not_current(run, name, own)
             if reason is None:
                 log.info("%s up to date", stage)
                 continue
-            if execute is None:
-                kernels = opened.enter_context(_kernels(names))
-                if redo or not any(paths.RUNS.glob(f"*/{name}/{MANIFEST}")):  # there is none to take over
-                    kernels.start_ahead(name)  # it does its imports during the checks
-                execute = kernels.execute
+            execute = execute or _in_kernels(opened, names, name, redo)
             if preflight:
                 check_inputs(checked)
                 preflight = False
             with _stopped_in(name):
-                other = None if redo else _taken_over(run, name, own)
+                with _failing(f"{name}: another run's result cannot be taken over"):
+                    other = None if redo else take_over(run, name, own)
                 log.info("%s %s", stage, f"shared from run {other}" if other else f"running ({reason})")
                 if other is None:
                     seconds = _redo(run, name, _to_inject(values, own, parameters), redo, execute)
@@ -104,10 +98,14 @@ def run_notebooks(
     return run
 
 
-def _kernels(names: Sequence[str]) -> "Kernels":
+def _in_kernels(opened: ExitStack, names: Sequence[str], first: str, redo: bool) -> Execute:
+    """Executes in kernels, until `opened` closes; the first starts now, and does its imports during the checks."""
     from dc3.runs.kernels import Kernels  # brings jupyter_client, which a run that only skips can do without
 
-    return Kernels(names)
+    kernels = opened.enter_context(Kernels(names))
+    if redo or not any(paths.RUNS.glob(f"*/{first}/{MANIFEST}")):  # there is none to take over
+        kernels.start_ahead(first)
+    return kernels.execute
 
 
 def _remove_leftovers(run: str) -> None:
@@ -129,16 +127,11 @@ def _stopped_in(name: str) -> Iterator[None]:
         raise Stopped(name, signal) from None
 
 
-def _why_not_current(run: str, name: str, params: dict[str, Any], redo: bool) -> str | None:
-    if redo:
-        return "forced"
-    return why_not_current(run, name, params)
-
-
 def _redo(run: str, name: str, injected: dict[str, Any], from_nothing: bool, execute: Execute) -> float:
     """Executes one stage and returns its seconds. After a kill the next run continues it."""
     if from_nothing:
-        _discard(run, name)
+        with _failing(f"{name}: its earlier result cannot be removed"):
+            discard(run, name)
     execute(name, run, injected)
     manifest = read_manifest(run, name)
     if manifest is None:
@@ -146,18 +139,13 @@ def _redo(run: str, name: str, injected: dict[str, Any], from_nothing: bool, exe
     return manifest["wall_seconds"]
 
 
-def _taken_over(run: str, name: str, params: dict[str, Any]) -> str | None:
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """StageFailed, naming `what`, where a file or a lock fails."""
     try:
-        return take_over(run, name, params)
+        yield
     except (OSError, files.Busy) as error:
-        raise StageFailed(f"{name}: another run's result cannot be taken over: {error}") from None
-
-
-def _discard(run: str, name: str) -> None:
-    try:
-        discard(run, name)
-    except (OSError, files.Busy) as error:
-        raise StageFailed(f"{name}: its earlier result cannot be removed: {error}") from None
+        raise StageFailed(f"{what}: {error}") from None
 
 
 def _between(start: str, until: str, names: list[str]) -> list[str]:
@@ -273,9 +261,8 @@ def write_figures_readme(folder: Path, stages: Sequence[str]) -> Path | None:
     sections = [section for stage in stages if (section := _section(folder, stage))]
     if not sections:
         return None
-    heading = (
-        f"# Figures and tables of run {literal(folder.name)}\n\nWritten by `dc3 run`; for print there are PDFs beside."
-    )
+    written_by = "Written by `dc3 run`, which also writes a PDF of each picture."
+    heading = f"# Figures and tables of run {literal(folder.name)}\n\n{written_by}"
     with replacing(folder / README) as partial:
         partial.write_text("\n\n".join([heading, *sections]) + "\n", encoding="utf-8")
     return folder / README

@@ -22,7 +22,7 @@ from dc3.machine import files, paths
 from dc3.machine.files import remove, sha256
 from dc3.machine.fingerprints import is_unchanged, notebook_fingerprint, path_fingerprint
 from dc3.machine.paths import Place
-from dc3.runs import by_hand
+from dc3.runs import workspace
 from dc3.runs.manifests import (
     BEGUN,
     MANIFEST,
@@ -163,7 +163,7 @@ def begin(name: str, namespace: dict[str, Any], kind: type[S] = Stage) -> S:  # 
     if not paths.is_headless():
         manifest = read_manifest(stage.run, name)
         is_changed = manifest is None or why_different(manifest, stage.run, params, stage.code) is not None
-        print(by_hand.first_line(name, params, is_changed))
+        print(workspace.what_changes(name, params, is_changed))
     images_of = {key: value for key, value in decisive(params).items() if key != "condensed_out"}  # where a copy goes
     begun = {"layout": LAYOUT, "params": images_of, "code": stage.code, "external": {}}
     left = read_begun(stage.folder)

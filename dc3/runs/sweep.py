@@ -48,6 +48,7 @@ SLOW_TO_CHECK = [  # the parameter that triggers a check in check_inputs, then t
         *("crop_tries", "crop_images", "generators", "dit_base", "dit_rows", "class_names"),
         *("teacher", "teacher_network", "teacher_width", "allow_pickle", "prompt_template", "dit_revision"),
         *("lora_base", "lora_revision", "lora_rank", "lora_targets"),
+        *("condensed_dir", "color_condensed_dirs", "condensed_out", "stored_format"),
     ),
     ("vae", "vae_revision", "encode_size"),
     ("editor", "editor_revision", "edit_size"),

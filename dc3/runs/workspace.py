@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dc3.machine import paths
+from dc3.runs.manifests import read_manifest
 from dc3.runs.parameters import ParameterError, declared, declared_in, notebook_names
 
 FOLDERS = ("notebooks", "params", "teachers")
@@ -102,3 +103,24 @@ def changed_cells() -> list[str]:
 def listed(found: Mapping[str, tuple[Any, Any]]) -> str:
     """Values and defaults as text: "ipc = 5 (it came with 10), lam = 2.0 (it came with 1.0)"."""
     return ", ".join(f"{name} = {now!r} (it came with {came!r})" for name, (now, came) in sorted(found.items()))
+
+
+def what_changes(stage: str, params: dict[str, Any], is_changed: bool) -> str:
+    """One line, for the cell that begins the stage; `is_changed`: its result will not be the one that is there."""
+    said = [f"{stage} writes run {params['run']} ({paths.shown(paths.RUNS / params['run'])})."]
+    unusual = differing({name: value for name, value in params.items() if name != "run"}, stage)
+    if unusual is not None:
+        said.append(f"Parameters: {listed(unusual) or 'all as they came'}.")
+    stale = dependents(params["run"], stage) if is_changed else []
+    said.append(f"Stale now: {', '.join(stale)}." if stale else "No later stage is stale.")
+    return " ".join(said)
+
+
+def dependents(run: str, stage: str) -> list[str]:
+    """The finished stages of a run that have read what `stage` wrote, directly or through others."""
+    reached = [stage]
+    for later in notebook_names():
+        inputs = (read_manifest(run, later) or {"inputs": []})["inputs"]
+        if any(file.split("/")[0] in reached for file in inputs):
+            reached.append(later)
+    return reached[1:]
