@@ -7,7 +7,7 @@ Nemhauser & Wolsey 1978). A candidate is allowed if the teacher's loss is at mos
 greedy covers no more than the sources do, these are kept: a set never covers its class's colours less than its picks.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Engine
 from dc3.machine.fingerprints import module_fingerprint
-from dc3.machine.keeping import kept, key_digest
+from dc3.machine.keeping import kept, kept_table, key_digest
 from dc3.machine.progress import tqdm
 from dc3.models.evaluation import predict, weights_digest
 
@@ -172,12 +172,8 @@ def choices(
         digest = key_digest(common | {"picks": of_class["index"].tolist()})
         make = partial(_class_choices, train, of_class, compensator, filling, colors[int(label)])
         file = keep / f"{label:05d}-{digest[:20]}.parquet"
-        tables.append(kept(file, partial(_write, make), pd.read_parquet))
+        tables.append(kept_table(file, make))
     return pd.concat(tables, ignore_index=True)
-
-
-def _write(make: Callable[[], pd.DataFrame], path: Path) -> None:
-    make().to_parquet(path)
 
 
 def _class_choices(

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import std
 
 from dc3.images.image_set import ImageSet
-from dc3.machine.keeping import kept
+from dc3.machine.keeping import kept_table
 from dc3.machine.progress import tqdm
 from dc3.models.evaluation import Labelled, images_digest, predict, weights_digest
 from dc3.students import Protocol, train_student
@@ -50,7 +50,7 @@ def validate(
                     table = train()
                 else:
                     file = keep / f"{_digest(images, teacher, protocol, seed, tested)}.parquet"
-                    table = kept(file, partial(_write, train), pd.read_parquet)
+                    table = kept_table(file, train)
                 if bar.n == before:  # it was there
                     bar.total -= protocol.epochs
                 tables.append(table.assign(method=method, network=protocol.network, seed=seed))
@@ -119,10 +119,6 @@ def _student_table(
     table = pd.DataFrame(result.history)
     table["per_class"] = [None] * (len(table) - 1) + [result.final.per_class]
     return table
-
-
-def _write(make: Callable[[], pd.DataFrame], path: Path) -> None:
-    make().to_parquet(path)
 
 
 def _digest(images: ImageSet, teacher: nn.Module | None, protocol: Protocol, seed: int, tested: str) -> str:

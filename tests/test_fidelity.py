@@ -164,11 +164,23 @@ def test_torchvision_weights_from_a_file(tmp_path):
     assert network.label("KID") == "KID-shufflenet_v2_x0_5"
 
 
+def test_weights_of_googlenet_get_the_normalisation_that_they_expect(tmp_path):
+    model = torchvision.models.googlenet(init_weights=True)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    network = feature_network("googlenet", weights=tmp_path / "weights.pth")
+    model.transform_input = True  # as torchvision's loader sets it
+    with torch.inference_mode():
+        resized = torch.nn.functional.interpolate(normalise(IMAGES[:2]), (224, 224), mode="bilinear", antialias=True)
+        expected = model.eval()(resized)
+    assert torch.allclose(network.extract(torch.from_numpy(IMAGES[:2]))[1], expected, atol=1e-4)
+
+
 def test_bad_networks_are_refused(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"no weights")
     for arguments, error, named in (
         ({"name": "teacher"}, ValueError, "pass teacher="),
         ({"name": "vgg99"}, ValueError, "feature_network = 'vgg99'"),
+        ({"name": "efficientnet_v2_l"}, ValueError, "another normalisation"),
         ({"name": "inception", "weights": tmp_path / "nothing.pth"}, FileNotFoundError, "feature_weights"),
         ({"name": "resnet18", "weights": tmp_path / "broken.pth"}, FileNotFoundError, "feature_network = 'resnet18'"),
     ):

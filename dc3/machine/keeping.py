@@ -8,9 +8,12 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dc3.machine.files import remove, replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,13 @@ def kept(path: Path, write: Callable[[Path], Any], read: Callable[[Path], Conten
     with replacing(path) as partial:
         write(partial)
     return read(path)
+
+
+def kept_table(path: Path, make: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
+    """The table at `path`, a Parquet file, which `make` makes first when it is absent or damaged."""
+    import pandas as pd
+
+    return kept(path, lambda partial: make().to_parquet(partial), pd.read_parquet)
 
 
 def read_undamaged(path: Path, read: Callable[[Path], Content]) -> Content | None:

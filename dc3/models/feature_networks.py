@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from dc3.machine.files import first_line
-from dc3.models.augmentation import normalise
+from dc3.models.augmentation import IMAGENET_MEAN, normalise
 from dc3.models.evaluation import weights_digest
 from dc3.models.networks import last_linear
 
@@ -79,6 +79,8 @@ def _check_name(name: str) -> None:
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"feature_network = {name!r}: choose teacher, inception, or torchvision's {', '.join(known)}")
+    if tuple(models.get_model_weights(name).DEFAULT.transforms().mean) != IMAGENET_MEAN:  # efficientnet_v2_l
+        raise ValueError(f"feature_network = {name!r}: its weights expect another normalisation; choose another")
 
 
 def classifier_network(model: nn.Module, name: str, size: int | None = None) -> FeatureNetwork:
