@@ -18,7 +18,9 @@ from dc3.images.image_set import in_memory
 from dc3.machine.paths import REPOSITORY
 from dc3.models import networks
 from dc3.rded import Crops, mosaic, pick_crops
+from dc3.runs import notebook_stage
 from dc3.runs.notebook_stage import NotebookStage
+from dc3.strategies import PickOptions, Pool
 from dc3.students import Protocol, dc3_batch, train_student
 
 CLASSES = ("cat", "dog")
@@ -102,14 +104,22 @@ def test_sets_beside_are_read_from_the_originals_and_kept_as_the_own_one():
     assert 0 < np.abs(kept.images().astype(int) - pixels).mean() < 40, "as a JPEG's reader sees it"
 
 
-def test_every_student_but_the_first_has_another_draw_of_random_images():
+@pytest.mark.parametrize("method", ["random", "rded"])
+def test_every_student_but_the_first_has_another_draw_of_random_images_and_crops(method, monkeypatch):
     stage = NotebookStage("05_validation", "tiny", {}, "code")
-    stage.train, stage.settings, stage.storage = pictures(20), SimpleNamespace(seed=3), Storage(16)
-    first = stage._random_images(stage.storage, 2)
-    (draws,) = stage.redrawn({"DC3": first, "random": first}, [0, 1, 2]).values()
+    stage.train, stage.storage = pictures(20), Storage(16)
+    stage.settings = SimpleNamespace(seed=3, image_size=16)
+    stage.teacher = SimpleNamespace(model=networks.create("conv3", 2, 16, 4, seed=0).eval())
+    crops = {"crops_per_side": 2, "crop_tries": 2, "crop_images": 9}
+    monkeypatch.setattr(notebook_stage, "read_manifest", lambda run, name: {"03_sampling": {"params": crops}}[name])
+    picked = strategies.pick(method, Pool(stage.train.labels, images=stage.train.at(16), teacher=stage.teacher.model),
+                             PickOptions(2, 3, crops=Crops.of(crops)))  # fmt: skip
+    first = stage.storage.in_memory(method, CLASSES, *strategies.plain_images(stage.train, picked, 16))
+    name = strategies.METHODS[method].name
+    (draws,) = stage.redrawn({"DC3": first, name: first}, [0, 1, 2]).values()
     assert draws[0] is first and [len(draw) for draw in draws] == [4, 4, 4]
     assert len({draw.pixels_digest() for draw in draws}) == 3
-    again = stage.redrawn({"random": first}, [5, 6, 7])["random"]
+    again = stage.redrawn({name: first}, [5, 6, 7])[name]
     assert [draw.pixels_digest() for draw in again] == [draw.pixels_digest() for draw in draws]
     assert stage.redrawn({"DC3": first}, [0, 1]) == {}
 

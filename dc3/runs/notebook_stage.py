@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dc3.machine import paths
 from dc3.machine.files import replacing
 from dc3.runs import stage
-from dc3.runs.manifests import StageMissing, read_settings, write_json, written, written_folder
+from dc3.runs.manifests import StageMissing, read_manifest, read_settings, write_json, written, written_folder
 from dc3.runs.stage import Stage, noun
 
 if TYPE_CHECKING:
@@ -283,41 +283,46 @@ class NotebookStage(Stage):
         return found
 
     def redrawn(self, sets: dict[str, ImageSet], seeds: list[int]) -> dict[str, list[ImageSet]]:
-        """Another draw of random images for every student but the first: name of the random set → one set per seed.
+        """Another draw of random images and of RDED's crops for every student but the first: name → one set per seed.
 
-        So the deviation over students holds the draws of picks too. {} without random images among `sets`; the others
-        are one draw of picks.
+        So the deviation over students holds the draws of picks too. Sets that are not among `sets` are left out, and
+        those of other methods are one draw of picks.
         """
         from dc3.strategies import METHODS
 
-        name = METHODS["random"].name
-        if name not in sets:
-            return {}
-        first = sets[name]
-        ipc = len(first) // len(first.classes)
-        return {name: [first, *(self._random_images(self.storage, ipc, draw) for draw in range(1, len(seeds)))]}
+        found = {}
+        for method in ("random", "rded"):
+            if (first := sets.get(name := METHODS[method].name)) is not None:
+                ipc = len(first) // len(first.classes)
+                others = [self._drawn(method, self.storage, ipc, draw) for draw in range(1, len(seeds))]
+                found[name] = [first, *others]
+        return found
 
-    def _random_images(self, storage: Storage, ipc: int, draw: int = 0) -> ImageSet:
-        """Random training images, kept by `storage`; draw 0 is that of 03_sampling."""
+    def _drawn(self, method: str, storage: Storage, ipc: int, draw: int = 0) -> ImageSet:
+        """Random images, or RDED's crops with the options of 03_sampling, kept by `storage`; draw 0 is that of 03."""
         from dc3.models.augmentation import mix_seed
-        from dc3.strategies import PickOptions, Pool, pick, plain_images
+        from dc3.rded import Crops
+        from dc3.strategies import RDED, PickOptions, Pool, pick, plain_images
 
-        seed = mix_seed(self.settings.seed, "draw", draw) if draw else self.settings.seed
-        picks = pick("random", Pool(self.train.labels), PickOptions(ipc, seed))
-        images, labels = plain_images(self.train, picks, storage.size)
-        return storage.in_memory("random", self.train.classes, images, labels)
+        seed, pool = self.settings.seed, Pool(self.train.labels)
+        options = PickOptions(ipc, mix_seed(seed, "draw", draw) if draw else seed)
+        if method == RDED:
+            sampling = read_manifest(self.run, "03_sampling")
+            assert sampling, "the set of RDED is there, so its picks are"
+            options = replace(options, crops=Crops.of(sampling["params"]))
+            pool = replace(pool, images=self.train.at(self.settings.image_size), teacher=self.teacher.model)
+        images, labels = plain_images(self.train, pick(method, pool, options), storage.size)
+        return storage.in_memory(method, self.train.classes, images, labels)
 
     def of_equal_bytes(self, own: ImageSet) -> dict[str, ImageSet]:
         """Random images kept at image_size, about as many of each class as take the bytes of `own`, by a name."""
-        from dataclasses import replace
-
         import numpy as np
 
         storage = replace(self.storage, size=self.settings.image_size)
-        some = self._random_images(storage, len(own) // len(own.classes))
+        some = self._drawn("random", storage, len(own) // len(own.classes))
         times = np.sum(np.asarray(own.stored_bytes)) / np.sum(np.asarray(some.stored_bytes))
         count = min(round(times * len(some) / len(some.classes)), int(self.train.counts().min()))
-        return {"random, equal bytes": self._random_images(storage, max(count, 1))}
+        return {"random, equal bytes": self._drawn("random", storage, max(count, 1))}
 
     def sets_elsewhere(self, folders: list[str], parameter: str) -> dict[str, ImageSet]:
         """Condensed sets in other folders, by the folders' names; `parameter` names them in messages."""
