@@ -38,8 +38,10 @@ class Setting(NamedTuple):
 
 
 REFERENCE = Setting("euler_a", 100)
-SETTINGS = [Setting(*pair, until) for pair in (("dpmpp_2m", 10), ("unipc", 10), ("euler_a", 20), ("euler_a", 10),
-            ("dpmpp_2m", 20), ("unipc", 20)) for until in (1.0, 0.4)]  # fmt: skip
+OWN = Setting(DEFAULTS["sampler"], DEFAULTS["edit_steps"], DEFAULTS["guidance_until"])  # the notebooks'
+FAST, MORE = (("dpmpp_2m", 10), ("unipc", 10), ("euler_a", 20)), (("euler_a", 10), ("dpmpp_2m", 20), ("unipc", 20))
+SETTINGS = [Setting(*pair, until) for pair in FAST for until in (1.0, 0.4)] + [OWN]
+SETTINGS += [Setting(*pair, until) for pair in MORE for until in (1.0, 0.4)]
 
 
 def named_rightly(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
