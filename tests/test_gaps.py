@@ -93,11 +93,12 @@ def test_a_filled_set_covers_its_classes_no_less_than_its_picks(images, random_e
 
 
 def test_the_edits_of_a_class_and_of_a_set_fill_whole_batches(images, random_editor, filling, tmp_path, monkeypatch):
-    tool, batches = random_editor.using(batch_size=6), []
-    edit = type(tool)._edit_batch
-    monkeypatch.setattr(type(tool), "_edit_batch", lambda *of: batches.append(len(of[1])) or edit(*of))
+    tool, passes = random_editor.using(batch_size=6), []
+    unet, forward = tool.pipeline.unet, tool.pipeline.unet.forward
+    monkeypatch.setattr(unet, "forward", lambda *of, **options: passes.append(1) or forward(*of, **options))
     chosen, _ = filled(images, PICKS, tmp_path, Compensator(COLORING, tool), filling)
-    assert len(batches) == 2 + bool((chosen["prompt"] != "").any()), "two picks under three prompts a class; the set"
+    batches = 2 + bool((chosen["prompt"] != "").any())  # two picks under three prompts a class; the set
+    assert len(passes) == batches * tool.settings.steps
 
 
 def test_without_room_for_the_teachers_loss_only_candidates_that_it_likes_better_are_chosen(
