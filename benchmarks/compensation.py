@@ -72,8 +72,10 @@ class Stopwatch:
 def watch(tool: Editor) -> Iterator[Stopwatch]:
     """Times the parts of compensation within the block."""
     clock, pipeline = Stopwatch(clock_of(tool)), tool.pipeline
+    # a compiled module traces its forward, and a clock in there would be compiled too
+    called = "forward" if pipeline.unet._compiled_call_impl is None else "_compiled_call_impl"
     parts = {
-        "U-Net": (pipeline.unet, "forward"),
+        "U-Net": (pipeline.unet, called),
         "VAE, encoding": (pipeline.vae, "encode"),
         "VAE, decoding": (pipeline.vae, "decode"),
         "text encoder": (pipeline.text_encoder, "forward"),

@@ -4,13 +4,16 @@ import os
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from test_documentation import rows, section
 
+from dc3.machine import paths
 from dc3.machine.paths import REPOSITORY
 
 FOLDER = REPOSITORY / "benchmarks"
@@ -56,6 +59,20 @@ def test_the_small_gpu_hour_goes_on_where_it_stopped(tmp_path):
     assert table.read_bytes() == kept
 
 
+@pytest.mark.slow
+def test_the_clock_of_a_compiled_network_is_not_compiled(benchmarks):
+    from compensation import watch
+
+    graphs, network = [], torch.nn.Linear(2, 2)
+    network.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    network(torch.ones(1, 2))
+    parts = {"unet": network, "vae": SimpleNamespace(encode=None, decode=None), "text_encoder": torch.nn.Identity()}
+    with watch(SimpleNamespace(device=torch.device("cpu"), pipeline=SimpleNamespace(**parts))) as clock:
+        for _ in range(3):
+            network(torch.ones(1, 2))
+    assert len(graphs) == 1 and clock.seconds["U-Net"] > 0
+
+
 @pytest.fixture
 def class_folders(tmp_path):
     rng = np.random.default_rng(0)
@@ -66,8 +83,10 @@ def class_folders(tmp_path):
     return tmp_path / "data"
 
 
-def test_the_packed_file_has_all_test_images_and_whole_rounds_of_classes(benchmarks, class_folders, tmp_path):
-    from gpu import pack
+def test_the_packed_file_has_all_test_images_and_whole_rounds_of_classes(
+    benchmarks, class_folders, tmp_path, monkeypatch
+):
+    from gpu import pack, unpacked
 
     one = next(class_folders.glob("test/*/*")).stat().st_size + 300
     assert pack(class_folders, tmp_path / "all.zip") == 12
@@ -76,6 +95,12 @@ def test_the_packed_file_has_all_test_images_and_whole_rounds_of_classes(benchma
     assert sum(name.startswith("test/") for name in names) == 6
     assert (tmp_path / "few.zip").stat().st_size <= 9 * one
     assert {"train/a/0.png", "train/b/0.png"} <= set(names) and "train/a/2.png" not in names
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    folder = unpacked(tmp_path / "all.zip")
+    assert sorted(p.relative_to(folder) for p in folder.rglob("*.png")) == sorted(
+        p.relative_to(class_folders) for p in class_folders.rglob("*.png")
+    )
+    assert unpacked(class_folders) == class_folders and list((tmp_path / "runs").iterdir()) == [folder]
 
 
 def test_a_setting_passes_if_no_measure_is_worse_than_the_seeds_deviate(benchmarks):
