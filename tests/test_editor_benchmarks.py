@@ -133,6 +133,19 @@ def test_the_tables_of_samplers_are_those_of_the_committed_rows(benchmarks, data
         assert rows(section("editing.md", heading), name) == [[*cells, worse_in]], name
 
 
+def test_the_short_table_of_samplers_is_that_of_the_committed_rows(benchmarks):
+    from samplers import verdicts
+
+    found = verdicts(pd.read_csv(REPOSITORY / "figures/benchmarks/samplers.csv")).sort_values("size")
+    page, shown = section("performance.md", "Compensation"), 0
+    for (sampler, steps, until), sizes in found.groupby(["sampler", "steps", "until"]):
+        cells = [(f"{of.ratio:.1f}×", f"{of.ssim:.3f}", f"{100 * of.accuracy:.1f} %") for of in sizes.itertuples()]
+        for row in rows(page, f"{sampler}, {steps} steps, guidance until {until:g}"):
+            assert row == [cell for of_size in cells for cell in of_size]
+            shown += 1
+    assert shown == 4
+
+
 @pytest.mark.slow
 @pytest.mark.process
 def test_samplers_are_compared_part_by_part(class_folders, tmp_path, random_editor_folder):
