@@ -1,9 +1,13 @@
 """The student protocol of RDED (arXiv 2312.03526) and DC3: settings, schedule, loss, augmentation, training."""
 
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,8 @@ from tqdm import std
 
 from dc3.images.image_set import ImageSet, class_numbers
 from dc3.machine import devices
+from dc3.machine.files import replacing
+from dc3.machine.keeping import read_undamaged
 from dc3.machine.progress import tqdm
 from dc3.models import augmentation, networks
 from dc3.models.evaluation import (
@@ -26,6 +32,8 @@ from dc3.models.evaluation import (
     normalise,
     on_device,
 )
+
+log = logging.getLogger(__name__)
 
 PARAMETERS = {  # field of Protocol → parameter of 05_validation
     "network": "student_network",
@@ -45,6 +53,7 @@ PARAMETERS = {  # field of Protocol → parameter of 05_validation
     "ema": "student_ema",
 }
 TEMPERATURE = {"cutmix": 20.0, "mixup": 4.0, "none": 20.0}  # published; "none" is ours
+CHECKPOINT_SECONDS = 60.0  # the training that a kill can cost
 
 
 @dataclass(frozen=True)
@@ -272,14 +281,18 @@ def train_student(
     *,
     seed: int,
     bar: std.tqdm | None = None,
+    checkpoint_path: Path | None = None,
 ) -> StudentResult:
     """Trains a student from scratch on `train` by `protocol`, and tests it on `test`.
 
     Images to train on may have any sizes; the student sees crops of the size of the test images. Runs on the teacher's
     device, without a teacher (soft=False) on `devices.device()`. The number of classes is that of the teacher, else of
     `test`. All draws come from (seed, epoch). `bar`, that of many students, advances by each epoch; None: the student
-    has its own. Raises ValueError, before training, for a class without images, unequal
-    images per class, and a teacher for images of another size or number of classes.
+    has its own. With `checkpoint_path` the state of the training is saved there every minute, and a killed training
+    continues from it: on a CPU to the same weights, on a GPU, whose kernels are not deterministic, to nearly the same.
+    Give each training a path of its own: the file does not say which one it belongs to. Raises ValueError, before
+    training, for a class without images, unequal images per class, and a teacher for images of another size or number
+    of classes.
     """
     if protocol.soft and teacher is None:
         raise ValueError("soft = True: needs a teacher; soft = False trains on hard labels")
@@ -295,7 +308,10 @@ def train_student(
     student = _Student(protocol.resolved(classes, len(labels)), teacher, classes, size, seed, device)
     name = f"student {protocol.network}, seed {seed}"
     with nullcontext(bar) if bar is not None else tqdm(total=protocol.epochs, desc=name, unit="epochs") as advanced:
-        return student.fit(source, torch.from_numpy(labels).to(device), tested, test.labels, advanced)
+        if checkpoint_path is not None:
+            student.restore(checkpoint_path)
+        save = partial(student.save, checkpoint_path) if checkpoint_path is not None else None
+        return student.fit(source, torch.from_numpy(labels).to(device), tested, test.labels, advanced, save)
 
 
 class _Student:
@@ -316,21 +332,58 @@ class _Student:
             self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
         groups = parameter_groups(self.model, protocol.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, protocol.lr, betas=(0.9, 0.999))
+        self.history: list[dict] = []
+        self.saved = time.monotonic()
 
     def fit(
-        self, source: Stored, labels: Tensor, test: Images, test_labels: np.ndarray, bar: std.tqdm
+        self,
+        source: Stored,
+        labels: Tensor,
+        test: Images,
+        test_labels: np.ndarray,
+        bar: std.tqdm,
+        save: Callable[[], None] | None,
     ) -> StudentResult:
+        """Trains the epochs that the history lacks; `save` is called after each but the last."""
         if self.teacher is not None:
             self.teacher.eval()
-        epochs, every, history = self.protocol.epochs, self.protocol.evaluate_every, []
-        for epoch in range(epochs):
+        epochs, every = self.protocol.epochs, self.protocol.evaluate_every
+        bar.update(len(self.history))
+        for epoch in range(len(self.history), epochs):
             row = self._epoch(epoch, source, labels)
             if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
                 final = evaluate(self._tested(), test, test_labels, amp=self.protocol.amp)
                 row |= {"top1": final.top1, "top5": final.top5}
-            history.append(row)
+            self.history.append(row)
             bar.update()
-        return StudentResult(self._tested().eval(), history, final)
+            if save is not None and epoch + 1 < epochs:
+                save()
+        return StudentResult(self._tested().eval(), self.history, final)
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the history."""
+        averaged = {} if self.average is None else {"average": self.average}
+        return {"model": self.model, "optimizer": self.optimizer} | averaged
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint, unless the last one is younger than CHECKPOINT_SECONDS."""
+        if time.monotonic() - self.saved < CHECKPOINT_SECONDS:
+            return
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        with replacing(path) as unfinished:
+            torch.save(state | {"history": self.history}, unfinished)
+        self.saved = time.monotonic()
+
+    def restore(self, path: Path) -> None:
+        """Continues from a checkpoint, if there is one."""
+        state = read_undamaged(path, partial(torch.load, map_location="cpu", weights_only=True))
+        if state is None:
+            return
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        self.history = state["history"]
+        log.info("student %s continues after epoch %d", self.protocol.network, len(self.history))
 
     def _tested(self) -> nn.Module:
         return self.model if self.average is None else self.average.module

@@ -38,6 +38,7 @@ def validate(
     One row per method, seed and epoch: method, network, seed, epoch, loss, lr, top1, top5 (NaN if not tested), and in
     the last epoch per_class, the accuracy of each class. The folder `keep` holds the rows of each finished student,
     under a digest of everything that decides them, including the test images; these students are not trained again.
+    It also holds a checkpoint of the student in training, from which a killed one continues.
     """
     tables = []
     tested = images_digest(test) if keep else ""
@@ -50,7 +51,9 @@ def validate(
                     table = train()
                 else:
                     file = keep / f"{_digest(images, teacher, protocol, seed, tested)}.parquet"
-                    table = kept_table(file, train)
+                    checkpoint = file.with_suffix(".pt")
+                    table = kept_table(file, partial(train, checkpoint))
+                    checkpoint.unlink(missing_ok=True)
                 if bar.n == before:  # it was there
                     bar.total -= protocol.epochs
                 tables.append(table.assign(method=method, network=protocol.network, seed=seed))
@@ -112,10 +115,16 @@ def smaller_draws(redrawn: Mapping[str, Sequence[ImageSet]], ipc: int) -> dict[s
 
 
 def _student_table(
-    images: ImageSet, teacher: nn.Module | None, test: Labelled, protocol: Protocol, seed: int, bar: std.tqdm
+    images: ImageSet,
+    teacher: nn.Module | None,
+    test: Labelled,
+    protocol: Protocol,
+    seed: int,
+    bar: std.tqdm,
+    checkpoint: Path | None = None,
 ) -> pd.DataFrame:
     """The history of one student, one row per epoch."""
-    result = train_student(images, teacher, test, protocol, seed=seed, bar=bar)
+    result = train_student(images, teacher, test, protocol, seed=seed, bar=bar, checkpoint_path=checkpoint)
     table = pd.DataFrame(result.history)
     table["per_class"] = [None] * (len(table) - 1) + [result.final.per_class]
     return table

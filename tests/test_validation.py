@@ -324,6 +324,31 @@ def test_each_student_of_a_redrawn_set_has_its_own_draw():
         validate({"random": draws[0]}, Oracle(), TEST, protocol, seeds=[7], redrawn={"random": draws})
 
 
+@pytest.mark.parametrize("changed", [{}, {"ema": 0.9}, {"hard_share": 0.5}, {"network": "resnet18_modified"}])
+def test_a_killed_student_continues_to_the_same_student_from_its_checkpoint(changed, tmp_path, monkeypatch):
+    sets, oracle, protocol = {"one": image_set(2, seed=1)}, Oracle(), replace(PROTOCOL, epochs=4, **changed)
+    undisturbed = validate(sets, oracle, TEST, protocol, seeds=[7])
+    trained = []
+
+    def epoch(self, number, *data, killed=3, one=students._Student._epoch):
+        if number == killed and killed not in trained:
+            trained.append(number)
+            raise KeyboardInterrupt
+        trained.append(number)
+        return one(self, number, *data)
+
+    monkeypatch.setattr(students._Student, "_epoch", epoch)
+    monkeypatch.setattr(students, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        validate(sets, oracle, TEST, protocol, seeds=[7], keep=tmp_path)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".pt"]
+    torch.manual_seed(99)
+    continued = validate(sets, oracle, TEST, protocol, seeds=[7], keep=tmp_path)
+    assert trained == [0, 1, 2, 3, 3]
+    pd.testing.assert_frame_equal(continued, undisturbed, check_exact=True, check_like=True)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".parquet"], "a finished student needs no checkpoint"
+
+
 def test_kept_students_are_not_trained_again_and_others_are(tmp_path, monkeypatch):
     sets, oracle, protocol = {"one": image_set(2, seed=1)}, Oracle(), replace(PROTOCOL, epochs=3)
     first = validate(sets, oracle, TEST, protocol, seeds=[7], keep=tmp_path)
