@@ -72,16 +72,19 @@ def test_bytes_are_plain_numbers_however_near_to_each_other():
         assert len(shown) == len(set(shown)) > 1 and all(text == f"{float(text):g}" for text in shown)
 
 
-def test_accuracy_by_size_has_a_panel_for_each_factor_and_the_colours_of_the_sets():
-    rows = [("DC3", 1, 256, 0.4), ("DC3", 1, 32, 0.5), ("RDED", 1, 32, 0.6), ("DC3", 2, 32, 0.3)]
-    table = pd.DataFrame(rows, columns=["training_set", "factor", "stored_size", "top1_mean"]).assign(top1_std=0.01)
-    one, two = accuracy.accuracy_by_size(table).axes
-    assert [one.get_title(), two.get_title()] == ["factor 1", "factor 2"]
+def test_panels_of_accuracy_have_a_line_for_each_set_in_one_colour_and_ticks_where_there_are_values():
+    rows = [("DC3", 256, 0.4), ("DC3", 32, 0.5), ("RDED", 32, 0.6)]
+    sizes = pd.DataFrame(rows, columns=["training_set", "stored_size", "top1_mean"]).assign(top1_std=0.01)
+    epochs = pd.DataFrame({"training_set": ["RDED"] * 2, "epochs": [300, 2000], "top1_mean": 0.6, "top1_std": np.nan})
+    panels = {"factor 1": (sizes, "stored_size", "pixels"), "more time": (epochs, "epochs", "epochs")}
+    one, two = accuracy.accuracy_in_panels(panels).axes
+    assert [one.get_title(), two.get_title()] == list(panels)
     lines = {container.get_label(): container[0] for container in one.containers}
     assert lines["DC3"].get_ydata().tolist() == [50, 40], "from the smallest size up"
     assert {name: line.get_color() for name, line in lines.items()} == dict(colors_of(["DC3", "RDED"]))
+    assert two.containers[0][0].get_color() == lines["RDED"].get_color()
     assert np.allclose(lines["DC3"].get_xdata(), [32, 256], rtol=0.08)
-    assert [tick.get_text() for tick in two.get_xticklabels()] == ["32", "256"]
+    assert [tick.get_text() for tick in two.get_xticklabels()] == ["300", "2000"]
     assert one.get_legend() is None and [text.get_text() for text in two.get_legend().get_texts()] == ["DC3", "RDED"]
 
 

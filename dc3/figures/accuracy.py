@@ -131,27 +131,31 @@ def accuracy_by_bytes(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def accuracy_by_size(table: pd.DataFrame) -> Figure:
-    """Test accuracy over the size at which a set is stored: a panel for each factor, a line for each training set.
+Curves = tuple[pd.DataFrame, str, str]  # rows, the column of the x axis, its label
 
-    Columns training_set, factor, stored_size (pixels a side), top1_mean, top1_std (NaN for one seed).
+
+def accuracy_in_panels(panels: Mapping[str, Curves], columns: int = 2) -> Figure:
+    """Test accuracy over stored size or epochs: a panel for each title, `columns` in a row, a line for each set.
+
+    Rows have the columns training_set, top1_mean, top1_std (NaN for one seed) and that of their x axis, which is
+    logarithmic with ticks at its values.
     """
-    table = _readable(table, "training_set")
-    factors, palette = sorted(table["factor"].unique()), colors_of(table["training_set"])
-    figure, axes = plt.subplots(1, len(factors), figsize=(WIDTH, 2.8), sharey=True, squeeze=False)
-    shift = np.linspace(-0.03, 0.03, table["training_set"].nunique())
-    for ax, factor in zip(axes[0], factors, strict=True):
-        groups = table[table["factor"] == factor].sort_values("stored_size").groupby("training_set", sort=False)
-        for name, part in groups:
-            sides = part["stored_size"] * 10 ** shift[list(palette).index(name)]
+    tables = {title: _readable(table, "training_set") for title, (table, _, _) in panels.items()}
+    palette = colors_of(pd.concat(tables.values())["training_set"])
+    shift = dict(zip(palette, 10 ** np.linspace(-0.03, 0.03, len(palette)), strict=True))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(WIDTH, 0.4 + 2.3 * lines), sharey=True, squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (title, (_, x, label)) in zip(axes.flat, panels.items(), strict=False):
+        for name, part in tables[title].sort_values(x).groupby("training_set", sort=False):
             style = {"label": name, "color": palette[name], "marker": "o", "markersize": 4, "capsize": 2}
-            ax.errorbar(sides, 100 * part["top1_mean"], 100 * part["top1_std"].fillna(0), **style)
-        _logarithmic(ax, table["stored_size"], "stored size (pixels a side)")
-        ax.set(title=f"factor {factor}")
-        ax.label_outer()
+            ax.errorbar(part[x] * shift[name], 100 * part["top1_mean"], 100 * part["top1_std"].fillna(0), **style)
+        _logarithmic(ax, tables[title][x], label)
+        ax.set(title=title, ylabel="test accuracy (%)" if ax in axes[:, 0] else "")
         ax.get_legend().remove()
-    marks = {mark.get_label(): mark for ax in axes[0] for mark in ax.containers}
-    axes[0][-1].legend(marks.values(), marks, loc="center left", bbox_to_anchor=(1, 0.5))
+    marks = {mark.get_label(): mark for ax in axes.flat for mark in ax.containers}
+    axes[0][-1].legend([marks[name] for name in palette], palette, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
