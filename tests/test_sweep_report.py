@@ -91,6 +91,18 @@ def test_a_student_that_two_runs_trained_counts_once():
     assert by_setting(twice)["seeds"].tolist() == [2, 2, 1, 2, 1]
 
 
+def test_runs_of_other_seeds_are_draws_of_one_setting():
+    runs = [(1, 0, 0, 0.5), (1, 0, 1, 0.5), (1, 1, 0, 0.7), (1, 1, 1, 0.7), (2, 0, 0, 0.4)]
+    students = [
+        {"seed": seed, "student_seed": student, "training_set": "DC3", "network": "conv3", "ipc": 10, "epochs": 300}
+        | {"factor": factor, "stored_bytes": 9, "top1": top1, "top5": 1, "best_top1": top1}
+        for factor, seed, student, top1 in runs
+    ]
+    table = by_setting(pd.DataFrame(students))
+    assert table["name"].tolist() == ["DC3", "DC3, factor 2"] and table["seeds"].tolist() == [4, 1]
+    assert np.isclose(table["top1_mean"][0], 0.6) and np.isclose(table["top1_std"][0], np.std([0.5, 0.7] * 2, ddof=1))
+
+
 @pytest.mark.parametrize(
     ("key", "usual", "other"),
     [

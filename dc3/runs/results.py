@@ -191,7 +191,7 @@ def in_words(table: pd.DataFrame) -> str:
 
 
 AXES = ("training_set", "network", "ipc", "epochs", "student_epochs")  # not part of a setting's name
-NO_SETTING = ["run", "method", "student_seed", "student_seeds", "evaluate_every", "compared", "baselines"]
+NO_SETTING = ["run", "method", "seed", "student_seed", "student_seeds", "evaluate_every", "compared", "baselines"]
 NO_SETTING += ["cross_networks", "stored_bytes", "teacher_accuracy", "wall_seconds", *SCORES, *VIEW]
 EDIT_PARAMETERS = [
     *("guidance_scale", "image_guidance_scale", "edit_steps", "edit_strength", "blend_mode"),
@@ -214,11 +214,13 @@ def by_setting(results: pd.DataFrame) -> pd.DataFrame:
     """One row per training set and setting of a sweep, with the `summary` of its students.
 
     Settings are the grid's keys, the student's network and its epochs; `name` is the training set with its unusual
-    settings ("DC3, edit_strength 0.5"). A student that two runs trained counts once.
+    settings ("DC3, edit_strength 0.5"). A student that two runs trained counts once. Runs with other seeds, the key
+    `seed`, are other draws of one setting: the deviation holds draws and students.
     """
     keys = [column for column in results if column not in NO_SETTING]
     known = {"stored_bytes": np.nan} if "stored_bytes" not in results else {}  # a sweep of an earlier version
-    table = summary(results.assign(**known).drop_duplicates([*keys, "student_seed"]), keys)
+    draws = [column for column in ("seed", "student_seed") if column in results]
+    table = summary(results.assign(**known).drop_duplicates([*keys, *draws]), keys)
     names = table["training_set"].copy()
     for key in keys:
         if key not in AXES and table[key].nunique(dropna=False) > 1:
