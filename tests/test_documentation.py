@@ -94,23 +94,94 @@ def test_numbers_on_stored_size_are_those_of_the_committed_rows():
         assert rows(section("measurements.md", "Stored size"), f"{name}, factor {factor}") == [cells], (name, factor)
 
 
-ARMS = {  # in the table of causes → training set, edit_by, coloring, soft_labels
-    "the VAE's round trip": ("DC3", "vae", "published", True),
-    "plain colour grades": ("DC3", "grading", "published", True),
-    "nothing, hard labels": ("DC3 picks, plain", "editor", "published", False),
-    "the editor, hard labels": ("DC3", "editor", "published", False),
+def accuracy_of(students):
+    """Percent, with a deviation where there are several students; "" without any."""
+    top1 = 100 * students["top1"]
+    return f"{top1.mean():.1f} ± {top1.std():.1f}" if len(top1) > 1 else f"{top1.mean():.1f}" if len(top1) else ""
+
+
+def test_numbers_on_training_time_are_those_of_the_committed_rows():
+    sizes = pd.read_csv(FIGURES / "cifar10/sizes.csv").query("stored_size == 32").assign(student_batch_rule="rded")
+    table = pd.concat([pd.read_csv(FIGURES / "cifar10/budget.csv"), sizes]).query("network == 'conv3'")
+    compared = (REPOSITORY / "docs/comparison.md").read_text(encoding="utf-8")
+    for (name, factor), of_set in table.groupby(["training_set", "factor"]):
+        columns = [("rded", 300), ("dc3", 300), ("dc3", 2000)]
+        cells = [
+            accuracy_of(of_set[(of_set.student_batch_rule == rule) & (of_set.epochs == epochs)])
+            for rule, epochs in columns
+        ]
+        assert rows(section("measurements.md", "Training time and batches"), f"{name}, factor {factor}") == [cells]
+        assert factor == 1 or all(cells), name
+        if factor == 2:
+            shown = {"DC3 picks, plain": "DC3's picks, plain", "DC3": "DC3, small editor"}.get(name, name)
+            assert rows(compared, f"{shown}, here, one student")[0][1] == cells[2], name
+
+
+def test_numbers_on_a_larger_student_are_those_of_the_committed_rows():
+    table = pd.read_csv(FIGURES / "cifar10/budget.csv").query("network == 'resnet18_modified'")
+    sets = table.groupby(["training_set", "coloring"])
+    for (name, coloring), students in sets:
+        cells = [accuracy_of(students), f"{students.entropy.iloc[0]:.2f}", f"{100 * students.recognised.iloc[0]:.0f} %"]
+        arm = f"{name}, gaps filled" if coloring == "gap" else name
+        assert rows(section("measurements.md", "A ResNet-18 student"), arm) == [cells], arm
+    assert len(sets) == 4
+
+
+def arms(table, usual, changes):
+    """Name → rows of an arm, which differs from the usual one in what `changes` has for it; each row is in one arm."""
+    found = {}
+    for name, changed in changes.items():
+        arm = pd.Series(usual | changed)
+        found[name] = table[(table[list(arm.index)] == arm).all(axis=1)]
+    assert sum(map(len, found.values())) == len(table) and all(map(len, found.values()))
+    return found
+
+
+PLAIN = {"training_set": "DC3 picks, plain"}
+TEN = {  # in the table of ten classes → how their rows differ from the usual ones
+    "random": {"training_set": "random"},
+    "RDED": {"training_set": "RDED"},
+    "DC3 picks, plain": PLAIN,
+    "DC3": {},
+    "the VAE's round trip": {"edit_by": "vae"},
+    "plain colour grades": {"edit_by": "grading"},
+    "DC3 picks, plain, sure_share 0.1": PLAIN | {"sure_share": 0.1},
+    "DC3, sure_share 0.1, edit_strength 0.5": {"sure_share": 0.1, "edit_strength": 0.5},
+    "DC3 picks, plain, hard labels": PLAIN | {"soft_labels": False},
+}
+
+
+def test_numbers_on_ten_classes_at_64_px_are_those_of_the_committed_rows():
+    usual = {"training_set": "DC3", "edit_by": "editor", "coloring": "published", "soft_labels": True}
+    usual |= {"sure_share": 1.0, "edit_strength": 1.0}
+    for name, students in arms(pd.read_csv(FIGURES / "tiny_imagenet/ten.csv"), usual, TEN).items():
+        view = f"{students.entropy.mean():.2f}", f"{100 * students.recognised.mean():.0f} %"
+        cells = [accuracy_of(students), str(len(students)), *view]
+        assert rows(section("measurements.md", "Ten classes at 64 px"), name) == [cells], name
+
+
+ARMS = {  # the same in the table of causes
+    "the VAE's round trip": {"edit_by": "vae"},
+    "plain colour grades": {"edit_by": "grading"},
+    "the editor, by gaps": {"coloring": "gap"},
+    "nothing, hard labels": PLAIN | {"soft_labels": False},
+    "the editor, hard labels": {"soft_labels": False},
 }
 
 
 def test_numbers_on_the_causes_are_those_of_the_committed_rows():
     table = pd.read_csv(FIGURES / "cifar10/causes.csv").query("training_set not in ['random', 'RDED']")
-    arms = dict(list(table.groupby(["training_set", "edit_by", "coloring", "soft_labels"])))
-    assert arms.keys() == set(ARMS.values())
-    for name, key in ARMS.items():
-        students = arms[key]
-        view = f"{students.entropy.iloc[0]:.2f}", f"{100 * students.recognised.iloc[0]:.0f} %"
-        measured = f"{100 * students.top1.mean():.1f} ± {100 * students.top1.std():.1f}"
-        assert rows(section("measurements.md", "The causes"), name) == [[measured, *view]], name
+    usual = {"training_set": "DC3", "edit_by": "editor", "coloring": "published", "soft_labels": True}
+    usual |= {"hard_share": 0.0, "images_per_class": 0, "teacher_jitter": 0.0}
+    for name, students in arms(table, usual, ARMS).items():
+        cells = accuracy_of(students), f"{students.entropy.iloc[0]:.2f}", f"{100 * students.recognised.iloc[0]:.0f} %"
+        assert rows(section("measurements.md", "The causes"), name) == [list(cells)], name
+
+
+def test_numbers_on_the_coverage_of_colours_are_those_of_the_committed_table():
+    for name, coverage, entropy, distance in pd.read_csv(FIGURES / "cifar10/coverage.csv").itertuples(index=False):
+        cells = [f"{coverage:.3f}", f"{entropy:.2f}", f"{distance:.2f}"]
+        assert rows(section("editing.md", "Filling gaps"), name) == [cells], name
 
 
 def test_numbers_on_hard_labels_are_those_of_the_committed_rows():
