@@ -148,6 +148,7 @@ TEN = {  # in the table of ten classes → how their rows differ from the usual 
     "DC3 picks, plain, sure_share 0.1": PLAIN | {"sure_share": 0.1},
     "DC3, sure_share 0.1, edit_strength 0.5": {"sure_share": 0.1, "edit_strength": 0.5},
     "DC3 picks, plain, hard labels": PLAIN | {"soft_labels": False},
+    "DC3, hard labels": {"soft_labels": False},
 }
 
 
