@@ -183,7 +183,8 @@ def test_numbers_on_the_causes_are_those_of_the_committed_rows():
 def test_numbers_on_the_coverage_of_colours_are_those_of_the_committed_table():
     tables = [pd.read_csv(FIGURES / data / "coverage.csv").set_index("set") for data in ("cifar10", "tiny_imagenet")]
     for name in tables[0].index:
-        cells = [f"{value:.{digits}f}" for table in tables for value, digits in zip(table.loc[name], (3, 2, 2))]
+        values = [value for table in tables for value in table.loc[name]]
+        cells = [f"{value:.{digits}f}" for value, digits in zip(values, (3, 2, 2) * 2, strict=True)]
         assert rows(section("editing.md", "Filling gaps"), name) == [cells], name
 
 
