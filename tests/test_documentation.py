@@ -168,6 +168,10 @@ ARMS = {  # the same in the table of causes
     "the editor, by gaps": {"coloring": "gap"},
     "nothing, hard labels": PLAIN | {"soft_labels": False},
     "the editor, hard labels": {"soft_labels": False},
+    "nothing, small teacher": PLAIN | {"images_per_class": 500},
+    "the editor, small teacher": {"images_per_class": 500},
+    "nothing, small jittered teacher": PLAIN | {"images_per_class": 500, "teacher_jitter": 0.4},
+    "the editor, small jittered teacher": {"images_per_class": 500, "teacher_jitter": 0.4},
 }
 
 
