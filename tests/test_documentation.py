@@ -166,6 +166,8 @@ ARMS = {  # the same in the table of causes
     "the VAE's round trip": {"edit_by": "vae"},
     "plain colour grades": {"edit_by": "grading"},
     "the editor, by gaps": {"coloring": "gap"},
+    "nothing, a fifth of hard labels": PLAIN | {"hard_share": 0.2},
+    "the editor, a fifth of hard labels": {"hard_share": 0.2},
     "nothing, hard labels": PLAIN | {"soft_labels": False},
     "the editor, hard labels": {"soft_labels": False},
     "nothing, small teacher": PLAIN | {"images_per_class": 500},
