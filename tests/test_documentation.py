@@ -9,6 +9,7 @@ from dc3 import teacher
 from dc3.images import datasets
 from dc3.machine.paths import REPOSITORY
 from dc3.models import checkpoints
+from dc3.runs.results import accuracy
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FIGURES = REPOSITORY / "figures"  # those committed, wherever runs write theirs
@@ -61,10 +62,10 @@ def test_the_readmes_python_trains_a_student_on_a_condensed_set(tmp_path, monkey
 
 
 def test_the_readmes_table_of_the_demo_is_that_of_the_committed_run():
-    accuracy = pd.read_csv(FIGURES / "demo/validation_ipc.csv").set_index(["method", "ipc"])
+    students = pd.read_csv(FIGURES / "demo/validation_ipc.csv").set_index(["method", "ipc"])
     colours = pd.read_csv(FIGURES / "demo/color_and_fid_colors.csv").set_index("set")["colourfulness M"]
     for name, method in NAMES.items():
-        top1 = [100 * accuracy.loc[(method, ipc), ["top1_mean", "top1_std"]].astype(float) for ipc in (10, 1)]
+        top1 = [100 * students.loc[(method, ipc), ["top1_mean", "top1_std"]].astype(float) for ipc in (10, 1)]
         measured = [f"{mean:.1f} ± {deviation:.1f} %" for mean, deviation in top1]
         assert rows(README, name) == [[*measured, f"{colours[method]:.1f}"]], name
 
@@ -96,8 +97,7 @@ def test_numbers_on_stored_size_are_those_of_the_committed_rows():
 
 def accuracy_of(students):
     """Percent, with a deviation where there are several students; "" without any."""
-    top1 = 100 * students["top1"]
-    return f"{top1.mean():.1f} ± {top1.std():.1f}" if len(top1) > 1 else f"{top1.mean():.1f}" if len(top1) else ""
+    return accuracy(students["top1"].mean(), students["top1"].std()) if len(students) else ""
 
 
 def test_numbers_on_training_time_are_those_of_the_committed_rows():

@@ -83,9 +83,7 @@ def drawn_with(names):
         "networks": accuracy.network_points(students),
         "by ipc": accuracy.methods_by_ipc(students),
         "by bytes": accuracy.accuracy_by_bytes(students.assign(stored_bytes=2e3 * (1 + np.arange(count)))),
-        "in panels": accuracy.accuracy_in_panels(
-            {"epochs": (students.assign(training_set=names), "epochs", "epochs")}, columns=1
-        ),
+        "in panels": accuracy.accuracy_in_panels({"": (students.assign(training_set=names), "epochs", "epochs")}),
         "settings": accuracy.settings_dots(students),
         "by epochs": accuracy.accuracy_by_epochs(students),
         "losses": generation.loss_curves(losses),

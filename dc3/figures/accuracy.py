@@ -134,8 +134,8 @@ def accuracy_by_bytes(table: pd.DataFrame) -> Figure:
 Curves = tuple[pd.DataFrame, str, str]  # rows, the column of the x axis, its label
 
 
-def accuracy_in_panels(panels: Mapping[str, Curves], columns: int = 2) -> Figure:
-    """Test accuracy over stored size or epochs: a panel for each title, `columns` in a row, a line for each set.
+def accuracy_in_panels(panels: Mapping[str, Curves]) -> Figure:
+    """Test accuracy over stored size or epochs: a panel for each title, two in a row, and a line for each set.
 
     Rows have the columns training_set, top1_mean, top1_std (NaN for one seed) and that of their x axis, which is
     logarithmic with ticks at its values.
@@ -143,8 +143,8 @@ def accuracy_in_panels(panels: Mapping[str, Curves], columns: int = 2) -> Figure
     tables = {title: _readable(table, "training_set") for title, (table, _, _) in panels.items()}
     palette = colors_of(pd.concat(tables.values())["training_set"])
     shift = dict(zip(palette, 10 ** np.linspace(-0.03, 0.03, len(palette)), strict=True))
-    lines = -(-len(panels) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(WIDTH, 0.4 + 2.3 * lines), sharey=True, squeeze=False)
+    lines = -(-len(panels) // 2)
+    figure, axes = plt.subplots(lines, 2, figsize=(WIDTH, 0.4 + 2.3 * lines), sharey=True, squeeze=False)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (title, (_, x, label)) in zip(axes.flat, panels.items(), strict=False):
