@@ -19,6 +19,8 @@ from dc3.machine.progress import tqdm
 from dc3.models.evaluation import Labelled, images_digest, predict, weights_digest
 from dc3.students import Protocol, train_student
 
+CHECKPOINT = ".pt"  # the suffix of a student in training
+
 
 def validate(
     sets: Mapping[str, ImageSet],
@@ -51,7 +53,7 @@ def validate(
                     table = train()
                 else:
                     file = keep / f"{_digest(images, teacher, protocol, seed, tested)}.parquet"
-                    checkpoint = file.with_suffix(".pt")
+                    checkpoint = file.with_suffix(CHECKPOINT)
                     table = kept_table(file, partial(train, checkpoint))
                     checkpoint.unlink(missing_ok=True)
                 if bar.n == before:  # it was there
@@ -123,7 +125,11 @@ def _student_table(
     bar: std.tqdm,
     checkpoint: Path | None = None,
 ) -> pd.DataFrame:
-    """The history of one student, one row per epoch."""
+    """The history of one student, one row per epoch. Checkpoints of other students beside `checkpoint` are removed."""
+    if checkpoint is not None:
+        for file in checkpoint.parent.glob(f"*{CHECKPOINT}"):
+            if file != checkpoint:
+                file.unlink()
     result = train_student(images, teacher, test, protocol, seed=seed, bar=bar, checkpoint_path=checkpoint)
     table = pd.DataFrame(result.history)
     table["per_class"] = [None] * (len(table) - 1) + [result.final.per_class]

@@ -349,6 +349,23 @@ def test_a_killed_student_continues_to_the_same_student_from_its_checkpoint(chan
     assert [file.suffix for file in tmp_path.iterdir()] == [".parquet"], "a finished student needs no checkpoint"
 
 
+def test_a_killed_student_leaves_its_checkpoint_only_until_another_is_trained(tmp_path, monkeypatch):
+    sets, oracle, protocol = {"one": image_set(2, seed=1)}, Oracle(), replace(PROTOCOL, epochs=2)
+
+    def killed_after_a_checkpoint(*_, checkpoint_path, **__):
+        checkpoint_path.write_bytes(b"half a training")
+        raise KeyboardInterrupt
+
+    validate(sets, oracle, TEST, protocol, seeds=[7], keep=tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(validation, "train_student", killed_after_a_checkpoint)
+        validate(sets, oracle, TEST, protocol, seeds=[8], keep=tmp_path)
+    validate(sets, oracle, TEST, protocol, seeds=[7], keep=tmp_path)
+    assert len(list(tmp_path.glob("*.pt"))) == 1, "a student that is kept leaves it"
+    validate(sets, oracle, TEST, replace(protocol, mix="none"), seeds=[7], keep=tmp_path)
+    assert not list(tmp_path.glob("*.pt"))
+
+
 def test_kept_students_are_not_trained_again_and_others_are(tmp_path, monkeypatch):
     sets, oracle, protocol = {"one": image_set(2, seed=1)}, Oracle(), replace(PROTOCOL, epochs=3)
     first = validate(sets, oracle, TEST, protocol, seeds=[7], keep=tmp_path)
