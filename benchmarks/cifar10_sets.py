@@ -4,7 +4,10 @@
       dc3 run params/cifar10_finetuning_ipc10.yaml --until 04 -p precision float32 -p ipc $ipc -p method $method \\
         -p run cifar10_${method}_ipc$ipc
     done; done
-    python benchmarks/cifar10_sets.py cifar10_dc3_ipc1 cifar10_dc3_ipc10 cifar10_dc3_plain_ipc1 cifar10_dc3_plain_ipc10
+    dc3 run params/cifar10_finetuning_ipc10.yaml --until 04 -p precision float32 -p coloring gap \\
+      -p run cifar10_dc3_gap_ipc10
+    python benchmarks/cifar10_sets.py \\
+      cifar10_dc3_ipc1 cifar10_dc3_ipc10 cifar10_dc3_plain_ipc1 cifar10_dc3_plain_ipc10 cifar10_dc3_gap_ipc10
 """
 
 import tempfile
