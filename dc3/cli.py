@@ -66,7 +66,7 @@ def say_version(is_asked: bool) -> None:
 
 @app.callback()
 def log_to_terminal(
-    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="show it")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="show the version and exit")] = False,
 ) -> None:
     """Logs plain lines to the terminal, from libraries only warnings and errors."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -78,7 +78,7 @@ def log_to_terminal(
 def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder")],
 ) -> None:
-    """Make a folder with notebooks and params of your own; runs and figures of dc3 in it stay in it."""
+    """Make a folder with notebooks and params of your own; runs and figures stay in that folder."""
     from dc3.runs import workspace
 
     made = workspace.create(folder)
@@ -144,7 +144,7 @@ def sweep(
     ] = "1/1",
     force: Annotated[bool, typer.Option("--force", help="run every stage of every run again, without sharing")] = False,
     known: Annotated[
-        Path | None, option(metavar="TABLE", help="results of the sweep from elsewhere: their runs are not executed")
+        Path | None, option(metavar="TABLE", help="results of the sweep from another machine; their runs are skipped")
     ] = None,
     report: Annotated[bool, typer.Option(help="write a report on all finished runs")] = True,
 ) -> None:
