@@ -72,6 +72,17 @@ def test_bytes_are_plain_numbers_however_near_to_each_other():
         assert len(shown) == len(set(shown)) > 1 and all(text == f"{float(text):g}" for text in shown)
 
 
+def test_compensation_has_a_panel_for_each_table_and_names_only_what_is_unusual():
+    rows = [("DC3", 10, 300, -0.03), ("DC3", 50, 300, 0.01), ("gaps", 10, 1500, 0.02)]
+    small = pd.DataFrame(rows, columns=["name", "ipc", "epochs", "difference"]).assign(deviation=0.01)
+    one, two = accuracy.compensation_dots({"32 px": small, "64 px": small.iloc[[0]]}).axes
+    assert [one.get_title(), two.get_title()] == ["32 px", "64 px"]
+    names = [tick.get_text() for tick in one.get_yticklabels()]
+    assert names == ["DC3", "DC3, IPC 50", "gaps, 1500 epochs"], "upwards, from the largest loss"
+    assert np.allclose(one.lines[0].get_xdata(), [-3, 1, 2]) and np.allclose(two.lines[0].get_xdata(), [-3])
+    assert two.get_xlabel().endswith("IPC 10 and 300 epochs unless named")
+
+
 def test_panels_of_accuracy_have_a_line_for_each_set_in_one_colour_and_ticks_where_there_are_values():
     rows = [("DC3", 256, 0.4), ("DC3", 32, 0.5), ("RDED", 32, 0.6)]
     sizes = pd.DataFrame(rows, columns=["training_set", "stored_size", "top1_mean"]).assign(top1_std=0.01)

@@ -85,6 +85,7 @@ def drawn_with(names):
         "by bytes": accuracy.accuracy_by_bytes(students.assign(stored_bytes=2e3 * (1 + np.arange(count)))),
         "in panels": accuracy.accuracy_in_panels({"": (students.assign(training_set=names), "epochs", "epochs")}),
         "settings": accuracy.settings_dots(students),
+        "compensation": accuracy.compensation_dots({"": students.assign(difference=top1, deviation=0.1)}),
         "by epochs": accuracy.accuracy_by_epochs(students),
         "losses": generation.loss_curves(losses),
         "scores": generation.score_points(pd.DataFrame({"generator": "DiT", "set": list(sets), "FID": top1}), ["FID"]),

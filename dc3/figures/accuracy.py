@@ -196,23 +196,37 @@ def beside_published(table: pd.DataFrame) -> Figure:
 
 
 def settings_dots(settings: pd.DataFrame) -> Figure:
-    """Test accuracy of every row, the best at the top; columns name, ipc, epochs, top1_mean, top1_std."""
-    table = settings.sort_values("top1_mean", kind="stable")
-    return _dots(table, "top1_mean", "top1_std", "test accuracy (%)")
+    """Test accuracy of every row, the best at the top; columns name, ipc, epochs, top1_mean, top1_std.
 
-
-def _dots(table: pd.DataFrame, value: str, deviation: str, label: str) -> Figure:
-    """One row per setting, upwards, with bars of one standard deviation."""
-    names = [f"{row['name']}, IPC {row['ipc']}, {row['epochs']} epochs" for _, row in table.iterrows()]
-    names = readable(names, LONG)
+    The commonest IPC and number of epochs stand below the axis, others in the names.
+    """
+    names, common = _short_names(settings)
+    table = settings.assign(name=names).sort_values("top1_mean", kind="stable")
     figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + ROW * len(table)))
+    _dots(ax, table, "top1_mean", "top1_std")
+    ax.set(xlabel=f"test accuracy (%), {common}")
+    return figure
+
+
+def _short_names(table: pd.DataFrame) -> tuple[pd.Series, str]:
+    """Names with their IPC and epochs where these are not the commonest, and the commonest ones as a text."""
+    names, common = table["name"].copy(), []
+    for key, text in (("ipc", "IPC {}"), ("epochs", "{} epochs")):
+        usual = table[key].mode().iloc[0]
+        names += ["" if value == usual else f", {text.format(value)}" for value in table[key]]
+        common.append(text.format(usual))
+    unless = "" if names.equals(table["name"]) else " unless named"
+    return names, " and ".join(common) + unless
+
+
+def _dots(ax: Axes, table: pd.DataFrame, value: str, deviation: str) -> None:
+    """One row per name, upwards, with bars of one standard deviation."""
     spread = 100 * table[deviation].fillna(0)
     ax.errorbar(100 * table[value], range(len(table)), xerr=spread, fmt="o", capsize=2, markersize=4)
-    ax.set_yticks(range(len(table)), names)
-    ax.set(xlabel=label, ylim=(-0.8, len(table) - 0.2))
+    ax.set_yticks(range(len(table)), readable(table["name"], LONG))
+    ax.set_ylim(-0.8, len(table) - 0.2)
     ax.grid(axis="x", linewidth=0.4)
-    sns.despine(figure, left=True)
-    return figure
+    sns.despine(ax=ax, left=True)
 
 
 def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
@@ -228,15 +242,25 @@ def accuracy_by_epochs(settings: pd.DataFrame) -> Figure:
     return figure
 
 
-def compensation_dots(table: pd.DataFrame) -> Figure:
-    """The accuracy that compensation adds to the same picks, in points; table from `results.compensation`."""
-    table = table.sort_values("difference", kind="stable")
-    figure = _dots(table, "difference", "deviation", "compensated minus plain, test accuracy (points)")
-    figure.axes[0].axvline(0, color="0.4", linewidth=0.8)
+PANEL = 0.75  # inches: the height of a panel without its rows
+
+
+def compensation_dots(panels: Mapping[str, pd.DataFrame]) -> Figure:
+    """The accuracy that compensation adds to the same picks, in points; tables from `results.compensation` by title."""
+    names, common = _short_names(pd.concat(panels.values(), ignore_index=True))
+    lengths = [len(table) for table in panels.values()]
+    size = (WIDTH, sum(PANEL + ROW * length for length in lengths))
+    figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, squeeze=False, height_ratios=lengths)
+    starts = np.cumsum([0, *lengths])
+    for ax, start, (title, table) in zip(axes.flat, starts, panels.items(), strict=False):
+        table = table.assign(name=names.to_numpy()[start : start + len(table)])
+        _dots(ax, table.sort_values("difference", kind="stable"), "difference", "deviation")
+        ax.axvline(0, color="0.4", linewidth=0.8)
+        ax.set_title(title)
+    axes.flat[-1].set_xlabel(f"compensated minus plain, test accuracy (points), {common}")
     return figure
 
 
-PANEL = 0.75  # inches: the height of a panel without its rows
 OFFSET = 0.17  # of a row: the marks of the two runs are moved up and down by it
 Panel = tuple[str, pd.DataFrame, Callable[[Axes, pd.DataFrame], None]]  # title, rows, function that draws them
 
