@@ -271,5 +271,11 @@ def from_file(path: Path, recipe: TeacherRecipe, classes: list[str], image_size:
     if not checkpoints.is_ours(path):
         return checkpoints.load_foreign(path, recipe.network, len(classes), image_size, recipe.width, allow_pickle)
     ours = checkpoints.load(path)
+    if ours.network != recipe.network:
+        raise ValueError(
+            f"{path} is a {ours.network} and teacher_network = {recipe.network!r}: "
+            f"set teacher_network to {ours.network}, or give another teacher"
+        )
     checkpoints.check_classes(ours.classes, classes)
+    networks.check_takes(ours.model, image_size, len(classes), f"{path}, made for image_size {ours.image_size}")
     return ours.model

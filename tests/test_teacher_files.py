@@ -106,6 +106,20 @@ def test_a_teacher_of_other_classes_is_refused_before_the_run(tmp_path):
         check(tmp_path / "t.safetensors")
 
 
+def test_a_teacher_of_another_network_is_refused_before_the_run(tmp_path):
+    model = networks.create("conv4", 10, 16, width=8, seed=0)
+    checkpoints.save(model, tmp_path / "t.safetensors", network="conv4", classes=CLASSES, image_size=16)
+    with pytest.raises(ParameterError, match=r"t\.safetensors is a conv4 and teacher_network = 'conv3': set .* conv4"):
+        check(tmp_path / "t.safetensors")
+
+
+def test_a_teacher_of_another_size_is_refused_before_the_run(tmp_path):
+    model = networks.create("conv3", 10, 32, width=8, seed=0)
+    checkpoints.save(model, tmp_path / "t.safetensors", network="conv3", classes=CLASSES, image_size=32)
+    with pytest.raises(ParameterError, match=r"t\.safetensors, made for image_size 32: does not accept image_size 16"):
+        check(tmp_path / "t.safetensors")
+
+
 def test_a_pickle_that_may_run_code_is_left_to_the_stage(tmp_path):
     torch.save({"model": weights(), "args": print}, tmp_path / "old.pth")
     with pytest.raises(ParameterError, match="allow_pickle"):
