@@ -199,13 +199,15 @@ def condense(
     storage: Storage,
     compensator: Compensator | None = None,
     engine: Engine = LOCAL,
+    among: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Writes the condensed set of `picks` to `folder`, in the layout of `dc3.condensed.fill`; returns its provenance.
 
     Tiles RDED's crops; compensates other picks, or without a `compensator` files the originals at the stored size.
+    `among`: all picks of the set, where `picks` are some of them; then these images get the bytes they have in the set.
     """
     if "tile" in picks:
-        return tile(images, picks, folder, storage)
+        return tile(images, picks, folder, storage, among)
     if compensator is None:
         return copy(images, picks, folder, storage)
     return compensate(images, picks, folder, storage, compensator, engine)
@@ -279,8 +281,10 @@ def copy(images: ImageSet, picks: pd.DataFrame, folder: Path, storage: Storage) 
     return condensed.fill(folder, images, picks, storage, {"method": "copy"}, make, COPY_BATCH)
 
 
-def tile(images: ImageSet, picks: pd.DataFrame, folder: Path, storage: Storage) -> pd.DataFrame:
-    """Writes RDED's mosaics of crops to `folder`: `picks` of `rded.pick_crops`."""
+def tile(
+    images: ImageSet, picks: pd.DataFrame, folder: Path, storage: Storage, among: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Writes RDED's mosaics of crops to `folder`: `picks` of `rded.pick_crops`; `among` as in `condense`."""
     parts = {key: part.sort_values("tile") for key, part in picks.groupby(["label", "rank"])}
 
     def make(rows: pd.DataFrame) -> Iterator[condensed.Made]:
@@ -289,6 +293,7 @@ def tile(images: ImageSet, picks: pd.DataFrame, folder: Path, storage: Storage) 
             boxes = part[["index", "top", "left", "side", "picture"]].to_dict("list")
             yield condensed.Made(row.Index, mosaic(images, part, storage.size), {"tiles": boxes})
 
-    crops = sha256(pd.util.hash_pandas_object(picks, index=False).to_numpy()).hexdigest()
+    of_set = picks if among is None else among
+    crops = sha256(pd.util.hash_pandas_object(of_set, index=False).to_numpy()).hexdigest()
     stamp = {"method": RDED, "crops": crops}
     return condensed.fill(folder, images, picks[picks["tile"] == 0], storage, stamp, make, MOSAIC_BATCH)

@@ -3,14 +3,17 @@ import typing
 import numpy as np
 import pandas as pd
 import pytest
+from finished_runs import image_set, make_run, record
 
 from dc3 import condensed, strategies
 from dc3.compensation import condense
 from dc3.images.image_set import in_memory
 from dc3.models import networks
-from dc3.rded import Crops
+from dc3.rded import Crops, pick_crops
 from dc3.runs import parameters
 from dc3.runs.checks import check_inputs
+from dc3.runs.notebook_stage import Settings
+from dc3.runs.reproduction import reproduce
 from dc3.strategies import PickOptions, Pool
 
 
@@ -56,6 +59,20 @@ def test_an_rded_image_records_all_its_crops(images, teacher, tmp_path):
     provenance = condense(images, picks, tmp_path, condensed.Storage(16))
     assert len(provenance) == 6 and all(len(tiles["index"]) == 4 for tiles in provenance["tiles"])
     assert sorted(np.concatenate([tiles["index"] for tiles in provenance["tiles"]])) == sorted(picks["index"])
+
+
+def test_an_rded_image_alone_is_made_again_to_the_bytes_that_it_has_in_its_run(home, monkeypatch):
+    toys = image_set()
+    monkeypatch.setattr(Settings, "image_set", lambda settings, split: toys)
+    run = make_run("toy", until="04", method="rded")
+    picks = pick_crops(toys, networks.create("conv3", 3, 16, width=8).eval(), 2, 0, Crops(factor=2, num_crop=2, mipc=8))
+    (run / "03_sampling/compared").mkdir()
+    picks.to_parquet(run / "03_sampling/compared/rded.parquet")
+    made = condense(toys, picks, run / "04_compensation/condensed", condensed.Storage(16))
+    for stage in ("03_sampling", "04_compensation"):
+        record(run / stage)
+    again = reproduce("toy", int(made["index"].iloc[-1]))
+    assert again.again == again.on_disk and again.largest_difference == 0
 
 
 def test_mosaics_of_other_crops_are_made_again(images, teacher, tmp_path):

@@ -44,8 +44,8 @@ def reproduce(run: str, index: int) -> Reproduction:
     row = wanted.iloc[0]
     file = written(run, f"{STAGE}/condensed/{row['file']}")
     method = strategies.METHODS[params["method"]]
-    picks = pd.read_parquet(written(run, f"03_sampling/{method.picks_file}"))
-    picks = picks[(picks["label"] == row["label"]) & (picks["rank"] == row["rank"])]
+    of_set = pd.read_parquet(written(run, f"03_sampling/{method.picks_file}"))
+    picks = of_set[(of_set["label"] == row["label"]) & (of_set["rank"] == row["rank"])]
     compensator = Compensator.of(params, settings.seed, settings.device)
     with tempfile.TemporaryDirectory() as again:
         storage = condensed.Storage.of(params, settings.image_size, method.edits)
@@ -54,7 +54,7 @@ def reproduce(run: str, index: int) -> Reproduction:
             chosen = pd.read_parquet(written(run, f"{STAGE}/{gaps.CHOICES}"))
             table = gaps.fill_gaps(train, picks, Path(again), storage, compensator, chosen)
         else:
-            table = condense(train, picks, Path(again), storage, compensator)
+            table = condense(train, picks, Path(again), storage, compensator, among=of_set)
         difference = _largest_difference(file, Path(again) / row["file"])
     return Reproduction(file, row["sha256"], table["sha256"].iloc[0], difference)
 
