@@ -292,7 +292,7 @@ def train_student(
     continues from it: on a CPU to the same weights, on a GPU, whose kernels are not deterministic, to nearly the same.
     Give each training a path of its own: the file does not say which one it belongs to. Raises ValueError, before
     training, for a class without images, unequal images per class, and a teacher for images of another size or number
-    of classes.
+    of classes; FloatingPointError for a loss that is not finite.
     """
     if protocol.soft and teacher is None:
         raise ValueError("soft = True: needs a teacher; soft = False trains on hard labels")
@@ -399,7 +399,13 @@ class _Student:
             for batch in batches(torch.randperm(len(labels), generator=generator), self.protocol.batch_size):
                 images = self._augmented(source, batch, generator)
                 total += len(batch) * self._step(images, labels[batch.to(self.device)], generator)
-        return {"epoch": epoch + 1, "loss": total.item() / len(labels), "lr": lr}
+        loss = total.item() / len(labels)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"student_lr = {self.protocol.lr}: the loss of {self.protocol.network} is {loss} in epoch {epoch + 1}; "
+                "lower student_lr"
+            )
+        return {"epoch": epoch + 1, "loss": loss, "lr": lr}
 
     def _augmented(self, source: Stored, batch: Tensor, generator: torch.Generator) -> Tensor:
         protocol, found = self.protocol, []

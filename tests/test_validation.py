@@ -294,6 +294,12 @@ def test_a_batch_in_more_parts_than_it_has_images_has_a_loss():
     assert np.isfinite([row["loss"] for row in history]).all()
 
 
+def test_a_student_whose_loss_is_not_finite_is_no_result():
+    diverging = replace(PROTOCOL, lr=1e30)
+    with pytest.raises(FloatingPointError, match=r"student_lr = 1e\+30: the loss of conv3 is nan in epoch \d+; lower"):
+        train_student(image_set(10), Oracle(), TEST, diverging, seed=0)
+
+
 def test_the_teachers_view_of_sets_and_of_their_sources():
     sure = image_set(5)
     grey = replace(sure, pixels=np.full_like(sure.images(), 128))
