@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from dc3 import color
 from dc3.blending import blend
-from dc3.compensation import to_uint8
+from dc3.compensation import EditFailed, to_uint8
 from dc3.images import datasets
 from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine import devices, paths
@@ -54,7 +54,10 @@ def edit(tool: Editor, sources: np.ndarray, prompts: list[str], seed: int) -> np
         tool.edit(*(values[k : k + tool.settings.batch_size] for values in (sources, instructions, seeds)))
         for k in tqdm(parts, desc="edits")
     ]
-    return to_uint8(np.concatenate(edits))
+    found = np.concatenate(edits)
+    if broken := int((~np.isfinite(found).all(axis=(1, 2, 3))).sum()):
+        raise EditFailed(f"{broken} of {len(found)} edits are NaN, so no measure would be of the editor")
+    return to_uint8(found)
 
 
 def lab_shifts(edited: np.ndarray, sources: np.ndarray) -> np.ndarray:

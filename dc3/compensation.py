@@ -4,7 +4,7 @@ DC3, arXiv 2508.01139. All draws of an image (prompts, noise, blend) come from (
 that an image comes out the same alone, with others, or after a kill.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +37,12 @@ HISTORY_OF_SET, HISTORY_OF_DRAW = {"edit_candidates": 1}, {"candidate": CANDIDAT
 
 class EditFailed(RuntimeError):
     """Every attempt to edit an image failed; the message names it. The finished images stay."""
+
+    @classmethod
+    def of(cls, images: ImageSet, indices: Iterable[int], when: str) -> "EditFailed":
+        """The error for the images at `indices`."""
+        names = ", ".join(printable(images.source(int(index))) for index in indices)
+        return cls(f"the editor returned NaN or black {when} for {names}; all other images are kept")
 
 
 @dataclass(frozen=True)
@@ -251,10 +257,7 @@ class CompensateRows:
             rows = rows[[one is None for one in made]]
             if rows.empty:
                 return
-        names = ", ".join(printable(self.images.source(int(index))) for index in rows["index"])
-        raise EditFailed(
-            f"the editor returned NaN or black in {ATTEMPTS} attempts for {names}; all other images are kept"
-        )
+        raise EditFailed.of(self.images, rows["index"], f"in {ATTEMPTS} attempts")
 
     def _attempt(self, rows: pd.DataFrame, attempt: int) -> list[condensed.Made | None]:
         """The image of each row; None if its edit failed."""

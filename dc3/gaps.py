@@ -22,7 +22,7 @@ from torch import nn
 
 from dc3 import color, condensed
 from dc3.blending import is_left_right
-from dc3.compensation import Coloring, Compensator, failed, moved, to_uint8
+from dc3.compensation import Coloring, Compensator, EditFailed, failed, moved, to_uint8
 from dc3.condensed import Storage
 from dc3.images.decoding import resized
 from dc3.images.image_set import ImageSet, in_memory
@@ -203,18 +203,24 @@ class FillRows:
     stored_size: int
 
     def __call__(self, rows: pd.DataFrame) -> Iterator[condensed.Made]:
-        """Edits the sources whose choice is an edit."""
+        """Edits the sources whose choice is an edit. EditFailed after all other images if an edit failed."""
         sources = self.images.images(rows["index"].to_numpy(), self.compensator.editor.settings.size)
         chosen = self.choices.set_index("index").loc[rows["index"]]
         places = np.flatnonzero(chosen["prompt"] != "")
         prompts, seeds = (chosen[name].iloc[places].tolist() for name in ("prompt", "edit_seed"))
         edits = dict(zip(places, self.compensator.edits_under(sources, places, prompts, seeds), strict=True))
+        broken = [place for place, edit in edits.items() if failed(sources[place], edit[None]).any()]
         for place, (row, choice) in enumerate(zip(rows.index, chosen.itertuples(), strict=True)):
+            if place in broken:
+                continue
             image, draw = sources[place], {"prompts": [], "edit_seeds": [], "strength": float(choice.strength)}
             if place in edits:
                 image = to_uint8(moved(image, edits[place], choice.strength))
                 draw |= {"prompts": [choice.prompt], "edit_seeds": [int(choice.edit_seed)]}
             yield condensed.Made(row, resized(image, self.stored_size), draw)
+        if broken:
+            indices = rows["index"].iloc[broken]
+            raise EditFailed.of(self.images, indices, "now, though not when the colours were chosen,")
 
 
 def fill_gaps(

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from test_documentation import rows, section
 
+from dc3.compensation import EditFailed
 from dc3.machine import paths
 from dc3.machine.paths import REPOSITORY
 
@@ -38,6 +39,14 @@ def test_the_tokenizer_of_the_real_size_is_clips(benchmarks):
     tokenizer = clip_tokenizer()
     assert len(tokenizer) == VOCABULARY and tokenizer.model_max_length == 77
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+
+
+def test_edits_that_failed_are_not_measured(benchmarks):
+    from editor import edit
+
+    black = SimpleNamespace(settings=SimpleNamespace(batch_size=2), edit=lambda images, *_: images * np.float32("nan"))
+    with pytest.raises(EditFailed, match="3 of 3 edits are NaN"):
+        edit(black, np.ones((3, 8, 8, 3), np.uint8), ["sunny"] * 3, seed=0)
 
 
 @pytest.mark.slow

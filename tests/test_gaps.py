@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from skimage.color import rgb2lab
 
 from dc3 import color, condensed, gaps
-from dc3.compensation import Coloring, Compensator, compensate
+from dc3.compensation import Coloring, Compensator, EditFailed, compensate
 from dc3.condensed import Storage
 from dc3.gaps import Filling, choices, choose, class_colors, coverage, fill_gaps, similarity
 from dc3.images.image_set import in_memory
@@ -122,6 +122,22 @@ def test_one_image_alone_is_made_to_the_same_bytes_and_kept_choices_are_read(
     monkeypatch.setattr(gaps, "candidates", None)
     colors = class_colors(images, tmp_path)
     assert choices(images, PICKS, compensator, filling, colors, tmp_path / "keep").equals(chosen)
+
+
+def test_an_edit_that_failed_is_not_filed_and_the_other_images_are_kept(images, random_editor, tmp_path, monkeypatch):
+    edits_under = Compensator.edits_under
+
+    def second_fails(self, *arguments):
+        edits = edits_under(self, *arguments)
+        edits[1] = np.nan
+        return edits
+
+    monkeypatch.setattr(Compensator, "edits_under", second_fails)
+    chosen = PICKS.assign(prompt=["sunny", "rainy", "", "sepia"], strength=1.0, edit_seed=5)
+    with pytest.raises(EditFailed, match=rf"NaN or black .* {images.source(2)};"):
+        fill_gaps(images, PICKS, tmp_path, STORAGE, Compensator(COLORING, random_editor), chosen)
+    made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*.png")}
+    assert made == {"00000/00000.png", "00001/00000.png", "00001/00001.png"}
 
 
 def test_the_colours_of_classes_are_described_once_and_again_for_other_images(images, tmp_path, monkeypatch):
