@@ -16,6 +16,16 @@ def test_the_target_appears_whole_and_nothing_else_stays(tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_a_new_folder_is_on_the_disk_with_all_in_it(tmp_path, monkeypatch):
+    flushed = set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.add(os.fstat(descriptor).st_ino))
+    with files.new_folder(tmp_path / "set") as partial:
+        (partial / "cat").mkdir()
+        (partial / "cat" / "0.png").touch()
+    written = [tmp_path, tmp_path / "set", *(tmp_path / "set").rglob("*")]
+    assert len(written) == 4 and {path.stat().st_ino for path in written} <= flushed
+
+
 def test_an_error_leaves_the_old_content(tmp_path):
     target = tmp_path / "table.txt"
     target.write_text("old", encoding="utf-8")

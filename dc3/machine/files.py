@@ -60,7 +60,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        for entry in partial.rglob("*"):
+        for entry in (*partial.rglob("*"), partial):
             flush_to_disk(entry)
         partial.rename(path)
         flush_to_disk(path.parent)
