@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 
 from dc3.machine import files
 
@@ -38,9 +39,12 @@ def test_a_lock_that_another_process_holds_is_refused_until_that_process_is_kill
 
 
 def test_what_is_released_can_be_taken_again_and_what_is_not_held_is_left_alone(tmp_path):
+    lock = tmp_path / "deep" / "lock"
     for _ in range(2):
-        files.take_lock(tmp_path / "deep" / "lock", "busy")
-        files.release_lock(tmp_path / "deep" / "lock")
+        files.take_lock(lock, "busy")
+        files.release_lock(lock)
+        with FileLock(lock).acquire(timeout=0):  # as another process would
+            pass
     files.release_lock(tmp_path / "lock")
 
 
