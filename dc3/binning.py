@@ -17,7 +17,7 @@ from dc3.machine.progress import tqdm
 
 log = logging.getLogger(__name__)
 
-MAP_STEPS = 500  # of t-SNE
+MAP_COMPONENTS, MAP_PERPLEXITY, MAP_STEPS = 50, 30, 500  # of PCA, then of t-SNE
 
 PCASolver = Literal["auto", "full", "randomized"]
 KMeansKind = Literal["full", "minibatch"]
@@ -111,7 +111,7 @@ def map_bins(latents: Rows, table: pd.DataFrame, per_class: int, classes: int, *
     return pd.concat(maps)
 
 
-def embed_2d(latents: np.ndarray, *, seed: int, perplexity: float = 30, components: int = 50) -> np.ndarray:
+def embed_2d(latents: np.ndarray, *, seed: int) -> np.ndarray:
     """t-SNE of latents (n, d) after PCA, for figures: (n, 2) float32. The perplexity is bounded by (n - 1) / 3.
 
     It ends after MAP_STEPS steps, half of scikit-learn's usual number, from which maps hardly differ. It works on one
@@ -120,9 +120,9 @@ def embed_2d(latents: np.ndarray, *, seed: int, perplexity: float = 30, componen
     latents = _checked_latents(latents)
     if np.ptp(latents, axis=0).max() == 0:  # one image, or copies of one
         return np.zeros((len(latents), 2), np.float32)
-    pca = PCA(min(components, len(latents) - 1, latents.shape[1]), random_state=seed)
+    pca = PCA(min(MAP_COMPONENTS, len(latents) - 1, latents.shape[1]), random_state=seed)
     tsne = TSNE(
-        perplexity=min(perplexity, (len(latents) - 1) / 3),
+        perplexity=min(MAP_PERPLEXITY, (len(latents) - 1) / 3),
         init="pca" if pca.n_components >= 2 else "random",
         max_iter=MAP_STEPS,
         random_state=seed,

@@ -15,6 +15,7 @@ from dc3.models.editor import Editor
 BATCH = 10  # edits: strips are short, and the editor pads every batch
 BLENDS = ("gradient", "random", "grid", "fourfold_view")
 CROWD = 25  # images that represent a class
+PICKS = 5  # of a class, in every step
 
 
 class Strips(NamedTuple):
@@ -105,10 +106,9 @@ def class_steps(
     condensed: ImageSet,
     of_class: pd.DataFrame,
     bin_map: pd.DataFrame,
-    count: int = 5,
 ) -> Steps:
-    """The steps of the method for one class, its provenance `of_class`; shows the first `count` picks."""
-    some, label = of_class.head(count), int(of_class["label"].iloc[0])
+    """The steps of the method for one class, its provenance `of_class`; shows the first PICKS picks."""
+    some, label = of_class.head(PICKS), int(of_class["label"].iloc[0])
     edits, side = _pairs(compensator, train, some), compensator.editor.settings.size
     return Steps(
         crowd=train.images(train.class_indices(label)[:CROWD], side),

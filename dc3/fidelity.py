@@ -276,9 +276,7 @@ def distances(
     return pd.DataFrame(rows)
 
 
-def cached_embed(
-    images: ImageSet | np.ndarray, network: FeatureNetwork, folder: Path, batch_size: int = 128
-) -> Embedded:
+def cached_embed(images: ImageSet | np.ndarray, network: FeatureNetwork, folder: Path) -> Embedded:
     """`embed`, read from `folder` if the same images went through the same network before.
 
     Same: pixels (of an image set: its fingerprint), weights, kind of device, and the code that embeds. A file that
@@ -297,7 +295,7 @@ def cached_embed(
     }
     return kept(
         folder / f"{key_digest(key)}.npz",
-        lambda path: np.savez(path, **embed(images, network, batch_size)._asdict()),
+        lambda path: np.savez(path, **embed(images, network)._asdict()),
         _read_embedded,
     )
 

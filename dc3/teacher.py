@@ -51,7 +51,6 @@ class TeacherRecipe:
     lr: float | None = None  # peak; None: the network's teacher_lr
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
     jitter: float = 0.0  # strength of `augmentation.color_jitter`
     amp: bool | None = None
 
@@ -79,7 +78,6 @@ def train(
     evaluate_every: int | None = None,
     device: str | torch.device = "auto",
     checkpoint_path: Path | str | None = None,
-    checkpoint_every: int = 1,
     replace_checkpoint: bool = False,
 ) -> tuple[nn.Module, list[dict]]:
     """Trains a network by `recipe`; returns it in eval mode, with one output per class, and its history.
@@ -104,7 +102,7 @@ def train(
             row["test_accuracy"] = accuracy(run.model, *tested, amp=recipe.amp)
         run.history.append(row)
         bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['train_accuracy']:.3f}")
-        if checkpoint_path is not None and (last or (epoch + 1) % checkpoint_every == 0):
+        if checkpoint_path is not None:
             run.save(Path(checkpoint_path))
     return run.model.eval(), run.history
 
@@ -163,7 +161,7 @@ class _Run:
         labels = self.labels[batch.to(self.device)]
         with devices.autocast(self.device, self.recipe.amp):
             logits = self.model(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        loss = F.cross_entropy(logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

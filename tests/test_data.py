@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -214,11 +215,12 @@ def test_bad_parameters_are_refused(folder):
             datasets.load(**arguments)
 
 
-def test_cifar_without_data_names_the_parameter(tmp_path):
+def test_cifar_without_data_names_the_parameter(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="data_dir is not set"):
         datasets.load("cifar10", "train")
-    with pytest.raises(FileNotFoundError, match=r"data_dir = .*cifar-100-python\.tar\.gz"):
-        datasets.load("cifar100", "test", data_dir=tmp_path, download=False)
+    monkeypatch.setattr("torchvision.datasets.CIFAR100.download", Mock(side_effect=OSError("no network")))
+    with pytest.raises(FileNotFoundError, match=r"data_dir = .*\(no network\): put cifar-100-python\.tar\.gz there"):
+        datasets.load("cifar100", "test", data_dir=tmp_path)
 
 
 def test_check_ipc_names_the_smallest_class(folder):
@@ -253,9 +255,6 @@ def test_scenes_are_deterministic_and_a_prefix_of_more():
     many = datasets.load("scenes10", "train", images_per_class=7)
     np.testing.assert_array_equal(few.images(size=32), many.first_per_class(3).images(size=32))
     assert few.fingerprint() == datasets.load("scenes10", "train", images_per_class=3).fingerprint()
-    other = datasets.load("scenes10", "train", images_per_class=3, seed=1)
-    assert (other.images(size=32) != few.images(size=32)).any()
-    assert other.source(0) != few.source(0)
 
 
 @settings(deadline=None, max_examples=200)

@@ -75,11 +75,12 @@ def test_prompts_seeds_and_guidances_are_single_edits(images, compensator):
     assert (guided.rows["guidance 4"][0] == edit(compensator, source, "sunny", guidance_scale=4.0)).all()
 
 
-def test_the_steps_of_a_class_are_of_that_class(images, compensator, filed):
+def test_the_steps_of_a_class_are_of_that_class(images, compensator, filed, monkeypatch):
+    monkeypatch.setattr(edit_strips, "PICKS", 1)
     provenance, made = filed
     table = pd.DataFrame({"index": range(8), "label": images.labels, "bin": 0, "x": 0.0, "y": 0.0})
     of_class = provenance[provenance["label"] == 1]
-    steps = edit_strips.class_steps(compensator, images, made, of_class, table, count=1)
+    steps = edit_strips.class_steps(compensator, images, made, of_class, table)
     assert (steps.crowd == images.images([4, 5, 6, 7])).all() and steps.bin_map["index"].tolist() == [4, 5, 6, 7]
     assert steps.picked.tolist() == [5, 7] and (steps.picks == images.images([5])).all()
     assert (steps.condensed == made.images([2])).all() and steps.warm.shape == steps.cold.shape == (1, 32, 32, 3)

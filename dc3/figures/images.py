@@ -68,11 +68,10 @@ def class_samples(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
     return _row_figure([images[labels == label][:per_class] for label in shown], [classes[label] for label in shown])
 
 
-def _row_figure(rows: Sequence[np.ndarray], names: Sequence[str], title: str = "") -> Figure:
+def _row_figure(rows: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
     columns = max(len(row) for row in rows)
     figure, ax = plt.subplots(figsize=(WIDTH, min(WIDTH * 0.8 * len(rows) / columns + 0.3, 9)))
     show_rows(ax, rows, names)
-    ax.set_title(title)
     return figure
 
 

@@ -226,10 +226,10 @@ def loss_history(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["generator", "set", "seed", "step", "loss"]]
 
 
-def final_losses(history: pd.DataFrame, share: float = 0.25) -> pd.DataFrame:
-    """Mean loss of the first and last `share` of the steps: columns generator, set, first, last, change."""
+def final_losses(history: pd.DataFrame) -> pd.DataFrame:
+    """Mean loss of the first and last quarter of the steps: columns generator, set, first, last, change."""
     last_step = history.groupby("generator")["step"].transform("max")
-    edge = (share * last_step).clip(lower=1)
+    edge = (last_step / 4).clip(lower=1)
     keys = ["generator", "set"]
     first = history[history["step"] <= edge].groupby(keys, sort=False)["loss"].mean()
     last = history[history["step"] > last_step - edge].groupby(keys, sort=False)["loss"].mean()

@@ -19,8 +19,6 @@ class _Request:
     split: str
     data_dir: Place | None
     images_per_class: int
-    seed: int
-    download: bool
 
 
 def load(
@@ -29,8 +27,6 @@ def load(
     *,
     data_dir: str | Path | None = None,
     images_per_class: int = 0,
-    seed: int = 0,
-    download: bool = True,
     framing: str = "crop",
     resampling: str = "bilinear",
     exif_orientation: bool = True,
@@ -40,7 +36,6 @@ def load(
     framing and resampling: how they become squares (`framing.Frame`).
     data_dir: a folder, or for "imagefolder" also a URL that fsspec opens (s3://…, memory://…).
     images_per_class=k keeps the first k of each class (0: all; scenes10: 250 for training, 100 for testing).
-    seed changes the crops of scenes10 (the other sets draw nothing): keep it at 0 to compare runs on one set.
     Raises ValueError or FileNotFoundError naming the parameter, its value and what is expected.
     """
     if dataset not in DATASETS:
@@ -52,7 +47,7 @@ def load(
     Frame(1, framing, resampling)
     folder = None if data_dir in (None, "") else place(data_dir)
     with reaching(folder):
-        images = DATASETS[dataset](_Request(dataset, split, folder, images_per_class, seed, download))
+        images = DATASETS[dataset](_Request(dataset, split, folder, images_per_class))
     return replace(images, framing=framing, resampling=resampling, exif_orientation=exif_orientation)
 
 
@@ -102,9 +97,8 @@ def _load_imagefolder(request: _Request) -> ImageSet:
 
 def _load_scenes(request: _Request) -> ImageSet:
     count = request.images_per_class or scenes.DEFAULT_COUNTS[request.split]
-    pixels, labels = scenes.crops(request.split, count, request.seed)
-    prefix = "scenes10" if request.seed == 0 else f"scenes10-seed{request.seed}"
-    sources = [f"{prefix}/{request.split}/{name}/{index:05d}" for name in scenes.CLASSES for index in range(count)]
+    pixels, labels = scenes.crops(request.split, count)
+    sources = [f"scenes10/{request.split}/{name}/{index:05d}" for name in scenes.CLASSES for index in range(count)]
     return in_memory("scenes10", request.split, scenes.CLASSES, labels, pixels, sources)
 
 
@@ -121,7 +115,7 @@ def _load_cifar(request: _Request) -> ImageSet:
 
     make = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[request.dataset]
     try:
-        cifar = make(request.data_dir, train=request.split == "train", download=request.download)
+        cifar = make(request.data_dir, train=request.split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"data_dir = {str(request.data_dir)!r} has no {request.dataset}, and the download failed ({error}): "

@@ -151,15 +151,15 @@ class ImageSet:
         labels = self.labels[chosen]
         return replace(self, labels=labels, sources=sources, pixels=pixels, frames=frames, stored_bytes=stored)
 
-    def cached(self, limit_bytes: float = CACHE_BYTES) -> "ImageSet":
-        """The same set with its images in memory if they take at most `limit_bytes`, else the set itself.
+    def cached(self) -> "ImageSet":
+        """The same set with its images in memory if they take at most CACHE_BYTES, else the set itself.
 
         With a frame these are the framed images, else the originals.
         """
         if self.frame is not None:
-            fits = self.frames is None and len(self) * self.frame.size**2 * 3 <= limit_bytes
+            fits = self.frames is None and len(self) * self.frame.size**2 * 3 <= CACHE_BYTES
             return replace(self, frames=self.images()) if fits else self
-        if self.pixels is not None or 3 * self.own_sizes().prod(axis=1).sum() > limit_bytes:
+        if self.pixels is not None or 3 * self.own_sizes().prod(axis=1).sum() > CACHE_BYTES:
             return self
         originals = self.originals()
         same = len({image.shape for image in originals}) == 1

@@ -33,6 +33,7 @@ LICENCES = {  # class: (licence, whose), as scikit-image's skimage.data and scik
 TILE = 96
 SMALLEST_CROP = 32
 DEFAULT_COUNTS = {"train": 250, "test": 100}
+SEED = 0  # of the crops
 SPLIT_PARITY = {"train": 0, "test": 1}  # (row + column) % 2 of the split's tiles: the checkerboard
 
 
@@ -48,7 +49,7 @@ def photograph(name: str) -> Image.Image:
         return Image.open(stream).convert("RGB")
 
 
-def crop_box(width: int, height: int, class_number: int, split: str, index: int, seed: int = 0) -> tuple[int, ...]:
+def crop_box(width: int, height: int, class_number: int, split: str, index: int) -> tuple[int, ...]:
     """(left, top, right, bottom) of one example, a square of 32 to 96 px inside one whole tile of its split.
 
     A pure function of its arguments. Drawn from SeedSequence, whose output numpy promises not to change.
@@ -56,7 +57,7 @@ def crop_box(width: int, height: int, class_number: int, split: str, index: int,
     parity = SPLIT_PARITY[split]
     rows, columns = height // TILE, width // TILE
     tiles = [(row, column) for row in range(rows) for column in range(columns) if (row + column) % 2 == parity]
-    words = np.random.SeedSequence([seed, class_number, parity, index]).generate_state(4).tolist()
+    words = np.random.SeedSequence([SEED, class_number, parity, index]).generate_state(4).tolist()
     row, column = tiles[words[0] % len(tiles)]
     side = SMALLEST_CROP + words[1] % (TILE - SMALLEST_CROP + 1)
     left = column * TILE + words[2] % (TILE - side + 1)
@@ -64,13 +65,13 @@ def crop_box(width: int, height: int, class_number: int, split: str, index: int,
     return left, top, left + side, top + side
 
 
-def crops(split: str, per_class: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+def crops(split: str, per_class: int) -> tuple[list[np.ndarray], np.ndarray]:
     """The first `per_class` examples of every class, class by class: squares uint8 (S, S, 3) of 32 to 96 px; labels."""
     pixels = []
     for class_number, name in enumerate(CLASSES):
         photo = np.asarray(photograph(name))
         height, width = photo.shape[:2]
         for index in range(per_class):
-            left, top, right, bottom = crop_box(width, height, class_number, split, index, seed)
+            left, top, right, bottom = crop_box(width, height, class_number, split, index)
             pixels.append(photo[top:bottom, left:right].copy())
     return pixels, np.repeat(np.arange(len(CLASSES)), per_class)

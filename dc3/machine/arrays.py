@@ -103,10 +103,10 @@ def portable(array: T) -> T | OnDisk:
     return array
 
 
-def blocks(array: Rows, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-    """All rows in order, `size` at a time: (≤ size, columns)."""
-    for start in range(0, len(array), size):
-        yield read_rows(array, np.arange(start, min(start + size, len(array))))
+def blocks(array: Rows) -> Iterator[np.ndarray]:
+    """All rows in order, BLOCK_ROWS at a time: (≤ BLOCK_ROWS, columns)."""
+    for start in range(0, len(array), BLOCK_ROWS):
+        yield read_rows(array, np.arange(start, min(start + BLOCK_ROWS, len(array))))
 
 
 def is_finite(array: Rows) -> bool:

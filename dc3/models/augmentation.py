@@ -17,6 +17,7 @@ from dc3.machine.devices import as_tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+ASPECT_RATIOS = (3 / 4, 4 / 3)  # width to height of crops, the narrowest and the widest
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
@@ -103,14 +104,7 @@ def resizing_weights(start: Tensor, length: Tensor, size: int, side: int) -> Ten
     return weights / weights.sum(2, keepdim=True)
 
 
-def crop_boxes(
-    n: int,
-    height: int,
-    width: int,
-    generator: torch.Generator,
-    scale: tuple[float, float],
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Tensor:
+def crop_boxes(n: int, height: int, width: int, generator: torch.Generator, scale: tuple[float, float]) -> Tensor:
     """(n, 4) int64 boxes (top, left, height, width) as torchvision's RandomResizedCrop draws them.
 
     Area uniform in scale, log aspect ratio uniform; the first of ten tries that lies inside the image, else the
@@ -122,30 +116,31 @@ def crop_boxes(
     uniform = torch.rand((2, 10, n), generator=generator, dtype=torch.float64, device=generator.device)
     corner = torch.rand((2, n), generator=generator, dtype=torch.float64, device=generator.device)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0])
-    low, high = np.log(ratio)
+    low, high = np.log(ASPECT_RATIOS)
     aspect = torch.exp(low + (high - low) * uniform[1])
     w, h = torch.sqrt(area * aspect).round().long(), torch.sqrt(area / aspect).round().long()
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = fits.int().argmax(0, keepdim=True)  # 0 where no try fits, replaced next
     h, w = h.gather(0, first)[0], w.gather(0, first)[0]
     none = ~fits.any(0)
-    h[none], w[none] = _central_box(height, width, ratio)
+    h[none], w[none] = _central_box(height, width)
     top, left = (corner[0] * (height - h + 1)).long(), (corner[1] * (width - w + 1)).long()
     top[none], left[none] = (height - h[none]) // 2, (width - w[none]) // 2
     return torch.stack([top, left, h, w], dim=1)
 
 
-def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    if width / height < ratio[0]:
-        return round(width / ratio[0]), width
-    if width / height > ratio[1]:
-        return height, round(height * ratio[1])
+def _central_box(height: int, width: int) -> tuple[int, int]:
+    narrowest, widest = ASPECT_RATIOS
+    if width / height < narrowest:
+        return round(width / narrowest), width
+    if width / height > widest:
+        return height, round(height * widest)
     return height, width
 
 
-def random_flip(images: Tensor, generator: torch.Generator, probability: float = 0.5) -> Tensor:
-    """Mirrors each image left to right with the given probability."""
-    flip = torch.rand(len(images), generator=generator, device=generator.device) < probability
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirrors each image left to right half the time."""
+    flip = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
     return torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
@@ -186,15 +181,13 @@ def shuffled_pixels(n: int, side: int, factor: int, generator: torch.Generator) 
     return rank[:, patch_of_pixel].argsort(dim=1, stable=True)
 
 
-def pad_crop_flip(images: Tensor, generator: torch.Generator, padding: int | None = None) -> Tensor:
-    """Random crop of the image padded by `padding` px (default: 4 at 32 px, in proportion), mirrored half the time.
+def pad_crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crop of a square image padded by 4 px at 32 px, else in proportion, and mirrored half the time.
 
-    Padding reflects the image at its border. ValueError for a padding that is negative or not below the side.
+    Padding reflects the image at its border.
     """
     n, _, height, width = images.shape
-    padding = 4 * height // 32 if padding is None else padding
-    if not 0 <= padding < min(height, width):
-        raise ValueError(f"padding = {padding}: expected 0 to {min(height, width) - 1} px at this image size")
+    padding = 4 * height // 32
     shift = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator, device=generator.device)
     rows = _reflect(torch.arange(height, device=shift.device) + shift[0], height)
     columns = _reflect(torch.arange(width, device=shift.device) + shift[1], width)
