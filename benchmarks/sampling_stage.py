@@ -11,8 +11,10 @@ Prints the table as markdown. Every step runs once, on the wall clock: use an id
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 from unittest.mock import patch
 
@@ -106,9 +108,11 @@ def main(
     files = datasets.load("imagefolder", "train", data_dir=folder, images_per_class=images_per_class).at(IMAGE_SIZE)
     images = watch.timed("decode", files.cached)()
     model = obtain_teacher(teacher, len(images.classes))
-    logit_grad, embedding = watch.timed("forward", gradients.gradient_factors)(model, images.batches(), images.labels)
-    pool = strategies.Pool(images.labels, pixel_bins(images), logit_grad, embedding)
-    steps = {strategy: strategy_seconds(strategy, pool) for strategy in STRATEGIES}
+    with tempfile.TemporaryDirectory() as scratch:
+        arrays = Path(scratch, "logit_grad.npy"), Path(scratch, "embedding.npy")
+        logit_grad, embedding = watch.timed("forward", gradients.to_disk)(*arrays, model, images, images.labels)
+        pool = strategies.Pool(images.labels, pixel_bins(images), logit_grad, embedding)
+        steps = {strategy: strategy_seconds(strategy, pool) for strategy in STRATEGIES}
 
     counts, rates = images.counts(), {step: len(images) / seconds for step, seconds in watch.seconds.items()}
     print(f"{len(images):,} images of {IMAGE_SIZE} px, {counts.min():,} to {counts.max():,} a class, IPC {IPC}", end="")

@@ -15,7 +15,6 @@ from dc3.machine.arrays import RowFile
 from dc3.machine.devices import Array, accumulator, as_tensor, autocast
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks
 from dc3.machine.files import replacing
-from dc3.machine.progress import tqdm
 from dc3.models.augmentation import normalise
 from dc3.models.networks import last_linear
 
@@ -51,37 +50,6 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def gradient_factors(
-    model: nn.Module,
-    images: Array | Iterable[Array],
-    labels: Sequence[int] | Array,
-    loss: str = "softmax_ce",
-    batch_size: int = 256,
-    amp: bool | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The two factors of DC3's last-layer gradient embedding concat(g, g ⊗ h), without forming it and without autograd.
-
-    model: any classifier whose logits are the output of its last linear layer; it runs in eval mode (channels_last on
-    a GPU), in the precision of `devices.autocast` for `amp`, and gets its old modes back.
-    images: one array, cut into batches of `batch_size`, or an iterable of batches, held one at a time; arrays are uint8
-    (n, H, W, 3), which are ImageNet-normalised here, or float (n, 3, H, W), already normalised.
-    labels: (n,) integers.
-    Returns g = ∂loss/∂logits (n, C) and h = the last layer's input (n, d), float32.
-    Raises ValueError for labels outside the model's classes, another number of images, and non-finite outputs.
-    """
-    layer = last_linear(model)
-    logit_grad = np.empty((len(labels), layer.out_features), np.float32)
-    embedding = np.empty((len(labels), layer.in_features), np.float32)
-    start = 0
-    with tqdm(total=len(labels), desc="gradients", unit="images") as bar:
-        for gradient, features in factor_batches(model, images, labels, loss, batch_size, amp=amp):
-            logit_grad[start : start + len(gradient)] = gradient
-            embedding[start : start + len(gradient)] = features
-            start += len(gradient)
-            bar.update(len(gradient))
-    return logit_grad, embedding
-
-
 def factor_batches(
     model: nn.Module,
     images: Array | Iterable[Array],
@@ -91,9 +59,15 @@ def factor_batches(
     first: int = 0,
     amp: bool | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The two factors, float32 (b, C) and (b, d), batch by batch; arguments and errors of `gradient_factors`.
+    """The two factors of DC3's last-layer gradient embedding concat(g, g ⊗ h), without forming it and without autograd.
 
-    first: the position of the first image in a larger set, for messages.
+    model: any classifier whose logits are the output of its last linear layer; it runs in eval mode (channels_last on
+    a GPU), in the precision of `devices.autocast` for `amp`, and gets its old modes back.
+    images: one array, cut into batches of `batch_size`, or an iterable of batches, held one at a time; arrays are uint8
+    (n, H, W, 3), which are ImageNet-normalised here, or float (n, 3, H, W), already normalised.
+    labels: (n,) integers. first: the position of the first image in a larger set, for messages.
+    Yields for each batch g = ∂loss/∂logits (b, C) and h = the last layer's input (b, d), float32.
+    Raises ValueError for labels outside the model's classes, another number of images, and non-finite outputs.
     """
     layer = last_linear(model)
     labels = class_numbers(
@@ -191,11 +165,11 @@ def to_disk(
     engine: Engine = LOCAL,
     amp: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`gradient_factors` written to two .npy files, which appear when complete; returns them memory-mapped.
+    """Writes the factors of `factor_batches` to two .npy files, which appear when complete; returns them mapped.
 
     One batch is held at a time. float32 (n, C) and (n, d): for ImageNet-1K and a ResNet-18 5.1 and 2.6 GB.
     engine: local, or Ray's actors, with the same bytes at the same batch size. amp: as in `devices.autocast`.
-    Raises as `gradient_factors`, and OSError for a full disk, before it computes anything.
+    Raises as `factor_batches`, and OSError for a full disk, before it computes anything.
     """
     layer = last_linear(model)
     labels = class_numbers(labels, count=len(images), classes=layer.out_features)

@@ -80,8 +80,8 @@ class PickOptions:
 class Pool:
     """The images to pick from, with their data; a strategy needs only some of it.
 
-    labels, bins (n,) integers; logit_grad (n, C), embedding (n, d) of `gradients.gradient_factors`: arrays or memory
-    maps, read to `device` one class at a time. among (n,) bool: the images that may be picked, such as `surest`; None:
+    labels, bins (n,) integers; logit_grad (n, C), embedding (n, d) of `gradients.to_disk`: arrays or memory maps,
+    read to `device` one class at a time. among (n,) bool: the images that may be picked, such as `surest`; None:
     all. RDED needs the teacher and images framed at its size, and ignores `among`.
     """
 

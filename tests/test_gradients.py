@@ -17,6 +17,11 @@ def teacher():
     return networks.create("conv3", 5, 16, width=8, seed=0).eval()
 
 
+def factors(*arguments, **options):
+    """The factors of all batches."""
+    return tuple(map(np.concatenate, zip(*gradients.factor_batches(*arguments, **options), strict=True)))
+
+
 LABELS = np.arange(11) % 5
 
 
@@ -33,7 +38,7 @@ def images(pixels):
 def test_the_files_have_the_bytes_of_the_factors_in_memory(teacher, images, tmp_path):
     paths = tmp_path / "logit_grad.npy", tmp_path / "embedding.npy"
     mapped = gradients.to_disk(*paths, teacher, images, LABELS, batch_size=4)
-    held = gradients.gradient_factors(teacher, images.batches(4), LABELS)
+    held = factors(teacher, images.pixels, LABELS, batch_size=4)
     for path, on_disk, array in zip(paths, mapped, held, strict=True):
         np.save(tmp_path / "expected.npy", array)
         assert path.read_bytes() == (tmp_path / "expected.npy").read_bytes()
@@ -44,10 +49,10 @@ def test_amp_sets_the_precision_of_the_files(teacher, images, tmp_path):
     paths = tmp_path / "logit_grad.npy", tmp_path / "embedding.npy"
     for amp in (False, True):
         mapped = gradients.to_disk(*paths, teacher, images, LABELS, batch_size=11, amp=amp)
-        held = gradients.gradient_factors(teacher, images.pixels, LABELS, amp=amp)
+        held = factors(teacher, images.pixels, LABELS, amp=amp)
         for on_disk, array in zip(mapped, held, strict=True):
             assert (on_disk == array).all()
-    assert (mapped[1] != gradients.gradient_factors(teacher, images.pixels, LABELS)[1]).any()
+    assert (mapped[1] != factors(teacher, images.pixels, LABELS)[1]).any()
 
 
 def test_too_few_images_leave_no_file(teacher, images, tmp_path):
@@ -70,7 +75,7 @@ def test_a_full_disk_raises_before_the_first_batch(teacher, images, tmp_path, mo
 
 def test_class_losses_are_the_teachers_losses_on_the_images(teacher, pixels, monkeypatch):
     monkeypatch.setattr(gradients, "ROWS", 4)
-    _, embedding = gradients.gradient_factors(teacher, pixels, LABELS)
+    _, embedding = factors(teacher, pixels, LABELS)
     losses = gradients.class_losses(teacher, embedding, LABELS)
     logits = predict(teacher, pixels, amp=False).double()
     expected = F.cross_entropy(logits, torch.from_numpy(LABELS), reduction="none").numpy()

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_gradients import factors
 from torch import nn
 
 from dc3 import submodlib_picks
-from dc3.gradients import gradient_factors, logit_gradient
+from dc3.gradients import logit_gradient
 from dc3.sampling import (
     LOG_DETERMINANT_RIDGE,
     allocate_budget,
@@ -240,7 +241,7 @@ def test_confident_predictions_keep_the_direction_of_their_gradient(loss):
 def test_factors_are_the_last_layers_input_and_gradient(loss):
     torch.manual_seed(0)
     model, (images, labels) = SmallNet().eval(), images_and_labels()
-    g, h = gradient_factors(model, images, labels, loss=loss, batch_size=8)
+    g, h = factors(model, images, labels, loss=loss, batch_size=8)
     features = model.features(torch.from_numpy(images))
     expected = autograd_logit_gradient(model.head(features), torch.from_numpy(labels), loss)
     assert g.dtype == h.dtype == np.float32
@@ -253,7 +254,7 @@ def test_factors_of_torchvision_networks(name):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None, num_classes=5).eval()
     images, labels = images_and_labels(3, classes=5, size=64)
-    g, h = gradient_factors(model, images, labels, loss="ce")
+    g, h = factors(model, images, labels, loss="ce")
     logits = model(torch.from_numpy(images)).detach()
     expected = logits.softmax(1) - F.one_hot(torch.from_numpy(labels), 5)
     assert np.abs(g - expected.numpy()).max() < 1e-5
@@ -262,7 +263,7 @@ def test_factors_of_torchvision_networks(name):
 
 def test_images_may_be_an_array_a_tensor_or_a_stream_of_batches():
     model, (images, labels) = SmallNet(), images_and_labels()
-    whole = gradient_factors(model, images, labels, batch_size=5)
+    whole = factors(model, images, labels, batch_size=5)
     held = []
 
     def stream():
@@ -271,7 +272,7 @@ def test_images_may_be_an_array_a_tensor_or_a_stream_of_batches():
             yield torch.from_numpy(images[start : start + 5])
 
     for given_images in (torch.from_numpy(images), stream()):
-        for factor, expected in zip(gradient_factors(model, given_images, labels, batch_size=5), whole, strict=True):
+        for factor, expected in zip(factors(model, given_images, labels, batch_size=5), whole, strict=True):
             assert np.array_equal(factor, expected)
     assert held == [0, 5, 10, 15, 20]
 
@@ -281,9 +282,7 @@ def test_uint8_images_are_normalised():
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     normalised = ((images / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
-    for factor, expected in zip(
-        gradient_factors(model, images, labels), gradient_factors(model, normalised, labels), strict=True
-    ):
+    for factor, expected in zip(factors(model, images, labels), factors(model, normalised, labels), strict=True):
         assert np.abs(factor - expected).max() < 1e-6
 
 
@@ -291,9 +290,9 @@ def test_the_model_is_put_back_as_it_was():
     model, (images, labels) = SmallNet().train(), images_and_labels()
     model.body.eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    gradient_factors(model, images, labels)
+    factors(model, images, labels)
     with pytest.raises(ValueError, match="images"):
-        gradient_factors(model, images[:4], labels)
+        factors(model, images[:4], labels)
     assert model.training and model.head.training and not model.body.training
     assert not model.head._forward_hooks
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -302,8 +301,8 @@ def test_the_model_is_put_back_as_it_was():
 
 def test_amp_sets_the_precision_of_the_factors():
     model, (images, labels) = SmallNet(), images_and_labels()
-    exact, half = (gradient_factors(model, images, labels, amp=amp)[1] for amp in (False, True))
-    assert np.array_equal(exact, gradient_factors(model, images, labels)[1]), "on a CPU"
+    exact, half = (factors(model, images, labels, amp=amp)[1] for amp in (False, True))
+    assert np.array_equal(exact, factors(model, images, labels)[1]), "on a CPU"
     assert 0 < np.abs(exact - half).max() < 0.05 * np.abs(exact).max()
 
 
@@ -327,7 +326,7 @@ def test_amp_sets_the_precision_of_the_factors():
 def test_bad_input_of_the_factors_is_refused(change, named):
     arguments = {"model": SmallNet(), "images": np.zeros((3, 3, 12, 12), np.float32), "labels": [0, 1, 2], **change}
     with pytest.raises(ValueError, match=named):
-        gradient_factors(**arguments)
+        factors(**arguments)
 
 
 # --- the greedy

@@ -116,11 +116,6 @@ class ImageSet:
             raise ValueError(f"{self.name}/{self.split}: its images have no common size; give it one with at(size)")
         return self.side
 
-    def batches(self, batch_size: int = 256) -> Iterator[np.ndarray]:
-        """All images in order, uint8 (≤ batch_size, S, S, 3) at a time."""
-        for start in range(0, len(self), batch_size):
-            yield image_slice(self, start, start + batch_size)
-
     def source(self, index: int) -> str:
         """Where image `index` comes from."""
         return self.sources[index]
