@@ -73,7 +73,7 @@ class Protocol:
     batch_rule: str = "rded"  # one of BATCH_RULES
     accumulate: int = 1  # parts into which a batch is cut, where memory is small; their gradients are added up
     weight_decay: float = 0.01
-    width: int = 128  # of conv3 … conv6
+    width: int = networks.WIDTH  # of conv3 … conv6
     evaluate_every: int | None = None  # epochs; None: a tenth of them; 0: only after the last
     amp: bool | None = None  # bfloat16; None: on a GPU
     compile: bool = False

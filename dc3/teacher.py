@@ -46,7 +46,7 @@ class TeacherRecipe:
     network: str
     epochs: int
     seed: int
-    width: int = 128  # of conv3 … conv6
+    width: int = networks.WIDTH  # of conv3 … conv6
     batch_size: int = 128
     lr: float | None = None  # peak; None: the network's teacher_lr
     momentum: float = 0.9

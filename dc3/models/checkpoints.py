@@ -56,9 +56,11 @@ def load(path: Path | str, device: str | torch.device = "cpu") -> Teacher:
     if written is None:
         raise ValueError(f"{path} is not a teacher saved by dc3: use load_foreign")
     about = _about(written, path)
-    width, layout = about.pop("width", None) or 128, about.pop("layout", networks.OURS)  # older files have no layout
+    width, layout = about.pop("width", None), about.pop("layout", networks.OURS)  # older files have none
     try:
-        model = networks.create(about["network"], len(about["classes"]), about["image_size"], width, layout=layout)
+        model = networks.create(
+            about["network"], len(about["classes"]), about["image_size"], width or networks.WIDTH, layout=layout
+        )
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is a damaged teacher: {first_line(error)}") from error
     _fill(model, safetensors.torch.load_file(path), path)
@@ -93,7 +95,12 @@ def _about(written: str, path: Path) -> dict[str, Any]:
 
 
 def load_foreign(
-    path: Path | str, network: str, num_classes: int, image_size: int, width: int = 128, allow_pickle: bool = False
+    path: Path | str,
+    network: str,
+    num_classes: int,
+    image_size: int,
+    width: int = networks.WIDTH,
+    allow_pickle: bool = False,
 ) -> nn.Module:
     """Reads a checkpoint made elsewhere (RDED's observers, plain or wrapped state dicts, safetensors), in eval mode.
 

@@ -16,6 +16,7 @@ from torch import nn
 if TYPE_CHECKING:
     from torchvision.models import VGG, AlexNet
 
+WIDTH = 128  # channels of conv3 … conv6, where none are given: the published number
 OURS, TORCHVISION = "dc3", "torchvision"  # layouts: stems for small images, or as torchvision's weights need
 
 
@@ -25,7 +26,7 @@ class ConvNet(nn.Sequential):
     A block is 3×3 convolution, batch norm, ReLU, 2×2 average pool. Takes (n, 3, S, S) with S ≥ 2^D, gives (n, classes).
     """
 
-    def __init__(self, depth: int, num_classes: int, image_size: int, width: int = 128):
+    def __init__(self, depth: int, num_classes: int, image_size: int, width: int = WIDTH):
         side = image_size // 2**depth
         if side == 0:
             fits = ", ".join(f"conv{d}" for d in range(3, 7) if image_size >= 2**d) or "another network"
@@ -189,7 +190,7 @@ def create(
     name: str,
     num_classes: int,
     image_size: int,
-    width: int = 128,
+    width: int = WIDTH,
     weights: str | None = None,
     *,
     seed: int = 0,
@@ -223,7 +224,7 @@ def _builder(name: str, network: Network, layout: str) -> Callable[[int, int, in
     return _torchvision(name)
 
 
-def check_size(name: str, image_size: int, width: int = 128) -> None:
+def check_size(name: str, image_size: int, width: int = WIDTH) -> None:
     """ValueError unless the network takes images of that size. Uses torch's meta device: shapes only."""
     what, network = f"network = {name!r}", find(name)
     with torch.device("meta"), _size_errors(what, image_size):
