@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -144,10 +144,9 @@ def _check_options(components: int, bins: int, pca: str, kmeans: str) -> None:
     for name, value in (("components", components), ("bins", bins)):
         if value < 1:
             raise ValueError(f"{name} = {value}: at least 1")
-    if pca not in ("auto", "full", "randomized"):
-        raise ValueError(f"pca = {pca!r}: choose auto, full or randomized")
-    if kmeans not in ("full", "minibatch"):
-        raise ValueError(f"kmeans = {kmeans!r}: choose full or minibatch")
+    for name, given, allowed in (("pca", pca, get_args(PCASolver)), ("kmeans", kmeans, get_args(KMeansKind))):
+        if given not in allowed:
+            raise ValueError(f"{name} = {given!r}: choose one of {', '.join(allowed)}")
 
 
 def _copies(latents: np.ndarray) -> np.ndarray:
