@@ -80,7 +80,7 @@ def blends(compensator: Compensator, name: str, source: np.ndarray, index: int) 
 
 def prompts(compensator: Compensator, sources: Mapping[str, np.ndarray]) -> Strips:
     """One row per source, uint8 (S, S, 3) by name; one column per prompt; all with the same noise."""
-    editor, pool = _small_batches(compensator), _all_prompts(compensator)
+    editor, pool = _small_batches(compensator), compensator.coloring.prompts
     return Strips({name: _edits(compensator, editor, source, pool) for name, source in sources.items()}, pool)
 
 
@@ -93,7 +93,7 @@ def seeds(compensator: Compensator, source: np.ndarray, some_prompts: Sequence[s
 
 def guidances(compensator: Compensator, source: np.ndarray, scales: Sequence[float]) -> Strips:
     """One row per guidance scale and one column per prompt, for one uint8 (S, S, 3)."""
-    editor, pool = _small_batches(compensator), _all_prompts(compensator)
+    editor, pool = _small_batches(compensator), compensator.coloring.prompts
     rows = {
         f"guidance {scale:g}": _edits(compensator, editor.using(guidance_scale=scale), source, pool) for scale in scales
     }
@@ -131,10 +131,6 @@ def _pairs(compensator: Compensator, train: ImageSet, provenance: pd.DataFrame) 
 
 def _small_batches(compensator: Compensator) -> Editor:
     return compensator.editor.using(batch_size=BATCH)
-
-
-def _all_prompts(compensator: Compensator) -> list[str]:
-    return [*compensator.coloring.warm_prompts, *compensator.coloring.cold_prompts]
 
 
 def _edits(

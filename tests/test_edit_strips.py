@@ -75,6 +75,13 @@ def test_prompts_seeds_and_guidances_are_single_edits(images, compensator):
     assert (guided.rows["guidance 4"][0] == edit(compensator, source, "sunny", guidance_scale=4.0)).all()
 
 
+def test_a_prompt_that_is_given_twice_has_one_column(images, compensator):
+    twice = replace(compensator, coloring=replace(COLORING, warm_prompts=["sunny", "sepia", "sunny"]))
+    source = images.images([1])[0]
+    for strip in (edit_strips.prompts(twice, {"a": source}), edit_strips.guidances(twice, source, [4.0])):
+        assert strip.headings == ["sunny", "sepia", "rainy"]
+
+
 def test_the_steps_of_a_class_are_of_that_class(images, compensator, filed, monkeypatch):
     monkeypatch.setattr(edit_strips, "PICKS", 1)
     provenance, made = filed
