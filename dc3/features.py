@@ -18,7 +18,7 @@ from dc3.images.image_set import ImageSet, in_memory
 from dc3.machine.arrays import RowFile
 from dc3.machine.devices import autocast
 from dc3.machine.engine import LOCAL, Columns, Engine, chunks
-from dc3.machine.files import replacing
+from dc3.machine.files import first_line, replacing
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -54,9 +54,9 @@ def load_vae(path_or_id: str | Path, revision: str | None = None, device: torch.
             )
             return vae.eval().requires_grad_(False).to(device)
         except (OSError, ValueError) as error:
-            unreachable = isinstance(error.__context__, LocalEntryNotFoundError)  # half a minute of retries: not twice
-            offline = offline or unreachable
-            reason = reason or str(error.__context__ if unreachable else error).splitlines()[0]
+            told = error.__context__ if isinstance(error.__context__, LocalEntryNotFoundError) else error
+            offline = offline or told is not error  # the hub is out of reach: half a minute of retries, not twice
+            reason = reason or first_line(told)
     raise FileNotFoundError(f"vae = {name!r}: cannot be loaded ({reason}); {VAE_EXPECTED}")
 
 

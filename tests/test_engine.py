@@ -107,6 +107,10 @@ def test_more_actors_than_the_cluster_has_room_for_are_refused():
         Engine("ray", gpus=0.5).check_room(nodes, threads=2, wanted=5)
 
 
+def test_a_failure_of_ray_without_a_message_is_told_by_its_kind():
+    assert str(engine._own_error(TimeoutError())).startswith("Ray gave up (TimeoutError: TimeoutError)")
+
+
 @pytest.mark.parametrize(
     ("gpus", "share", "room"),
     [(1, 0.2, 5), (8, 0.2, 40), (1, 0.4, 2), (8, 0.4, 16), (8, 0.1, 80), (2, 0.5, 4), (8, 1, 8), (8, 2, 4), (3, 2, 1)],

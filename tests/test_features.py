@@ -2,6 +2,7 @@
 
 import errno
 import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -63,6 +64,12 @@ def test_missing_vae_names_the_parameter(tmp_path, monkeypatch):
     for name in (tmp_path / "nowhere", tmp_path, "no/such-model"):
         with pytest.raises(FileNotFoundError, match=r"vae = .*expected a folder in diffusers format"):
             features.load_vae(name)
+
+
+def test_a_vae_that_cannot_be_read_is_named_where_its_error_says_nothing(vae_folder, monkeypatch):
+    monkeypatch.setattr(AutoencoderKL, "from_pretrained", Mock(side_effect=OSError))
+    with pytest.raises(FileNotFoundError, match=r"cannot be loaded \(OSError\)"):
+        features.load_vae(vae_folder)
 
 
 def test_amp_sets_the_precision_of_the_latents(vae, images, tmp_path):

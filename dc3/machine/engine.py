@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dc3.machine import progress
+from dc3.machine.files import first_line
 from dc3.machine.temporary import short_base
 
 Columns = dict[str, Any]  # name → one value per row: an array (b, …), or a list of text
@@ -219,6 +220,6 @@ def _own_error(error: BaseException) -> BaseException:
     if isinstance(cause, Exception) and type(cause).__module__.split(".")[0] != "ray":
         return cause
     return EngineFailed(
-        f"Ray gave up ({type(error).__name__}: {str(error).strip().splitlines()[0]}). A process that keeps dying "
+        f"Ray gave up ({type(error).__name__}: {first_line(error)}). A process that keeps dying "
         "usually lacks memory: set fewer ray_actors or smaller batches, then run again"
     )

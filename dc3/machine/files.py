@@ -217,6 +217,6 @@ def is_utf8(name: str) -> bool:
     return printable(name) == name
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message; the error's class when it has none."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
