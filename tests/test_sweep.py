@@ -17,7 +17,8 @@ VALIDATION = [
     PARAMETERS
     + "student_epochs: PositiveInt = 2  # epochs; 13 raises\n"
     + "student_seeds: SeedList = [0, 1]  # one student a seed\n"
-    + 'teacher: str = "train"  # train, or a file',
+    + 'teacher: str = "train"  # train, or a file\n'
+    + 'engine: str = "local"  # where batches run',
     'stage = runs.begin("05_validation", globals())\n'
     'count = len(stage.input("00_count/numbers.txt").read_text().split(","))\n'
     "if student_epochs == 13:\n"
@@ -131,6 +132,13 @@ def test_results_of_other_parameters_than_the_files_are_left_out(finished):
     with finished.entered():
         assert len(sweep.results(finished.root / "pair_sweep.yaml")) == 8
         assert len(sweep.results(edited)) == 0, "runs of these names are there, but of n = 4"
+
+
+def test_results_are_those_of_the_runs_whatever_the_engine(finished):
+    (finished.root / "elsewhere").mkdir()
+    edited = finished.write("elsewhere/pair_sweep", PAIR.replace("n: 4", "n: 4, engine: ray"))
+    with finished.entered():
+        assert len(sweep.results(edited)) == 8
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from dc3.runs.parameters import (
     all_declared,
     as_declared,
     check,
+    decisive,
     notebook_names,
     read_file,
 )
@@ -267,7 +268,7 @@ def _finished(run: str, params: Values) -> Values | None:
     """
     manifests = {name: read_manifest(run, name) for name in notebook_names() if name <= VALIDATION}
     done = all(
-        manifest and all(params.get(key, value) == value for key, value in manifest["params"].items())
+        manifest and all(params.get(key, value) == value for key, value in decisive(manifest["params"]).items())
         for manifest in manifests.values()
     )
     return manifests.get(VALIDATION) if done else None
