@@ -124,6 +124,17 @@ def test_every_student_but_the_first_has_another_draw_of_random_images_and_crops
     assert stage.redrawn({"DC3": first}, [0, 1]) == {}
 
 
+def test_random_images_of_equal_bytes_are_drawn_anew_for_every_student_and_kept_alike():
+    stage = NotebookStage("05_validation", "tiny", {}, "code")
+    stage.train, stage.storage = pictures(40), Storage(32)
+    stage.settings = SimpleNamespace(seed=3, image_size=16)
+    own = stage.storage.in_memory("DC3", CLASSES, pictures(4, 32, 32).images(), np.array([0, 0, 1, 1]))
+    sets = stage.of_equal_bytes(own)
+    (draws,) = stage.redrawn(sets, [0, 1, 2]).values()
+    assert draws[0] is next(iter(sets.values())) and len({draw.pixels_digest() for draw in draws}) == 3
+    assert {(len(draw), draw.side) for draw in draws} == {(len(draws[0]), 16)} and len(draws[0]) > len(own)
+
+
 @pytest.fixture(scope="module")
 def judged():
     """A teacher for 64 px and test images as it sees them."""

@@ -31,6 +31,7 @@ C = TypeVar("C", "pd.DataFrame", "np.ndarray")
 SETTINGS = "settings.json"  # of 00_teacher
 SPLITS = ("train", "test")
 OWN_SET = "04_compensation/condensed"
+EQUAL_BYTES = "random, equal bytes"  # the set of `of_equal_bytes`
 LOAD = (  # parameters of 00 that choose the images and say how to read them
     *("dataset", "data_dir", "images_per_class"),
     *("framing", "resampling", "exif_orientation"),
@@ -290,13 +291,19 @@ class NotebookStage(Stage):
         """
         from dc3.strategies import METHODS
 
+        drawn_by = {METHODS[method].name: (method, self.storage) for method in ("random", "rded")}
+        drawn_by[EQUAL_BYTES] = ("random", self._small_storage)
         found = {}
-        for method in ("random", "rded"):
-            if (first := sets.get(name := METHODS[method].name)) is not None:
+        for name, (method, storage) in drawn_by.items():
+            if (first := sets.get(name)) is not None:
                 ipc = len(first) // len(first.classes)
-                others = [self._drawn(method, self.storage, ipc, draw) for draw in range(1, len(seeds))]
+                others = [self._drawn(method, storage, ipc, draw) for draw in range(1, len(seeds))]
                 found[name] = [first, *others]
         return found
+
+    @property
+    def _small_storage(self) -> Storage:
+        return replace(self.storage, size=self.settings.image_size)
 
     def _drawn(self, method: str, storage: Storage, ipc: int, draw: int = 0) -> ImageSet:
         """Random images, or RDED's crops with the options of 03_sampling, kept by `storage`; draw 0 is that of 03."""
@@ -318,11 +325,11 @@ class NotebookStage(Stage):
         """Random images kept at image_size, about as many of each class as take the bytes of `own`, by a name."""
         import numpy as np
 
-        storage = replace(self.storage, size=self.settings.image_size)
+        storage = self._small_storage
         some = self._drawn("random", storage, len(own) // len(own.classes))
         times = np.sum(np.asarray(own.stored_bytes)) / np.sum(np.asarray(some.stored_bytes))
         count = min(round(times * len(some) / len(some.classes)), int(self.train.counts().min()))
-        return {"random, equal bytes": self._drawn("random", storage, max(count, 1))}
+        return {EQUAL_BYTES: self._drawn("random", storage, max(count, 1))}
 
     def sets_elsewhere(self, folders: list[str], parameter: str) -> dict[str, ImageSet]:
         """Condensed sets in other folders, by the folders' names; `parameter` names them in messages."""
