@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from dc3 import cli
 from dc3.machine import paths
+from dc3.runs import report as report_page
 from dc3.runs import results
 
 
@@ -93,6 +94,20 @@ def test_runs_that_do_not_exist_are_refused_with_those_that_do(home):
 )
 def test_paths_of_the_machine_are_cut_to_their_names_and_others_stay(text, left):
     assert results.without_machine_paths(text) == (left or text)
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "left"),
+    [
+        ("/d", "<div>in /d, of /d/cat</div>", "<div>in …/d, of …/d/cat</div>"),
+        ("/data", "../data/x, /data/x, /database, https://data", "../data/x, …/data/x, /database, https://data"),
+        ("/home/jane doe/a&b", "<td>/home/jane doe/a&amp;b/1.png</td>", "<td>…/a&amp;b/1.png</td>"),
+        ("/d", '<img src="data:image/png;base64,+/d+"> /d', '<img src="data:image/png;base64,+/d+"> …/d'),
+    ],
+)
+def test_a_folder_of_the_parameters_is_cut_where_it_is_a_path_and_nothing_else_changes(folder, text, left):
+    found = {"00_teacher": {"params": {"data_dir": folder}}}
+    assert report_page._without_machine_paths(text, found) == left
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Reports of runs and sweeps, each one HTML file."""
 
 import logging
+import re
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -141,11 +142,18 @@ def _number(value: float) -> str:
 
 def _without_machine_paths(text: str, found: Manifests) -> str:
     """`without_machine_paths` outside embedded pictures, whose base64 may look like a path."""
+    cuts = {}
     for value in results.parameters(found).values():
         if isinstance(value, str) and value != (cut := results.without_folders(value)):  # it may have blanks
-            text = text.replace(escape(value), cut)
+            cuts[rf"(?<![\w./<]){re.escape(escape(value))}(?![\w-])"] = escape(cut).replace("\\", r"\\")
     parts = text.split('"')
-    return '"'.join(part if part.startswith("data:image/") else without_machine_paths(part) for part in parts)
+    return '"'.join(part if part.startswith("data:image/") else _cut(part, cuts) for part in parts)
+
+
+def _cut(text: str, cuts: dict[str, str]) -> str:
+    for pattern, short in cuts.items():
+        text = re.sub(pattern, short, text)
+    return without_machine_paths(text)
 
 
 QUIET = logging.getLogger("dc3.nbconvert")  # it warns of pictures without alternative text

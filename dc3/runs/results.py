@@ -19,7 +19,7 @@ from dc3.runs.parameters import all_declared, notebook_names
 
 TEACHER, VALIDATION = "00_teacher", "05_validation"
 RESULTS = "results.parquet"
-POSIX_PATH = re.compile(r"(?<![\w.:/<~-])(?:/[\w.@+%~-]+){2,}/?")
+POSIX_PATH = re.compile(r"(?<![\w.:/<~…-])(?:/[\w.@+%~-]+){2,}/?")
 WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s'\"<>|]+")
 Manifests = dict[str, dict[str, Any]]
 
