@@ -46,11 +46,11 @@ class Generated(ImageSet):
 
     side: int = SIDE
 
-    def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[np.ndarray]:
+    def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
         for index in chosen:
             blocks = np.random.default_rng([SEED, index]).integers(0, 256, (4, 4, 3), np.uint8)
             image = blocks.repeat(self.side // 4, axis=0).repeat(self.side // 4, axis=1)
-            yield image if frame is None else frame.pixels(image)
+            yield image if frame is None else frame.pixels(image), image.shape[:2]
 
     def own_sizes(self, indices: np.ndarray | None = None) -> np.ndarray:
         return np.full((len(self._positions(indices)), 2), self.side)

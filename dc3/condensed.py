@@ -20,9 +20,9 @@ import pandas as pd
 from PIL import Image, PngImagePlugin
 
 from dc3.images.datasets import image_folder
-from dc3.images.decoding import FORMATS, opened, read_bytes
+from dc3.images.decoding import FORMATS, read_bytes, read_with_size
 from dc3.images.folders import IMG_EXTENSIONS
-from dc3.images.image_set import ImageSet, in_memory
+from dc3.images.image_set import CACHE_BYTES, DECODERS, ImageSet, in_memory
 from dc3.machine.engine import LOCAL, Columns, Engine
 from dc3.machine.files import check_regular, composed, printable, remove, remove_abandoned, replacing, sha256
 from dc3.machine.keeping import read_undamaged
@@ -255,14 +255,30 @@ def load(
             f"{where}: {counts.min()} images of {few} and {counts.max()} of {many}; "
             "expected the same number (IPC) of each class"
         )
-    stored = np.array([_stored_bytes(found.file(index)) for index in range(len(found))], np.int64)
-    return replace(found.cached(), stored_bytes=stored)
+    return _read(found)
 
 
-def _stored_bytes(file: Place) -> int:
+def _read(found: ImageSet) -> ImageSet:
+    """The set with the bytes that its files store, and as `ImageSet.cached` in memory; each file is read once."""
+    stored, originals, room = [], [], CACHE_BYTES
+    with ThreadPoolExecutor(DECODERS) as pool:
+        files = map(found.file, range(len(found)))
+        for size, image in pool.map(lambda file: _stored_bytes(file, found.exif_orientation), files):
+            stored.append(size)
+            originals.append(image)
+            room -= image.nbytes
+            if room < 0:
+                originals.clear()
+    if room >= 0:
+        found = found.holding(originals)
+    return replace(found, stored_bytes=np.array(stored, np.int64))
+
+
+def _stored_bytes(file: Place, exif_orientation: bool) -> tuple[int, np.ndarray]:
+    """How many bytes a file stores, without its history; and its image."""
     content = read_bytes(file)
-    with opened(io.BytesIO(content), str(file)):  # refuses what is no image by the file's name
-        return len(without_history(content))
+    image, _ = read_with_size(io.BytesIO(content), None, exif_orientation, str(file))
+    return len(without_history(content)), image
 
 
 def set_name(folder: str | Path) -> str:

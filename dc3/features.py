@@ -128,11 +128,11 @@ class LatentWork:
 
     def __call__(self, chunk: np.ndarray) -> Columns:
         """The chunk's latents."""
-        batch = self.images.images(chunk)
+        batch, sizes = self.images.images_and_sizes(chunk)
         padded = np.pad(batch, ((0, self.batch_size - len(batch)), (0, 0), (0, 0), (0, 0)), mode="edge")
         pixels = torch.from_numpy(padded).to(next(self.vae.parameters()).device)
         latents = posterior_mean(self.vae, pixels, self.amp)
-        enlarged = self.images.own_sizes(chunk).min(axis=1) < self.images.image_size
+        enlarged = sizes.min(axis=1) < self.images.image_size
         return {"row": chunk, "latents": latents.cpu().numpy()[: len(batch)], "enlarged": enlarged}
 
 

@@ -13,7 +13,7 @@ from upath import UPath
 
 from dc3 import condensed
 from dc3.images import datasets, decoding
-from dc3.images.decoding import UnreachableImage, UnreadableImage, header_of, read_image
+from dc3.images.decoding import UnreachableImage, UnreadableImage, header_of, read_image, read_with_size, size_of
 from dc3.images.framing import Frame
 
 ORIENTATION = 0x0112
@@ -70,6 +70,16 @@ def test_an_image_is_turned_before_it_is_framed(tmp_path):
     path = stored(tmp_path / "image.png", 6)
     upright = Image.fromarray(read_image(path))
     np.testing.assert_array_equal(read_image(path, Frame(5)), Frame(5).of(upright))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("exif_orientation", [True, False])
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_the_size_beside_an_image_is_that_of_its_header(tmp_path, extension, orientation, exif_orientation):
+    path = stored(tmp_path / f"image.{extension}", orientation)
+    for frame in (None, Frame(1)):  # of so few pixels a JPEG is decoded at a part of its size
+        image, size = read_with_size(path, frame, exif_orientation)
+        assert size == size_of(path, exif_orientation)[::-1] and (frame or image.shape[:2] == size)
 
 
 def test_damaged_exif_does_not_make_an_image_unreadable(tmp_path):

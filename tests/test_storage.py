@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dc3 import condensed
+from dc3 import condensed, features
 from dc3.compensation import copy
+from dc3.generators.tiny_editor import build_autoencoder
 from dc3.images import datasets
 from dc3.images.decoding import UnreadableImage
 from dc3.machine import paths
@@ -104,6 +105,30 @@ def test_a_corrupt_image_elsewhere_is_named_by_its_url(memory):
     system.pipe_file("/bucket/train/dog/b.png", system.cat_file("/bucket/train/dog/b.png")[:40])
     with pytest.raises(UnreadableImage, match=r"cannot read image memory://bucket/train/dog/b.png \(.*: replace"):
         load(memory).images()
+
+
+@pytest.fixture
+def fetched(memory, monkeypatch):
+    """The names of the files that were fetched, one for each time."""
+    names, read = [], type(place(memory)).read_bytes
+    monkeypatch.setattr(type(place(memory)), "read_bytes", lambda file: names.append(file.name) or read(file))
+    return names
+
+
+def test_latents_fetch_each_image_once(memory, fetched, tmp_path):
+    images = load(memory)
+    features.encode(build_autoencoder(), images, tmp_path / "latents.npy", size=32, batch_size=4)
+    assert sorted(fetched) == sorted(source.rsplit("/")[-1] for source in images.sources)
+
+
+@pytest.mark.parametrize("limit", [2e9, 600])
+def test_a_condensed_set_is_fetched_once_and_kept_in_memory_if_it_fits(memory, fetched, monkeypatch, limit):
+    monkeypatch.setattr(condensed, "CACHE_BYTES", limit)
+    found = condensed.load(place(f"{memory}/train"), ("cat", "dog"))
+    assert len(fetched) == len(found) == 6
+    assert (found.stored_bytes == [len(found.file(k).read_bytes()) for k in range(6)]).all()
+    fetched.clear()
+    assert (found.images([4], 8) == 60).all() and len(fetched) == (limit == 600)
 
 
 @pytest.mark.parametrize(

@@ -92,10 +92,10 @@ class _Drawn(ImageSet):
     original: ImageSet
     keys: np.ndarray
 
-    def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[np.ndarray]:
+    def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
         keys = self.keys[chosen]
-        for key, image in zip(keys, self.original._read(keys // 2, frame), strict=True):
-            yield image[:, ::-1] if key % 2 else image
+        for key, (image, size) in zip(keys, self.original._read(keys // 2, frame), strict=True):
+            yield image[:, ::-1] if key % 2 else image, size
 
     def own_sizes(self, indices: ArrayLike | None = None) -> np.ndarray:
         return self.original.own_sizes(self.keys[self._positions(indices)] // 2)

@@ -68,12 +68,25 @@ def read_image(path: str | Place, frame: Frame | None = None, exif_orientation: 
     Raises UnreadableImage for a missing, truncated or undecodable file, one that is no regular file or in none of
     FORMATS, and more than PIL.Image.MAX_IMAGE_PIXELS pixels; UnreachableImage for an error of the machine.
     """
-    with opened(path) as image:
+    return read_with_size(path, frame, exif_orientation)[0]
+
+
+def read_with_size(
+    path: str | Place | BytesIO, frame: Frame | None = None, exif_orientation: bool = True, name: str = ""
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """`read_image` of a file, or of its content with its `name`; and the height and width of the image at its own size.
+
+    Raises like `read_image`.
+    """
+    with opened(path, name) as image:
+        width, height = image.size  # a draft's is smaller
         if frame is not None and frame.resampling != "nearest":
             image.draft(None, (DRAFT_MARGIN * tested_side(frame.size),) * 2)
         upright = _turned(image) if exif_orientation else image
+        if upright is not image and _orientation(image) in LYING:
+            width, height = height, width
         rgb = _to_rgb(upright)
-        return np.asarray(rgb if frame is None else frame.of(rgb))
+        return np.asarray(rgb if frame is None else frame.of(rgb)), (height, width)
 
 
 class Header(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dc3.images.decoding import read_image, size_of
+from dc3.images.decoding import read_with_size, size_of
 from dc3.images.framing import TEST, Frame
 from dc3.machine.paths import Place, marks
 
@@ -73,21 +73,33 @@ class ImageSet:
             return np.asarray(self.pixels)[chosen]
         if isinstance(self.pixels, np.ndarray) and self.frame.keeps(*self.pixels.shape[1:3]):
             return self.pixels[chosen]
-        out = np.empty((len(chosen), self.frame.size, self.frame.size, 3), np.uint8)
-        for row, image in enumerate(self._read(chosen, self.frame)):
-            out[row] = image
-        return out
+        return self._read_framed(chosen, self.frame)[0]
+
+    def images_and_sizes(self, indices: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """`images` of a set with a frame, and their `own_sizes`: each file is read once, for both."""
+        if self.frame is None or self.frames is not None or self.pixels is not None:
+            return self.images(indices), self.own_sizes(indices)
+        return self._read_framed(self._positions(indices), self.frame)
+
+    def _read_framed(self, chosen: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        images = np.empty((len(chosen), frame.size, frame.size, 3), np.uint8)
+        sizes = np.empty((len(chosen), 2), np.int64)
+        for row, (image, size) in enumerate(self._read(chosen, frame)):
+            images[row], sizes[row] = image, size
+        return images, sizes
 
     def originals(self, indices: ArrayLike | None = None) -> list[np.ndarray]:
         """The images at `indices` (None: all) at their own sizes, each uint8 (H, W, 3), unframed."""
-        return list(self._read(self._positions(indices), None))
+        return [image for image, _ in self._read(self._positions(indices), None)]
 
-    def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[np.ndarray]:
+    def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+        """Images, and the height and width of their originals."""
         if self.pixels is not None:
-            yield from (self.pixels[i] if frame is None else frame.pixels(self.pixels[i]) for i in chosen)
+            for pixels in (self.pixels[i] for i in chosen):
+                yield pixels if frame is None else frame.pixels(pixels), pixels.shape[:2]
             return
         with ThreadPoolExecutor(DECODERS) as pool:
-            yield from pool.map(lambda i: read_image(self.file(i), frame, self.exif_orientation), chosen)
+            yield from pool.map(lambda i: read_with_size(self.file(i), frame, self.exif_orientation), chosen)
 
     def own_sizes(self, indices: ArrayLike | None = None) -> np.ndarray:
         """Height and width of the originals at `indices` (None: all), from the files' headers: int64 (b, 2)."""
@@ -156,7 +168,10 @@ class ImageSet:
             return replace(self, frames=self.images()) if fits else self
         if self.pixels is not None or 3 * self.own_sizes().prod(axis=1).sum() > CACHE_BYTES:
             return self
-        originals = self.originals()
+        return self.holding(self.originals())
+
+    def holding(self, originals: list[np.ndarray]) -> "ImageSet":
+        """The same set with its originals, uint8 (H, W, 3) in the order of the set, in memory."""
         same = len({image.shape for image in originals}) == 1
         return replace(self, pixels=np.stack(originals) if same else originals)
 
@@ -174,7 +189,7 @@ class ImageSet:
         """SHA-256 over the images, framed or original, and their shapes."""
         digest = hashlib.sha256()
         for start in range(0, len(self), DIGEST_BATCH):
-            for image in self._read(np.arange(start, min(start + DIGEST_BATCH, len(self))), self.frame):
+            for image, _ in self._read(np.arange(start, min(start + DIGEST_BATCH, len(self))), self.frame):
                 _add_image(digest, image)
         return digest.hexdigest()
 
