@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from dc3 import cli
 from dc3.figures import accuracy
 from dc3.machine import paths
-from dc3.runs.compare import BY_A_NETWORK, NOT_A_MEASURE, compare
+from dc3.runs import report
+from dc3.runs.compare import BY_A_NETWORK, NOT_A_MEASURE, Comparison, compare, write
 
 DEMO = paths.REPOSITORY / "figures" / "demo"
 
@@ -29,8 +30,8 @@ def test_differences_of_two_runs_are_printed_written_and_drawn(home):
     make_run("b", picks_from=1, top1=0.4, lam=2.0)
     result = command("a", "b")
     assert result.exit_code == 0, result.output
-    assert "figures/compare-a-b" in result.output and "lam" in result.output
-    folder = home / "figures/compare-a-b"
+    assert "figures/compare~a~b" in result.output and "lam" in result.output
+    folder = home / "figures/compare~a~b"
     assert "parameters: 1 rows" in result.output and "Jaccard" in result.output, "the head of each table"
     names = [f"compare_{name}" for name in ("parameters", "accuracy", "measures", "picks", "times")]
     expected = {f"{name}{suffix}" for name in names for suffix in (".csv", ".md")}
@@ -39,6 +40,22 @@ def test_differences_of_two_runs_are_printed_written_and_drawn(home):
     assert 'src="data:image/png' in (folder / "compare.html").read_text(encoding="utf-8")
     parameters = pd.read_csv(folder / "compare_parameters.csv")
     assert parameters.to_numpy().tolist() == [["lam", 1.0, 2.0]], "the runs' names are no difference"
+
+
+def test_comparisons_of_other_runs_and_runs_have_other_folders():
+    pairs = [("a-b", "c"), ("a", "b-c"), ("a", "b")]
+    folders = {Comparison(*pair, {}, []).folder for pair in pairs} | {paths.FIGURES / "compare-a-b"}
+    assert len(folders) == 4
+
+
+def test_tables_that_a_later_comparison_no_longer_makes_go(home, monkeypatch):
+    monkeypatch.setattr(report, "write_executed", lambda *_: None)
+    compared = Comparison("a", "b", {}, [])
+    for name in ("compare_picks.csv", "compare_picks.md", "compare.html", "mine.txt"):
+        (compared.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (compared.folder / name).touch()
+    write(compared)
+    assert {path.name for path in compared.folder.iterdir()} == {"compare.html", "mine.txt"}
 
 
 def test_accuracies_have_differences_in_points_and_their_standard_error(home):
@@ -102,7 +119,7 @@ def test_a_run_that_lacks_stages_is_compared_as_far_as_it_goes(home):
     assert "the two runs have different train images: their picks cannot be compared" in result.output
     assert "not declared" not in result.output, "what a run has not got to is no parameter that differs"
     assert "Picks in common" not in result.output and "Test accuracy" not in result.output
-    assert (home / "figures/compare-a-b/compare_differences.png").exists()
+    assert (home / "figures/compare~a~b/compare_differences.png").exists()
 
 
 def test_two_different_runs_that_are_there_are_asked_for(home):

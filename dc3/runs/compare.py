@@ -38,7 +38,7 @@ class Comparison:
     @property
     def folder(self) -> Path:
         """Where tables, figure and page go."""
-        return paths.FIGURES / f"compare-{self.first}-{self.second}"
+        return paths.FIGURES / f"compare~{self.first}~{self.second}"  # no run's name has a ~
 
 
 def compare(first: str, second: str) -> Comparison:
@@ -183,5 +183,7 @@ def write(compared: Comparison) -> Path:
 
     runs = {"run_a": compared.first, "run_b": compared.second}
     title = f"DC3: {compared.first} and {compared.second}"
+    for earlier in compared.folder.glob("compare_*"):  # of tables that there may be no longer
+        earlier.unlink()
     write_executed(NOTEBOOK, runs, compared.folder / "compare.ipynb", title)
     return compared.folder
