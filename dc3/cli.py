@@ -150,6 +150,7 @@ def sweep(
 ) -> None:
     """Execute the runs of a grid, share their common stages, and collect the results in one table."""
     from dc3.runs.report import write_sweep_report
+    from dc3.runs.stage import StageFailed
     from dc3.runs.sweep import run_sweep
 
     try:
@@ -157,10 +158,15 @@ def sweep(
     except ParameterError as error:
         stop(f"refused, nothing was run:\n{error}", REFUSED)
     typer.echo(f"results: {paths.shown(table)}")
-    if report and (page := write_sweep_report(table)):
-        typer.echo(f"report: {paths.shown(page)}")
+    for name, why in failures.items():
+        typer.echo(f"failed: {name}: {why}", err=True)
+    try:
+        if report and (page := write_sweep_report(table)):
+            typer.echo(f"report: {paths.shown(page)}")
+    except StageFailed as error:
+        stop(str(error), FAILED)
     if failures:
-        stop("\n".join(f"failed: {name}: {why}" for name, why in failures.items()), FAILED)
+        raise typer.Exit(FAILED)
 
 
 @data_app.command("check")
@@ -208,12 +214,15 @@ def compare_runs(
     """Compare two runs: parameters, accuracy, colour, FID, common picks and time, as tables and a figure."""
     from dc3.runs.compare import compare, write
     from dc3.runs.manifests import StageMissing
+    from dc3.runs.stage import StageFailed
 
     try:
         compared = compare(run_a, run_b)
         folder = write(compared)
     except (ValueError, OSError, StageMissing) as error:
         stop(str(error), REFUSED)
+    except StageFailed as error:
+        stop(str(error), FAILED)
     for remark in compared.remarks:
         typer.echo(f"note: {remark}")
     for name, table in compared.tables.items():

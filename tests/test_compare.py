@@ -11,6 +11,7 @@ from dc3.figures import accuracy
 from dc3.machine import paths
 from dc3.runs import report
 from dc3.runs.compare import BY_A_NETWORK, NOT_A_MEASURE, Comparison, compare, write
+from dc3.runs.stage import StageFailed
 
 DEMO = paths.REPOSITORY / "figures" / "demo"
 
@@ -56,6 +57,17 @@ def test_tables_that_a_later_comparison_no_longer_makes_go(home, monkeypatch):
         (compared.folder / name).touch()
     write(compared)
     assert {path.name for path in compared.folder.iterdir()} == {"compare.html", "mine.txt"}
+
+
+def test_a_comparison_whose_notebook_fails_ends_with_its_words(home, monkeypatch):
+    def fail(*_):
+        raise StageFailed("compare.ipynb, cell [3]: KeyError")
+
+    make_run("a", until="00")
+    make_run("b", until="00")
+    monkeypatch.setattr(report, "write_executed", fail)
+    result = command("a", "b")
+    assert result.exit_code == 1 and "compare.ipynb, cell [3]: KeyError" in result.output
 
 
 def test_accuracies_have_differences_in_points_and_their_standard_error(home):

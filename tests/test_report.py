@@ -5,11 +5,13 @@ import re
 import pytest
 from finished_runs import FOLDER_OF_THE_MACHINE, make_run
 from typer.testing import CliRunner
+from workshop import write_notebook
 
 from dc3 import cli
 from dc3.machine import paths
 from dc3.runs import report as report_page
 from dc3.runs import results
+from dc3.runs.stage import StageFailed
 
 
 def report(*arguments):
@@ -122,6 +124,15 @@ def test_a_folder_of_the_parameters_is_cut_where_it_is_a_path_and_nothing_else_c
 )
 def test_of_a_value_that_is_a_path_the_last_part_is_shown(value, left):
     assert results.shown(value) == (left or value)
+
+
+@pytest.mark.process
+def test_a_page_whose_notebook_fails_says_where_and_leaves_nothing_half_written(tmp_path):
+    write_notebook(tmp_path, "page", ["", "n: int = 1", "1 / n"])
+    target = tmp_path / "out" / "page.ipynb"
+    with pytest.raises(StageFailed, match=r"page.ipynb, cell .*ZeroDivisionError"):
+        report_page.write_executed(tmp_path / "page.ipynb", {"n": 0}, target, "a page")
+    assert list(target.parent.iterdir()) == []
 
 
 def test_the_name_of_a_run_is_text(home):

@@ -10,6 +10,7 @@ from workshop import COUNT, PARAMETERS, Workshop, execute_here, heard, write_not
 from dc3.machine import paths
 from dc3.runs import parameters, report, runner, sweep
 from dc3.runs.parameters import ParameterError
+from dc3.runs.stage import StageFailed
 
 VALIDATION = [
     "import pandas as pd\nfrom dc3 import runs\nfrom dc3.runs import results\n"
@@ -115,6 +116,16 @@ def test_a_run_that_fails_is_reported_and_the_others_are_done(finished, monkeypa
     assert "ArithmeticError: bad luck" in whole.stderr
     assert "runs/luck.sweep/results.parquet" in whole.stdout and "runs/luck.sweep/report.html" in whole.stdout
     assert list(finished.results("luck")["run"].unique()) == ["luck.student_epochs-1"]
+
+
+def test_a_report_that_fails_hides_no_failed_run(finished, monkeypatch):
+    def fail(table):
+        raise StageFailed("sweep_report.ipynb, cell [3]: KeyError")
+
+    monkeypatch.setattr(report, "write_sweep_report", fail)
+    file = finished.write("bad_sweep", "base: {n: 4, student_seeds: [5]}\ngrid: [{student_epochs: [13]}]")
+    result = finished.command("sweep", file)
+    assert result.exit_code == 1 and result.stderr.index("failed: bad.student") < result.stderr.index("sweep_report")
 
 
 @pytest.mark.process

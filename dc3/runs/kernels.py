@@ -110,6 +110,23 @@ def _unformatted(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
+@contextmanager
+def failing(name: str, target: Path) -> Iterator[None]:
+    """StageFailed where the execution of the notebook `name` into `target` fails."""
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        yield
+    except PapermillExecutionError as error:
+        raise StageFailed(_failure(name, error)) from None
+    except DeadKernelError:
+        raise StageFailed(f"{name}.ipynb: its kernel was killed, most often because memory ran out") from None
+    except OSError as error:
+        message = f"{name}.ipynb: its executed copy {paths.shown(target)} cannot be written: {error}"
+        raise StageFailed(message) from None
+
+
 class _Ahead(NamedTuple):
     """A kernel that has been started for a notebook, and the fingerprint of the code that it imports."""
 
@@ -136,25 +153,16 @@ class Kernels:
 
     def execute(self, name: str, run: str, params: dict[str, Any]) -> None:
         """Executes one notebook in a fresh kernel; its executed copy stays in the run, even after a StageFailed."""
-        from nbclient.exceptions import DeadKernelError
-        from papermill.exceptions import PapermillExecutionError
-
         target = executed_copy(run, name)
         partial = target.with_suffix(".partial.ipynb")
         began = time.monotonic()
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with relay() as bars, self._kernel_for(name) as kernel:
-                if following := self._following.get(name):
-                    self.start_ahead(following)
-                execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params, bars, kernel)
-        except PapermillExecutionError as error:
-            raise StageFailed(_failure(name, error)) from None
-        except DeadKernelError:
-            raise StageFailed(f"{name}.ipynb: its kernel was killed, most often because memory ran out") from None
-        except OSError as error:
-            message = f"{name}.ipynb: its executed copy {paths.shown(target)} cannot be written: {error}"
-            raise StageFailed(message) from None
+            with failing(name, target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with relay() as bars, self._kernel_for(name) as kernel:
+                    if following := self._following.get(name):
+                        self.start_ahead(following)
+                    execute_notebook(paths.NOTEBOOKS / f"{name}.ipynb", partial, params, bars, kernel)
         finally:
             _keep_copy(partial, target)
         log.debug("%s: %.1f s with the kernel's start", name, time.monotonic() - began)

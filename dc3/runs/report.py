@@ -195,16 +195,22 @@ def page(notebook: "NotebookNode", title: str, code: bool = False) -> str:
 
 
 def write_executed(notebook: Path, values: dict[str, Any], executed: Path, title: str) -> Path:
-    """Executes a notebook with `values` into `executed`, writes its page beside it, and returns the page's path."""
+    """Executes a notebook with `values` into `executed`, writes its page beside it, and returns the page's path.
+
+    StageFailed when a cell raises.
+    """
     import nbformat
 
-    from dc3.runs.kernels import execute_notebook, strip_noise
+    from dc3.runs.kernels import execute_notebook, failing, strip_noise
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_suffix(".partial.ipynb")
-    execute_notebook(notebook, partial, values)
-    strip_noise(partial, executed)
-    partial.unlink()
+    try:
+        with failing(notebook.stem, executed):
+            execute_notebook(notebook, partial, values)
+        strip_noise(partial, executed)
+    finally:
+        partial.unlink(missing_ok=True)
     target = executed.with_suffix(".html")
     with replacing(target) as half_written:
         half_written.write_text(page(nbformat.read(executed, 4), title), encoding="utf-8")
