@@ -9,6 +9,7 @@ from workshop import COUNT, PARAMETERS, Workshop, execute_here, heard, write_not
 
 from dc3.machine import paths
 from dc3.runs import parameters, report, runner, sweep
+from dc3.runs.checks import check_inputs
 from dc3.runs.parameters import ParameterError
 from dc3.runs.stage import StageFailed
 
@@ -296,6 +297,23 @@ def test_the_slow_checks_can_be_asked_by_themselves(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / class_name / "0.png")
     with pytest.raises(ParameterError, match="no folder for astronaut"):
         sweep.preflight()(parameters.check({"condensed_dir": str(tmp_path)}, declared))
+
+
+def test_runs_of_the_same_parameters_are_checked_once_whatever_their_names(monkeypatch):
+    checked = []
+    monkeypatch.setattr(sweep, "check_inputs", checked.append)
+    runs = {name: {"run": name, "ipc": 1, "vae": name[0]} for name in ("a1", "a2", "b1")}
+    sweep.for_each(runs, sweep.preflight())
+    assert sorted(map(str, checked)) == sorted(map(str, ({}, {"ipc": 1}, {"vae": "a"}, {"vae": "b"})))
+
+
+def test_a_sweep_is_not_refused_for_what_only_stages_after_its_last_would_read():
+    values = {"generators": ["lora"], "lora_base": "./none", "feature_weights": "./no.pth"}
+    values |= {"feature_network": "dinov2", "color_condensed_dirs": ["./none"], "finetune_beside": ["herding"]}
+    params = parameters.check(values, parameters.all_declared())
+    with pytest.raises(ParameterError):
+        check_inputs(params)
+    sweep.preflight()(params)
 
 
 def test_runs_that_are_known_from_elsewhere_are_not_executed_and_stand_in_the_table(finished, tmp_path):

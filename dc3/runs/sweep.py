@@ -46,10 +46,8 @@ RESULTS += ["teacher_accuracy", "wall_seconds"]
 SLOW_TO_CHECK = [  # the parameter that triggers a check in check_inputs, then the others that it needs
     (
         *("dataset", "data_dir", "image_size", "images_per_class", "ipc", "sure_share", "compared", "crops_per_side"),
-        *("crop_tries", "crop_images", "generators", "dit_base", "dit_rows", "class_names"),
-        *("teacher", "teacher_network", "teacher_width", "allow_pickle", "prompt_template", "dit_revision"),
-        *("lora_base", "lora_revision", "lora_rank", "lora_targets"),
-        *("condensed_dir", "color_condensed_dirs", "condensed_out", "stored_format"),
+        *("crop_tries", "crop_images", "teacher", "teacher_network", "teacher_width", "allow_pickle"),
+        *("condensed_dir", "condensed_out", "stored_format"),
     ),
     ("vae", "vae_revision", "encode_size"),
     ("editor", "editor_revision", "edit_size"),
@@ -222,7 +220,8 @@ def _part(part: str, names: list[str]) -> list[str]:
 
 
 def preflight() -> Callable[[Values], None]:
-    """A `check_inputs` for many runs, which does slow checks once per set of parameters."""
+    """A `check_inputs` for many runs up to 05, which does slow checks once per set of parameters."""
+    later = {key for key, parameter in all_declared().items() if parameter.notebooks[0] > VALIDATION}
 
     @cache
     def refusal(params: str) -> str:
@@ -233,6 +232,7 @@ def preflight() -> Callable[[Values], None]:
         return ""
 
     def check_run(params: Values) -> None:
+        params = {key: value for key, value in params.items() if key not in {"run", *later}}
         slow = [{key: params[key] for key in keys if key in params} for keys in SLOW_TO_CHECK]
         first = [keys[0] for keys in SLOW_TO_CHECK]
         quick = {key: value for key, value in params.items() if key not in first}
