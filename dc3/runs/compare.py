@@ -9,7 +9,7 @@ import pandas as pd
 
 from dc3.machine import paths
 from dc3.runs import results
-from dc3.runs.manifests import written
+from dc3.runs.manifests import TEACHER_FILE, written
 from dc3.runs.results import Manifests
 
 NOTEBOOK = Path(__file__).with_name("compare.ipynb")
@@ -150,7 +150,7 @@ def _same_network(runs: dict[str, Manifests]) -> bool:
     for found in runs.values():
         stage = found[COLOR_STAGE]
         network, weights = stage["params"]["feature_network"], stage["params"]["feature_weights"]
-        teacher = stage["inputs"].get("00_teacher/teacher.safetensors") if network == "teacher" else ""
+        teacher = stage["inputs"].get(TEACHER_FILE) if network == "teacher" else ""
         networks.add((network, weights, teacher))
     return len(networks) == 1
 

@@ -27,12 +27,18 @@ from dc3.machine.markup import fenced, literal
 from dc3.models import checkpoints
 from dc3.models.evaluation import predict
 from dc3.runs import results
-from dc3.runs.manifests import StageMissing, written, written_folder
+from dc3.runs.manifests import (
+    COMPENSATION,
+    TEACHER,
+    TEACHER_FILE,
+    VALIDATION,
+    StageMissing,
+    written,
+    written_folder,
+)
 from dc3.runs.parameters import declared
 from dc3.strategies import METHODS
 
-STAGE, VALIDATION = "04_compensation", "05_validation"
-TEACHER = "00_teacher/teacher.safetensors"
 LOGITS = "teacher_logits"
 OTHER_COLUMNS = ["file", "label", "class"]  # of the provenance table; `Exported.rows` writes its own
 CARD = Path(__file__).with_name("dataset_card.md")
@@ -96,16 +102,16 @@ def export(run: str, to: str, out: Path | None = None, soft_labels: bool = False
 def gather(run: str, soft_labels: bool = False) -> Exported:
     """Reads the condensed set of a run, and only files that their manifests list; raises like `export`."""
     found = results.manifests(run)
-    for stage in (STAGE, results.TEACHER):
+    for stage in (COMPENSATION, TEACHER):
         if stage not in found:
             raise StageMissing(f"RUN = {run!r} has no finished {stage}: dc3 run it first")
-    settings, folder = results.settings(run), written_folder(run, f"{STAGE}/condensed")
+    settings, folder = results.settings(run), written_folder(run, f"{COMPENSATION}/condensed")
     classes = settings["classes"]
     images = condensed.load(folder, tuple(classes), parameter="RUN")
     table = pd.read_parquet(folder / condensed.PROVENANCE)
     logits = None
     if soft_labels:
-        teacher = checkpoints.load(written(run, TEACHER)).model
+        teacher = checkpoints.load(written(run, TEACHER_FILE)).model
         logits = predict(teacher, images.as_tested(settings["image_size"]), amp=False).numpy()
     as_written = True
     if "editor" in table:
@@ -120,8 +126,8 @@ def _facts(
     run: str, found: dict, settings: dict, images: ImageSet, table: pd.DataFrame, soft_labels: bool
 ) -> dict[str, Any]:
     """Facts about the whole set as JSON values, without paths of this machine."""
-    manifest = found[STAGE]
-    params = results.parameters({name: found[name] for name in found if name <= STAGE})
+    manifest = found[COMPENSATION]
+    params = results.parameters({name: found[name] for name in found if name <= COMPENSATION})
     load = settings["load"] | {"data_dir": results.without_folders(settings["load"]["data_dir"])}
     facts = {
         "run": run,
@@ -152,9 +158,9 @@ def _soft_label_facts(found: dict) -> dict[str, Any]:
     params = found.get(VALIDATION, {}).get("params", defaults)
     return {
         "column": LOGITS,
-        "teacher_sha256": found["00_teacher"]["outputs"][TEACHER.split("/")[1]],
-        "teacher_network": found["00_teacher"]["params"]["teacher_network"],
-        "teacher_accuracy": found["00_teacher"]["facts"].get("accuracy"),
+        "teacher_sha256": found[TEACHER]["outputs"][TEACHER_FILE.split("/")[1]],
+        "teacher_network": found[TEACHER]["params"]["teacher_network"],
+        "teacher_accuracy": found[TEACHER]["facts"].get("accuracy"),
         "temperature": params["temperature"] or students.TEMPERATURE[params["mix"]],
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dc3.machine import paths
-from dc3.runs.manifests import NotAsWritten, read_manifest, written
+from dc3.runs.manifests import COMPENSATION, TEACHER, VALIDATION, NotAsWritten, read_manifest, written
 from dc3.runs.parameters import notebook_names
 
 PICTURES = {  # the best first; what each one shows
@@ -34,13 +34,13 @@ def guide(run: str) -> str:
 
 def _accuracies(run: str) -> list[str]:
     """The accuracy of students of each set, as kept in results.parquet; [] before 05_validation is done."""
-    manifest = read_manifest(run, "05_validation")
+    manifest = read_manifest(run, VALIDATION)
     if manifest is None or "results.parquet" not in manifest["outputs"]:
         return []
     from pyarrow import parquet  # not pandas, which takes twice as long to import
 
     try:
-        rows = parquet.read_table(written(run, "05_validation/results.parquet"), columns=COLUMNS).to_pylist()
+        rows = parquet.read_table(written(run, f"{VALIDATION}/results.parquet"), columns=COLUMNS).to_pylist()
     except NotAsWritten as error:
         return [str(error)]
     network = rows[0]["network"]
@@ -63,7 +63,7 @@ def _accuracy(name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _teacher(run: str, manifest: dict[str, Any]) -> str:
-    count = (read_manifest(run, "00_teacher") or {"facts": {}})["facts"].get("training_images")
+    count = (read_manifest(run, TEACHER) or {"facts": {}})["facts"].get("training_images")
     images = f"all {count:,} images" if count else "all images"
     return f"  {100 * manifest['facts']['teacher']:5.1f}        the teacher ({images})"
 
@@ -78,10 +78,10 @@ def _pictures(run: str) -> list[str]:
 
 
 def _condensed(run: str) -> list[str]:
-    made = read_manifest(run, "04_compensation")
+    made = read_manifest(run, COMPENSATION)
     if made is None:
         return []
-    folder = paths.shown(paths.RUNS / run / "04_compensation" / "condensed")
+    folder = paths.shown(paths.RUNS / run / COMPENSATION / "condensed")
     return [f"the condensed set: {made['facts'].get('images', '')} images in class folders in {folder}"]
 
 
@@ -95,7 +95,7 @@ def _next(run: str, dc3: str) -> list[tuple[str, str]]:
     """One command to go on with; none while stages are missing, which the same command as before goes on with."""
     if any(read_manifest(run, name) is None for name in notebook_names()):
         return []
-    dataset = (read_manifest(run, "00_teacher") or {"params": {}})["params"].get("dataset")
+    dataset = (read_manifest(run, TEACHER) or {"params": {}})["params"].get("dataset")
     if dataset == "scenes10":
         return [(f"{dc3} data check FOLDER", "# your own images, and the command that runs them")]
     return [(f"{dc3} export {shlex.quote(run)} --to hf", "# the condensed set with its card, to share")]

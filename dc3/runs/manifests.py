@@ -12,6 +12,8 @@ from typing import Any
 from dc3.machine import paths
 from dc3.machine.files import composed, printable, replacing, sha256
 
+TEACHER, COMPENSATION, VALIDATION = "00_teacher", "04_compensation", "05_validation"  # stages that are read by name
+TEACHER_FILE = f"{TEACHER}/teacher.safetensors"
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"  # what a stage under way began with: decides if it resumes after a kill
 SMALL = 64 << 20  # bytes: larger inputs, such as latents, are compared with their manifest by the runner only

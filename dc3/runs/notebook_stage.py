@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dc3.machine import paths
 from dc3.machine.files import replacing
 from dc3.runs import stage
-from dc3.runs.manifests import StageMissing, read_manifest, read_settings, write_json, written, written_folder
+from dc3.runs.manifests import (
+    COMPENSATION,
+    TEACHER,
+    TEACHER_FILE,
+    StageMissing,
+    read_manifest,
+    read_settings,
+    write_json,
+    written,
+    written_folder,
+)
 from dc3.runs.stage import Stage, noun
 
 if TYPE_CHECKING:
@@ -30,7 +40,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", "pd.DataFrame", "np.ndarray")
 SETTINGS = "settings.json"  # of 00_teacher
 SPLITS = ("train", "test")
-OWN_SET = "04_compensation/condensed"
+OWN_SET = f"{COMPENSATION}/condensed"
 EQUAL_BYTES = "random, equal bytes"  # the set of `of_equal_bytes`
 LOAD = (  # parameters of 00 that choose the images and say how to read them
     *("dataset", "data_dir", "images_per_class"),
@@ -57,7 +67,7 @@ class Settings:
     @classmethod
     def of_run(cls, run: str) -> Settings:
         """The settings of a run, read from outside its stages."""
-        return cls.of_file(written(run, f"00_teacher/{SETTINGS}"))
+        return cls.of_file(written(run, f"{TEACHER}/{SETTINGS}"))
 
     @classmethod
     def of_file(cls, path: Path) -> Settings:
@@ -110,7 +120,7 @@ class NotebookStage(Stage):
     @cached_property
     def settings(self) -> Settings:
         """The run's settings, which 00_teacher writes."""
-        return Settings.of_file(self.input(f"00_teacher/{SETTINGS}"))
+        return Settings.of_file(self.input(f"{TEACHER}/{SETTINGS}"))
 
     def settle(self) -> None:
         """Writes `settings` from the parameters of 00, for all stages; opens both splits, so that errors show here."""
@@ -155,7 +165,7 @@ class NotebookStage(Stage):
         """The run's teacher, on the run's device, in eval mode."""
         from dc3.models import checkpoints
 
-        return checkpoints.load(self.input("00_teacher/teacher.safetensors"), self.settings.device)
+        return checkpoints.load(self.input(TEACHER_FILE), self.settings.device)
 
     @cached_property
     def engine(self) -> Engine:

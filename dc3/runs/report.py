@@ -13,7 +13,7 @@ from dc3.machine import paths
 from dc3.machine.files import replacing
 from dc3.machine.markup import literal
 from dc3.runs import results
-from dc3.runs.manifests import NotAsWritten, read_manifest
+from dc3.runs.manifests import VALIDATION, NotAsWritten, read_manifest
 from dc3.runs.results import Manifests, without_machine_paths
 from dc3.runs.stage import executed_copy
 
@@ -71,7 +71,7 @@ def _summary(run: str, found: Manifests) -> str:
     nothing: dict[str, Any] = {}
     settings, damage = _readable(results.settings, run, nothing)
     accuracy, more_damage = _readable(_accuracy, run, "Not readable.")
-    teacher = found.get(results.VALIDATION, {"facts": {}})["facts"].get("teacher")
+    teacher = found.get(VALIDATION, {"facts": {}})["facts"].get("teacher")
     versions = (f"{name} {version}" for name, version in results.versions(found).items())
     return SUMMARY.format(
         run=literal(run),
@@ -225,7 +225,7 @@ def write_sweep_report(table: Path) -> Path | None:
     runs = pd.read_parquet(table)["run"]
     if runs.empty:
         return None
-    manifest = read_manifest(runs.iloc[0], results.VALIDATION) or {"params": {}}
+    manifest = read_manifest(runs.iloc[0], VALIDATION) or {"params": {}}
     sweep, published_as = table.parent.stem, manifest["params"].get("published_as", "")
     values = {"sweep": sweep, "results": str(table), "published_as": published_as}
     return write_executed(SWEEP_NOTEBOOK, values, table.with_name("report.ipynb"), f"DC3: sweep {sweep}")

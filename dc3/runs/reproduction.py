@@ -11,10 +11,8 @@ from PIL import Image
 from dc3 import condensed, gaps, strategies
 from dc3.compensation import Compensator, condense
 from dc3.images.decoding import FORMATS
-from dc3.runs.manifests import StageMissing, read_manifest, written
+from dc3.runs.manifests import COMPENSATION, StageMissing, read_manifest, written
 from dc3.runs.notebook_stage import Settings
-
-STAGE = "04_compensation"
 
 
 class Reproduction(NamedTuple):
@@ -32,17 +30,17 @@ def reproduce(run: str, index: int) -> Reproduction:
     StageMissing when the run has no finished compensation stage, ValueError naming some sources when this one has no
     condensed image, NotAsWritten when the condensed image is not what the stage wrote.
     """
-    manifest = read_manifest(run, STAGE)
+    manifest = read_manifest(run, COMPENSATION)
     if manifest is None:
-        raise StageMissing(f"run {run!r} has no finished {STAGE}: dc3 run it first")
+        raise StageMissing(f"run {run!r} has no finished {COMPENSATION}: dc3 run it first")
     params, settings = manifest["params"], Settings.of_run(run)
-    made = pd.read_parquet(written(run, f"{STAGE}/condensed/{condensed.PROVENANCE}"))
+    made = pd.read_parquet(written(run, f"{COMPENSATION}/condensed/{condensed.PROVENANCE}"))
     wanted = made[made["index"] == index]
     if wanted.empty:
         some = ", ".join(map(str, sorted(made["index"])[:5]))
         raise ValueError(f"INDEX = {index}: no condensed image of run {run!r} comes from it; choose from {some} …")
     row = wanted.iloc[0]
-    file = written(run, f"{STAGE}/condensed/{row['file']}")
+    file = written(run, f"{COMPENSATION}/condensed/{row['file']}")
     method = strategies.METHODS[params["method"]]
     of_set = pd.read_parquet(written(run, f"03_sampling/{method.picks_file}"))
     picks = of_set[(of_set["label"] == row["label"]) & (of_set["rank"] == row["rank"])]
@@ -51,7 +49,7 @@ def reproduce(run: str, index: int) -> Reproduction:
         storage = condensed.Storage.of(params, settings.image_size, method.edits)
         train = settings.image_set("train")
         if compensator is not None and params["coloring"] == gaps.GAP:
-            chosen = pd.read_parquet(written(run, f"{STAGE}/{gaps.CHOICES}"))
+            chosen = pd.read_parquet(written(run, f"{COMPENSATION}/{gaps.CHOICES}"))
             table = gaps.fill_gaps(train, picks, Path(again), storage, compensator, chosen)
         else:
             table = condense(train, picks, Path(again), storage, compensator, among=of_set)

@@ -14,10 +14,9 @@ import pandas as pd
 
 from dc3.machine import paths
 from dc3.machine.markup import literal
-from dc3.runs.manifests import read_manifest, read_settings, written
+from dc3.runs.manifests import TEACHER, VALIDATION, read_manifest, read_settings, written
 from dc3.runs.parameters import all_declared, notebook_names
 
-TEACHER, VALIDATION = "00_teacher", "05_validation"
 RESULTS = "results.parquet"
 POSIX_PATH = re.compile(r"(?<![\w.:/<~…-])(?:/[\w.@+%~-]+){2,}/?")
 WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s'\"<>|]+")

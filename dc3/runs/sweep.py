@@ -20,7 +20,7 @@ import pandas as pd
 from dc3.machine import files, paths
 from dc3.machine.files import replacing
 from dc3.runs.checks import check_inputs
-from dc3.runs.manifests import NotAsWritten, read_manifest
+from dc3.runs.manifests import VALIDATION, NotAsWritten, read_manifest
 from dc3.runs.parameters import (
     LONGEST_NAME,
     ParameterError,
@@ -31,7 +31,7 @@ from dc3.runs.parameters import (
     notebook_names,
     read_file,
 )
-from dc3.runs.results import SCORES, VALIDATION, VIEW, of_run, read_results, whole_sets
+from dc3.runs.results import SCORES, VIEW, of_run, read_results, whole_sets
 from dc3.runs.runner import StageFailed, run_notebooks
 from dc3.runs.written import shown, shown_name
 
