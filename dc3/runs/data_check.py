@@ -23,6 +23,7 @@ from dc3.images import datasets, folders
 from dc3.images.decoding import UnreachableImage, UnreadableImage, header_of, read_image
 from dc3.images.framing import Frame
 from dc3.images.image_set import DECODERS, ImageSet
+from dc3.machine import limits
 from dc3.machine.files import printable
 from dc3.machine.markup import for_terminal
 from dc3.machine.paths import files_below, is_hidden
@@ -34,7 +35,7 @@ from dc3.runs.written import shown_path
 LONGEST_RUN_NAME = 40  # characters, of one that is suggested
 DATA_SET, CONDENSED, UNSPLIT = "data set", "condensed set", "classes without splits"
 DECODED_BY_DEFAULT = 20_000  # images: a minute or two for photographs
-ANY_FRAME = Frame(8)  # decoding fails alike at any size
+ANY_FRAME = Frame(limits.SMALLEST_SIZE)  # decoding fails alike at any size
 IMAGE_SIZES = (32, 64, 128, 224)  # the published ones
 EVEN = 4  # other sizes must be multiples of this: networks and editor halve it twice
 EDITOR_SIZES = (64, 128)  # at which the shipped editor was measured, beside the default 32
@@ -90,8 +91,9 @@ class DataCheck:
         shorter = self.sides[:, 0]
         if not len(shorter):
             return IMAGE_SIZES[0]
-        if shorter.min() == shorter.max() and 8 <= shorter[0] <= IMAGE_SIZES[-1] and shorter[0] % EVEN == 0:
-            return int(shorter[0])
+        same, side = shorter.min() == shorter.max(), int(shorter[0])
+        if same and limits.SMALLEST_SIZE <= side <= IMAGE_SIZES[-1] and side % EVEN == 0:
+            return side
         return max([size for size in IMAGE_SIZES if size <= np.median(shorter)], default=IMAGE_SIZES[0])
 
     def counts(self) -> pd.DataFrame:
