@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 import typer
 from PIL import Image
+from stopwatch import Stopwatch
 
 from dc3 import condensed
 from dc3.compensation import Coloring, Compensator, compensate, draw_for
@@ -49,25 +50,6 @@ def published(images: ImageSet, picks: pd.DataFrame, folder: Path, compensator: 
             )
 
 
-class Stopwatch:
-    """Adds up the seconds in some functions."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.now = now
-        self.seconds: dict[str, float] = {}
-
-    def watched(self, name: str, function: Callable) -> Callable:
-        def call(*arguments, **named):
-            started = self.now()
-            result = function(*arguments, **named)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.seconds[name] = self.seconds.get(name, 0) + self.now() - started
-            return result
-
-        return call
-
-
 @contextmanager
 def watch(tool: Editor) -> Iterator[Stopwatch]:
     """Times the parts of compensation within the block."""
@@ -83,7 +65,7 @@ def watch(tool: Editor) -> Iterator[Stopwatch]:
     }
     with ExitStack() as stack:
         for name, (owner, function) in parts.items():
-            stack.enter_context(patch.object(owner, function, clock.watched(name, getattr(owner, function))))
+            stack.enter_context(patch.object(owner, function, clock.timed(name, getattr(owner, function))))
         yield clock
 
 

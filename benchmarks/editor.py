@@ -71,7 +71,7 @@ def similarities(edited: np.ndarray, sources: np.ndarray) -> np.ndarray:
     return np.array([structural_similarity(one, other, data_range=100) for one, other in pairs])
 
 
-def named_rightly(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+def named_by_other_half(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     """Whether the nearest mean shift, over the other half of the images, is that of the own prompt: (n,) bool."""
     right = np.zeros(len(shifts), bool)
     turn = np.arange(len(shifts)) % (len(shifts) // 2)
@@ -86,7 +86,7 @@ def named_rightly(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
 
 def prompt_table(shifts: np.ndarray, ssim: np.ndarray, prompts: np.ndarray) -> pd.DataFrame:
     rows = pd.DataFrame(shifts, columns=["ΔL*", "Δa*", "Δb*"])
-    rows = rows.assign(prompt=prompts, SSIM=ssim, named=named_rightly(shifts, prompts))
+    rows = rows.assign(prompt=prompts, SSIM=ssim, named=named_by_other_half(shifts, prompts))
     groups = rows.groupby("prompt")
     table = groups.mean().rename(columns={"SSIM": "SSIM of L*", "named": "named rightly"})
     table.insert(0, "edits", groups.size())
@@ -168,7 +168,7 @@ def main(
     table = prompt_table(shifts, ssim, prompts)
     print(f"{len(sources)} images of {dataset} at {size} px, {len(edits)} edits of {steps} steps\n")
     print(table.to_markdown(index=False, floatfmt=".2f"))
-    measures = {"named rightly (chance 10 %)": f"{named_rightly(shifts, prompts).mean():.0%}"}
+    measures = {"named rightly (chance 10 %)": f"{named_by_other_half(shifts, prompts).mean():.0%}"}
     measures |= summary(sources, edits, shifts, ssim)
     judges = {"teacher": checkpoints.load(paths.resolve(teacher)).model} if teacher else {}
     if jittered_judge_:

@@ -44,7 +44,7 @@ SETTINGS = [Setting(*pair, until) for pair in FAST for until in (1.0, 0.4)] + [O
 SETTINGS += [Setting(*pair, until) for pair in MORE for until in (1.0, 0.4)]
 
 
-def named_rightly(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+def named_by_all_others(shifts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     """Whether the mean shift of the own prompt, over all other images, is the nearest: (n,) bool; chance 10 %."""
     own = prompts[:, None] == np.array(PROMPTS)
     others = own.T[None] & ~np.eye(len(prompts), dtype=bool)[:, None]  # (n, prompts, n)
@@ -87,7 +87,8 @@ class Task(NamedTuple):
         used = self.tool.using(steps=setting.steps, guidance_until=setting.until).settings
         found = dict(zip(KEYS, (self.data, edits.shape[1], len(edits), *setting, seed), strict=True))
         found |= {"passes": used.guided_steps.passes(setting.steps), "cpu_seconds": seconds}
-        found |= {"named": named_rightly(shifts, self.prompts).mean(), "ssim": similarities(edits, self.sources).mean()}
+        found |= {"named": named_by_all_others(shifts, self.prompts).mean()}
+        found |= {"ssim": similarities(edits, self.sources).mean()}
         found |= {"shift": (shifts[warm, 2].mean() - shifts[~warm, 2].mean()) / 2}
         if self.judge is None:
             return found

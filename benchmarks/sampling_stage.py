@@ -12,8 +12,6 @@ import os
 import resource
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from unittest.mock import patch
@@ -22,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from stopwatch import Stopwatch
 from torch import nn
 
 from dc3 import binning, gradients, strategies
@@ -34,24 +33,6 @@ IMAGE_SIZE, IPC, BINS = 32, 10, 10
 GRID = 8  # pixels per side in the data of the bins
 STRATEGIES = ("dc3", "submodular")
 TIMED = {"kernel": "gradient_kernel", "greedy": "select"}  # step → the name that strategies.pick calls
-
-
-class Stopwatch:
-    """Seconds by step, summed over the calls."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def timed(self, step: str, function: Callable) -> Callable:
-        """`function`, with its time added to `step`."""
-
-        def run(*arguments, **options):
-            start = time.perf_counter()
-            result = function(*arguments, **options)
-            self.seconds[step] = self.seconds.get(step, 0) + time.perf_counter() - start
-            return result
-
-        return run
 
 
 def obtain_teacher(path: str, classes: int) -> nn.Module:

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from stopwatch import Stopwatch
 
 from dc3 import binning, features, gradients, strategies
 from dc3.images.framing import Frame
@@ -77,21 +77,6 @@ class ByClass:
         return (centres[np.arange(self.class_size) % BINS] + noise)[rows - label * self.class_size].astype(self.dtype)
 
 
-class Stopwatch:
-    """Processor and wall seconds of each step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.wall = 0.0
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        processor, wall = time.process_time(), time.perf_counter()
-        yield
-        self.seconds[name] = time.process_time() - processor
-        self.wall += time.perf_counter() - wall
-
-
 def select(labels: np.ndarray, bins: np.ndarray, logit_grad: object, embedding: object) -> pd.DataFrame:
     pool = strategies.Pool(labels, bins, logit_grad, embedding)
     return strategies.pick("dc3", pool, strategies.PickOptions(IPC))
@@ -103,7 +88,7 @@ def of_images(count: int, folder: Path, side: int, batch_size: int) -> dict[str,
     images = Generated("generated", "train", tuple(map(str, range(OUTPUTS))), labels, sources=range(count), side=side)
     vae = features.load_vae(paths.SHIPPED_EDITOR)
     teacher = networks.create("conv3", OUTPUTS, SIDE, WIDTH, seed=SEED).eval()
-    watch = Stopwatch()
+    watch, began = Stopwatch(time.process_time), time.perf_counter()
     with watch.step("features"):
         latents = features.encode(vae, images, folder / "latents.npy", size=side, batch_size=batch_size)
     with watch.step("bins"):
@@ -113,27 +98,28 @@ def of_images(count: int, folder: Path, side: int, batch_size: int) -> dict[str,
         written = gradients.to_disk(*files, teacher, images.at(SIDE), labels)
     with watch.step("selection"):
         picks = select(labels, bins, *written)
-    return row(count, watch, picks, sum(path.stat().st_size for path in folder.iterdir()))
+    wall = time.perf_counter() - began
+    return row(count, watch.seconds, wall, picks, sum(path.stat().st_size for path in folder.iterdir()))
 
 
 def of_latents(classes: int, class_size: int) -> dict[str, float]:
     """Bins → selection on synthetic latents and gradients."""
     count = classes * class_size
     labels = np.arange(count) // class_size
-    watch = Stopwatch()
+    watch, began = Stopwatch(time.process_time), time.perf_counter()
     with watch.step("bins"):
         latents = ByClass(0, count, class_size, LATENT_VALUES, np.float16)
         bins = binning.bin_all(latents, labels, COMPONENTS, BINS, seed=SEED)
     with watch.step("selection"):
         gradients = ByClass(1, count, class_size, OUTPUTS), ByClass(2, count, class_size, EMBEDDING)
         picks = select(labels, bins, *gradients)
-    return row(count, watch, picks, 0)
+    return row(count, watch.seconds, time.perf_counter() - began, picks, 0)
 
 
-def row(count: int, watch: Stopwatch, picks: pd.DataFrame, disk: int) -> dict[str, float]:
+def row(count: int, seconds: dict[str, float], wall: float, picks: pd.DataFrame, disk: int) -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    steps = {f"{name} ms/image": 1000 * seconds / count for name, seconds in watch.seconds.items()}
-    whole = {"all ms/image": sum(steps.values()), "wall s": watch.wall}
+    steps = {f"{name} ms/image": 1000 * of_step / count for name, of_step in seconds.items()}
+    whole = {"all ms/image": sum(steps.values()), "wall s": wall}
     return {"images": count, "picks": len(picks)} | steps | whole | {"peak MB": peak / 1e6, "disk MB": disk / 1e6}
 
 
