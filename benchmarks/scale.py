@@ -42,18 +42,18 @@ RESULTS = paths.REPOSITORY / "figures" / "benchmarks"
 
 @dataclass(frozen=True, eq=False)
 class Generated(ImageSet):
-    """Images of `side` px: 4 × 4 blocks of colour, each drawn from its index."""
+    """Originals of `drawn_side` px: 4 × 4 blocks of colour, each drawn from its index."""
 
-    side: int = SIDE
+    drawn_side: int = SIDE
 
     def _read(self, chosen: np.ndarray, frame: Frame | None) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
         for index in chosen:
             blocks = np.random.default_rng([SEED, index]).integers(0, 256, (4, 4, 3), np.uint8)
-            image = blocks.repeat(self.side // 4, axis=0).repeat(self.side // 4, axis=1)
+            image = blocks.repeat(self.drawn_side // 4, axis=0).repeat(self.drawn_side // 4, axis=1)
             yield image if frame is None else frame.pixels(image), image.shape[:2]
 
     def own_sizes(self, indices: np.ndarray | None = None) -> np.ndarray:
-        return np.full((len(self._positions(indices)), 2), self.side)
+        return np.full((len(self._positions(indices)), 2), self.drawn_side)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def select(labels: np.ndarray, bins: np.ndarray, logit_grad: object, embedding: 
 def of_images(count: int, folder: Path, side: int, batch_size: int) -> dict[str, float]:
     """Features → bins → selection on `count` generated images of `side` px."""
     labels = np.arange(count) // CLASS_SIZE
-    images = Generated("generated", "train", tuple(map(str, range(OUTPUTS))), labels, sources=range(count), side=side)
+    classes = tuple(map(str, range(OUTPUTS)))
+    images = Generated("generated", "train", classes, labels, sources=range(count), drawn_side=side)
     vae = features.load_vae(paths.SHIPPED_EDITOR)
     teacher = networks.create("conv3", OUTPUTS, SIDE, WIDTH, seed=SEED).eval()
     watch, began = Stopwatch(time.process_time), time.perf_counter()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -33,6 +34,16 @@ def test_eight_times_the_images_take_hardly_more_memory(tmp_path):
     written = table["disk MB"].iloc[1]
     assert written > 60, "well above the resident set's own jitter of about 30 MB"
     assert large - small < written, "less than what was written: it was not kept"
+
+
+def test_generated_images_have_the_size_of_their_frame(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from scale import Generated
+
+    images = Generated("generated", "train", ("a",), np.zeros(2, np.int64), sources=range(2), drawn_side=64)
+    assert images.side is None and images.own_sizes().tolist() == [[64, 64]] * 2
+    framed = images.at(32)
+    assert framed.image_size == 32 and framed.images([1]).shape == (1, 32, 32, 3)
 
 
 @pytest.mark.slow
