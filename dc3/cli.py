@@ -66,7 +66,7 @@ def say_version(is_asked: bool) -> None:
 
 @app.callback()
 def log_to_terminal(
-    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="show it, and exit")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="show it")] = False,
 ) -> None:
     """Logs plain lines to the terminal, from libraries only warnings and errors."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
