@@ -42,7 +42,7 @@ class EditFailed(RuntimeError):
     def of(cls, images: ImageSet, indices: Iterable[int], when: str) -> "EditFailed":
         """The error for the images at `indices`."""
         names = ", ".join(printable(images.source(int(index))) for index in indices)
-        return cls(f"the editor returned NaN or black {when} for {names}; all other images are kept")
+        return cls(f"the editor returned NaN or black {when} for {names}; finished images are kept")
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def compensate(
 
     Each pick is read from its original at the editor's size, edited and blended at that size, then resized for
     storage. `picks` has the columns index, label, bin, rank. A killed run continues. Raises EditFailed if an image
-    fails twice; all other images are kept, on Ray (`engine`) those of other batches. With blend_mode "none" as `copy`.
+    fails twice; finished images are kept, on Ray (`engine`) those of other batches. With blend_mode "none" as `copy`.
     """
     count = compensator.coloring.edits_per_pick
     if not count:
