@@ -113,6 +113,9 @@ def test_a_training_set_keeps_its_colour_in_every_figure():
     alone, beside = colors_of(["DC3"]), colors_of(["random", "mine", "DC3", "yours", "random"])
     assert alone["DC3"] == beside["DC3"] and list(beside) == ["random", "mine", "DC3", "yours"]
     assert len(set(beside.values())) == 4, "no colour twice"
+    settings = colors_of(["DC3 picks, plain, sure_share 0.1", "DC3, IPC 10", "DC3, IPC 50", "RDED"])
+    assert settings["DC3, IPC 10"] == alone["DC3"] and len(set(settings.values())) == 4
+    assert settings["DC3 picks, plain, sure_share 0.1"] == colors_of(["DC3 picks, plain"])["DC3 picks, plain"]
 
 
 def test_rows_of_different_lengths_and_many_classes_fit():

@@ -136,16 +136,25 @@ SET_COLORS = {
     "DQ": SKY,
     "full set": GREY,
 }
+FREE_COLORS = [BLACK, SKY, PURPLE, YELLOW]  # of no set, or of sets that are seldom drawn
 
 
 def colors_of(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each of `names`: from SET_COLORS, or else an unused one, in the order of the style."""
+    """A colour for each of `names`, a set's own by SET_COLORS.
+
+    Of several settings of a set ("DC3, IPC 10") the first has its colour, if the set itself is not among them. Other
+    names have unused colours, FREE_COLORS first.
+    """
     distinct = list(dict.fromkeys(names))
-    taken = {SET_COLORS[name] for name in distinct if name in SET_COLORS}
-    left = [color for color in CYCLE if color not in taken] or CYCLE
-    others = [name for name in distinct if name not in SET_COLORS]
-    rest = {name: left[k % len(left)] for k, name in enumerate(others)}
-    return {name: SET_COLORS.get(name) or rest[name] for name in distinct}
+    found = {name: SET_COLORS[name] for name in distinct if name in SET_COLORS}
+    for name in distinct:
+        sets = [known for known in SET_COLORS if name.startswith(f"{known}, ")]
+        if name not in found and sets and (own := SET_COLORS[max(sets, key=len)]) not in found.values():
+            found[name] = own
+    left = [color for color in dict.fromkeys(FREE_COLORS + CYCLE) if color not in found.values()] or CYCLE
+    others = [name for name in distinct if name not in found]
+    found |= {name: left[k % len(left)] for k, name in enumerate(others)}
+    return {name: found[name] for name in distinct}
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:
