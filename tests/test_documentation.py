@@ -1,13 +1,11 @@
 """README and docs/: what they say runs, and agrees with the committed tables."""
 
 import re
-import zipfile
 
 import pandas as pd
-import pytest
 from PIL import Image
 
-from dc3 import condensed, teacher
+from dc3 import teacher
 from dc3.images import datasets
 from dc3.machine.paths import REPOSITORY
 from dc3.models import checkpoints
@@ -245,19 +243,3 @@ def test_numbers_on_the_demo_under_five_seeds_are_those_of_the_committed_rows():
     assert f"{cost.min():.0f} to {cost.max():.0f} points" in page
     between = (means.xs(1, level="threads") - on_two).abs().max().max()
     assert f"by {between:.1f} points at most" in page
-
-
-@pytest.mark.parametrize("archive", sorted((REPOSITORY / "sets").glob("*.zip")), ids=lambda archive: archive.stem)
-def test_a_set_to_download_has_the_images_picks_and_accuracy_that_are_said_of_it(archive, tmp_path):
-    with zipfile.ZipFile(archive) as zipped:
-        zipped.extractall(tmp_path)
-    folder = tmp_path / archive.stem
-    said = (REPOSITORY / "sets/README.md").read_text(encoding="utf-8")
-    ((ipc, size, _, top1),) = rows(said, f"[{archive.stem}]({archive.name})")
-    picks = pd.read_csv(archive.with_name(f"{archive.stem}_picks.csv"))
-    images = condensed.load(folder / "train", tuple(sorted(picks["class"].unique())))
-    assert set(images.counts()) == {int(ipc)} and round(archive.stat().st_size / 1000) == int(size)
-    packed = pd.read_json(folder / "train/metadata.jsonl", lines=True)
-    assert sorted(picks["source"]) == sorted(packed["source"])
-    rows_of = pd.read_csv(FIGURES / "cifar10/sets.csv")
-    assert top1 == accuracy_of(rows_of[rows_of["set"] == archive.stem])

@@ -9,6 +9,7 @@ import pytest
 from dc3 import condensed
 from dc3.machine.files import sha256
 from dc3.machine.paths import REPOSITORY
+from dc3.runs.results import accuracy
 
 FOLDER = REPOSITORY / "sets"
 ARCHIVES = sorted(FOLDER.glob("*.zip"))
@@ -18,7 +19,8 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 def test_there_are_sets_at_both_sizes_and_they_are_small():
     names = {path.stem for path in ARCHIVES}
-    assert names == {f"cifar10_{method}_ipc{ipc}" for method in ("dc3", "dc3_plain") for ipc in (1, 10)}
+    both = {f"cifar10_{method}_ipc{ipc}" for method in ("dc3", "dc3_plain") for ipc in (1, 10)}
+    assert names == both | {"cifar10_dc3_gap_ipc10"}
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < LARGEST
 
 
@@ -39,10 +41,12 @@ def test_a_set_is_read_as_it_is_given_and_its_picks_are_those_of_its_table(archi
     assert np.isfinite(picks["gain"]).all()
 
 
-def test_the_page_has_a_row_for_each_set():
+def test_the_page_has_a_row_for_each_set_with_the_accuracy_of_its_committed_students():
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    students = pd.read_csv(REPOSITORY / "figures/cifar10/sets.csv").groupby("set")["top1"].agg(["mean", "std"])
     for archive in ARCHIVES:
         (row,) = (line for line in page.splitlines() if f"({archive.name})" in line)
-        ipc, kilobytes = (cell.strip() for cell in row.split("|")[2:4])
+        ipc, kilobytes, _, top1 = (cell.strip() for cell in row.split("|")[2:6])
         assert ipc == archive.stem.rsplit("ipc", 1)[1]
         assert kilobytes == f"{archive.stat().st_size / 1000:.0f}"
+        assert top1 == accuracy(*students.loc[archive.stem])
