@@ -3,6 +3,7 @@
 import pytest
 
 from dc3.machine.paths import REPOSITORY
+from dc3.runs.checks import check_values
 from dc3.runs.parameters import all_declared, as_declared, check, read_file
 from dc3.runs.published import IPCS, RESNET18
 from dc3.runs.sweep import read_sweep
@@ -15,6 +16,7 @@ CIFAR, IMAGENETS = ["cifar10", "cifar100"], ["imagenette", "imagewoof", "imagene
 def test_a_params_file_sets_declared_parameters_to_allowed_values(path):
     values = read_file(path)
     checked = check(values, all_declared())
+    check_values(checked)
     assert {key: checked[key] for key in values} == as_declared(values, all_declared())
 
 
@@ -24,6 +26,7 @@ def test_every_run_of_a_sweep_is_allowed(path):
     assert sweep.runs and not sweep.repeated
     for name, values in sweep.runs.items():
         assert values["method"] in ("dc3", "dc3_plain", *values["compared"]), name
+        check_values(values)
 
 
 @pytest.mark.parametrize("data_set", [*CIFAR, "tiny_imagenet", *IMAGENETS])
